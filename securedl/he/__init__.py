@@ -1,0 +1,1 @@
+"""Homomorphic encryption: parameters, byte layout, evaluators; the secret key lives in `owner` alone."""
