@@ -1,15 +1,15 @@
 """The exception tree. Every message says what was given, what was expected, where, and what to do.
 
-    SecureDLError
-    ├── InputError             a value the caller passed: shape, NaN, range, unknown name
-    ├── UnsupportedLayerError  layers the compiler cannot encrypt, all of them listed
-    ├── CompileError           no plan fits: parameters, levels, overflow
-    ├── FormatError            bytes that are not what the program says they must be
-    ├── ProtocolError          the other side broke the protocol, or spoke of another plan or key
-    │   ├── AuthenticationError
-    │   └── QuotaError
-    ├── ServerError            the server could not be reached, or went away
-    └── KeyFileError           a saved owner that cannot be opened
+SecureDLError
+├── InputError             a value the caller passed: shape, NaN, range, unknown name
+├── UnsupportedLayerError  layers the compiler cannot encrypt, all of them listed
+├── CompileError           no plan fits: parameters, levels, overflow
+├── FormatError            bytes that are not what the program says they must be
+├── ProtocolError          the other side broke the protocol, or spoke of another plan or key
+│   ├── AuthenticationError
+│   └── QuotaError
+├── ServerError            the server could not be reached, or went away
+└── KeyFileError           a saved owner that cannot be opened
 """
 
 from __future__ import annotations

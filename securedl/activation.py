@@ -1,0 +1,98 @@
+"""The polynomial activation as a PyTorch module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from polyapprox import Approximation
+from securedl.errors import InputError
+
+
+class PolynomialActivation(nn.Module):
+    """p(x) = Σ_k c_k T_k((x - mid) / half), one polynomial for all features or one for each channel.
+
+    The Chebyshev basis keeps fine-tuning well conditioned at any interval; `power` gives the plain one.
+
+    Args:
+        coefficients: Chebyshev coefficients [degree + 1] or [degree + 1, channels].
+        domain: (lo, hi), the interval of the fit, or one such pair for each channel.
+        trainable: whether fine-tuning may move the coefficients.
+        name: the activation it stands for.
+    """
+
+    coefficients: Tensor
+    centre: Tensor
+    radius: Tensor
+
+    def __init__(
+        self,
+        coefficients: NDArray[np.float64],
+        domain: NDArray[np.float64] | Sequence[float],
+        trainable: bool = False,
+        name: str = "polynomial",
+    ) -> None:
+        super().__init__()
+        table = torch.as_tensor(np.asarray(coefficients, dtype=np.float64))
+        if table.ndim == 1:
+            table = table[:, None]
+        lo, hi = np.asarray(domain, dtype=np.float64).reshape(-1, 2).T
+        if table.shape[0] < 2 or np.any(lo >= hi):
+            raise InputError(f"a polynomial activation needs degree >= 1 and lo < hi, got domain {domain}")
+        self.name = name
+        if trainable:
+            self.coefficients = nn.Parameter(table)
+        else:
+            self.register_buffer("coefficients", table)
+        self.register_buffer("centre", torch.as_tensor((lo + hi) / 2))
+        self.register_buffer("radius", torch.as_tensor((hi - lo) / 2))
+
+    @classmethod
+    def of(cls, fits: Sequence[Approximation], name: str, trainable: bool = False) -> PolynomialActivation:
+        """One activation from fits, one for each channel or a single one."""
+        table = np.array([fit.coefficients for fit in fits]).T
+        return cls(table, np.array([fit.domain for fit in fits]), trainable, name)
+
+    @property
+    def degree(self) -> int:
+        """Degree of the polynomial."""
+        return self.coefficients.shape[0] - 1
+
+    def _along_channels(self, values: Tensor, x: Tensor) -> Tensor:
+        return (
+            values.to(x.dtype).reshape(-1, *[1] * (x.ndim - 2)) if values.numel() > 1 else values.to(x.dtype)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [samples, channels, ...] to the same shape."""
+        u = (x - self._along_channels(self.centre, x)) / self._along_channels(self.radius, x)
+        previous, current = torch.ones_like(u), u
+        total = (
+            self._along_channels(self.coefficients[0], x) + self._along_channels(self.coefficients[1], x) * u
+        )
+        for row in self.coefficients[2:]:
+            previous, current = current, 2 * u * current - previous
+            total = total + self._along_channels(row, x) * current
+        return total
+
+    def power(self) -> NDArray[np.float64]:
+        """Ascending power-basis coefficients [degree + 1, channels or 1]."""
+        columns = []
+        for c, mid, half in zip(
+            self.coefficients.detach().double().numpy().T,
+            np.broadcast_to(self.centre.numpy(), self.coefficients.shape[1:]),
+            np.broadcast_to(self.radius.numpy(), self.coefficients.shape[1:]),
+            strict=True,
+        ):
+            fit = Approximation(tuple(c.tolist()), (float(mid - half), float(mid + half)), 0.0, 0.0)
+            columns.append(fit.power())
+        table: NDArray[np.float64] = np.array(columns).T
+        return table
+
+    def extra_repr(self) -> str:
+        """Shown by print(model)."""
+        return f"{self.name}, degree={self.degree}"

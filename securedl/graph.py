@@ -1,0 +1,151 @@
+"""The network as the compiler sees it: sparse affine maps and polynomials in turn. Nothing else exists."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from securedl.errors import InputError
+
+Array: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """y = matrix · x + bias.
+
+    Attributes:
+        matrix: float64 CSR [out, in]. Its stored entries, zeros among them, are the pattern that the
+            layer's *shape* allows: which entries are stored must never depend on the values of weights.
+        bias: float64 [out].
+        name: module path, for messages.
+    """
+
+    matrix: sparse.csr_matrix
+    bias: Array
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.matrix.shape[0] != self.bias.shape[0]:
+            raise InputError(
+                f"layer {self.name!r}: matrix {self.matrix.shape} and bias {self.bias.shape} differ"
+            )
+
+    @property
+    def pattern(self) -> sparse.csr_matrix:
+        """The stored entries as ones."""
+        ones = np.ones_like(self.matrix.data)
+        return sparse.csr_matrix((ones, self.matrix.indices, self.matrix.indptr), shape=self.matrix.shape)
+
+    def __call__(self, x: Array) -> Array:
+        """[samples, in] to [samples, out]."""
+        return np.asarray((self.matrix @ x.T).T + self.bias)
+
+    def after(self, earlier: Affine) -> Affine:
+        """The product self ∘ earlier as one layer; its pattern is the product of the patterns."""
+        pattern = (self.pattern @ earlier.pattern).tocsr()
+        matrix = _laid_on(pattern, (self.matrix @ earlier.matrix).tocsr())
+        name = f"{earlier.name} + {self.name}" if earlier.name and self.name else self.name or earlier.name
+        return Affine(matrix, np.asarray(self.matrix @ earlier.bias + self.bias), name)
+
+
+def _laid_on(pattern: sparse.csr_matrix, product: sparse.csr_matrix) -> sparse.csr_matrix:
+    """`product` with every entry of `pattern` stored, zeros too (a product may drop what cancels)."""
+    placed = pattern.copy()
+    placed.sort_indices()
+    placed.data[:] = 0.0
+    product.sort_indices()
+    rows_p = np.repeat(np.arange(placed.shape[0]), np.diff(placed.indptr))
+    rows_v = np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
+    keys = rows_p * placed.shape[1] + placed.indices
+    values = rows_v * product.shape[1] + product.indices
+    placed.data[np.searchsorted(keys, values)] = product.data
+    return placed
+
+
+@dataclass(frozen=True, eq=False)
+class Polynomial:
+    """y = Σ_k coefficients[k] · x^k, feature by feature.
+
+    Attributes:
+        coefficients: float64 [degree + 1, features], ascending powers.
+    """
+
+    coefficients: Array
+    name: str = ""
+
+    @property
+    def degree(self) -> int:
+        """Highest power stored."""
+        return self.coefficients.shape[0] - 1
+
+    def __call__(self, x: Array) -> Array:
+        """[samples, features] to the same shape, by Horner's rule."""
+        y = np.broadcast_to(self.coefficients[-1], x.shape).copy()
+        for row in self.coefficients[-2::-1]:
+            y = y * x + row
+        return y
+
+
+Node: TypeAlias = Affine | Polynomial
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A straight line of nodes.
+
+    Attributes:
+        input_shape: shape of one sample; features are its elements in row-major order.
+    """
+
+    input_shape: tuple[int, ...]
+    nodes: tuple[Node, ...]
+
+    @property
+    def features(self) -> int:
+        """Number of input features."""
+        return math.prod(self.input_shape)
+
+    def values(self, x: Any) -> list[Array]:
+        """Input and the value after each node, each float64 [samples, features]."""
+        flat = np.asarray(x, dtype=np.float64).reshape(len(x), -1)
+        found = [flat]
+        for node in self.nodes:
+            found.append(node(found[-1]))
+        return found
+
+    def __call__(self, x: Any) -> Array:
+        """Logits, float64 [samples, classes]."""
+        logits: Array = self.values(x)[-1]
+        return logits
+
+
+def samples_of(x: Any, input_shape: tuple[int, ...] | None = None, what: str = "x") -> Array:
+    """A float64 array [samples, ...] from numpy or torch.
+
+    Raises:
+        InputError: empty, not numeric, NaN or infinite values, or not samples of `input_shape`.
+    """
+    if hasattr(x, "detach"):  # a torch tensor, without importing torch
+        x = x.detach().cpu().numpy()
+    try:
+        array = np.asarray(x, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} must be an array of numbers: {error}") from error
+    if input_shape is not None and array.shape[1:] != tuple(input_shape):
+        raise InputError(
+            f"{what} must have shape [samples, {', '.join(map(str, input_shape))}], got {list(array.shape)}"
+        )
+    if array.ndim < 2 or len(array) == 0:
+        raise InputError(
+            f"{what} must have shape [samples, ...] with at least one sample, got {list(array.shape)}"
+        )
+    if not np.all(np.isfinite(array)):
+        bad = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
+        raise InputError(f"{what} has NaN or infinite values, first in sample {bad}: clean the data first")
+    return array
