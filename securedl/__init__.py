@@ -1,0 +1,51 @@
+"""SecureDL: encrypted neural-network inference that the client can verify.
+
+Names load on first use: a server never imports torch, and never the file that holds secret keys.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from securedl.approximate import approximate as approximate
+    from securedl.compiler.cost import Link as Link
+    from securedl.errors import SecureDLError as SecureDLError
+    from securedl.he.owner import Owner as Owner
+    from securedl.inference import Answer as Answer
+    from securedl.plan import Plan as Plan
+    from securedl.plan import load_plan as load_plan
+    from securedl.planner import compile as compile
+    from securedl.verify.placement import Probes as Probes
+
+_HOMES = {
+    "Answer": "securedl.inference",
+    "Link": "securedl.compiler.cost",
+    "Owner": "securedl.he.owner",
+    "Plan": "securedl.plan",
+    "Probes": "securedl.verify.placement",
+    "SecureDLError": "securedl.errors",
+    "approximate": "securedl.approximate",
+    "compile": "securedl.planner",
+    "load_plan": "securedl.plan",
+}
+
+__all__ = [
+    "Answer",
+    "Link",
+    "Owner",
+    "Plan",
+    "Probes",
+    "SecureDLError",
+    "approximate",
+    "compile",
+    "load_plan",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'securedl' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return value

@@ -88,12 +88,13 @@ def approximate(
     sites = _sites(traced)
     replacements = []
     for node, path, name in sites:
+        values = _inputs_of(traced, node, x)
         try:
-            fit = _fit(name, _inputs_of(traced, node, x), degree, bound)
+            fit = _fit(name, values, degree, bound)
         except FitError as error:
             raise InputError(f"{path} ({name}): {error}") from error
         _put(traced, node, PolynomialActivation.of([fit], name, trainable))
-        worst = fit.max_error if fit.data_max_error is None else fit.data_max_error
+        worst = float(np.abs(activation(name)(values) - fit(values)).max())
         replacements.append(Replacement(path, name, fit.degree, fit.domain, worst))
     traced.recompile()
     if y_train is not None:

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from securedl.he.interface import Evaluator, Handle
+from securedl.he.interface import Arithmetic, Handle
 from securedl.program import AddWeight, Matvec, Multiply, Program
 
 
@@ -28,7 +28,7 @@ class RefreshRequest:
 Execution = Generator[RefreshRequest, list[Handle], list[Handle]]
 
 
-def execute(program: Program, evaluator: Evaluator, weights: Weights, query: list[Handle]) -> Execution:
+def execute(program: Program, evaluator: Arithmetic, weights: Weights, query: list[Handle]) -> Execution:
     """Evaluate `program` on the tiles of one query.
 
     Yields:
@@ -71,7 +71,7 @@ def _last_uses(program: Program) -> dict[int, int]:
     return uses
 
 
-def _multiply(evaluator: Evaluator, step: Multiply, left: list[Handle], right: list[Handle]) -> list[Handle]:
+def _multiply(evaluator: Arithmetic, step: Multiply, left: list[Handle], right: list[Handle]) -> list[Handle]:
     out = []
     for a, b in zip(left, right, strict=True):
         low = evaluator.mod_switch(a, step.level)
@@ -83,7 +83,7 @@ def _multiply(evaluator: Evaluator, step: Multiply, left: list[Handle], right: l
 
 
 def matvec(
-    program: Program, step: Matvec, evaluator: Evaluator, weights: Weights, sources: list[list[Handle]]
+    program: Program, step: Matvec, evaluator: Arithmetic, weights: Weights, sources: list[list[Handle]]
 ) -> list[Handle]:
     """Baby-step giant-step product, one relinearisation and rescale for each giant step."""
     babies = _baby_steps(program, step, evaluator, sources)
@@ -108,7 +108,7 @@ def matvec(
 
 
 def _baby_steps(
-    program: Program, step: Matvec, evaluator: Evaluator, sources: list[list[Handle]]
+    program: Program, step: Matvec, evaluator: Arithmetic, sources: list[list[Handle]]
 ) -> dict[tuple[int, int, int], Handle]:
     """Each input tile, rotated by every baby step that some diagonal needs."""
     needed: dict[tuple[int, int], set[int]] = {}

@@ -40,7 +40,9 @@ class Affine:
     def pattern(self) -> sparse.csr_matrix:
         """The stored entries as ones."""
         ones = np.ones_like(self.matrix.data)
-        return sparse.csr_matrix((ones, self.matrix.indices, self.matrix.indptr), shape=self.matrix.shape)
+        parts = (ones, self.matrix.indices, self.matrix.indptr)
+        pattern: sparse.csr_matrix = sparse.csr_matrix(parts, shape=self.matrix.shape)
+        return pattern
 
     def __call__(self, x: Array) -> Array:
         """[samples, in] to [samples, out]."""
@@ -56,7 +58,7 @@ class Affine:
 
 def _laid_on(pattern: sparse.csr_matrix, product: sparse.csr_matrix) -> sparse.csr_matrix:
     """`product` with every entry of `pattern` stored, zeros too (a product may drop what cancels)."""
-    placed = pattern.copy()
+    placed: sparse.csr_matrix = pattern.copy()
     placed.sort_indices()
     placed.data[:] = 0.0
     product.sort_indices()

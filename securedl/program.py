@@ -251,7 +251,8 @@ class Program:
             fields["params"] = _build(Parameters, fields["params"])
             fields["query"] = _build(Port, fields["query"])
             fields["steps"] = tuple(_build(STEPS[s.pop("step")], s) for s in fields["steps"])
-            return _build(Program, fields)
+            program: Program = _build(Program, fields)
+            return program
         except FormatError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
@@ -272,7 +273,8 @@ def _value(kind: str, value: Any, where: str) -> Any:
     if kind.startswith("tuple[") and isinstance(value, list):
         inner = kind[len("tuple[") :].split(",")[0]
         return tuple(_build(Block, v) if inner == "Block" else _value(inner, v, where) for v in value)
-    exact = {"int": int, "float": float, "str": str, "bool": bool}
+    exact: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool, "tuple": tuple}
+    kind = "tuple" if kind.startswith("tuple[") else kind
     if kind in exact and type(value) is not exact[kind]:
         raise FormatError(f"{where} must be of type {kind}, got {value!r}")
     if kind == "int" and not 0 <= value < 1 << 62:
@@ -312,12 +314,12 @@ def check(program: Program) -> None:
         if isinstance(step, Matvec):
             port = _check_matvec(program, step, registers, where)
             weights += step.diagonals + step.tiles
-            _require(weights <= MAX_DIAGONALS, f"more than {MAX_DIAGONALS} weights")
         elif isinstance(step, Multiply):
             port = _check_multiply(program, step, registers, where)
         else:
             port = _check_unary(step, registers, where)
             weights += port.tiles * isinstance(step, AddWeight)
+        _require(weights <= MAX_DIAGONALS, f"more than {MAX_DIAGONALS} weights")
         registers[step.out] = port
     _require(program.output in registers, "the output register is never written")
 

@@ -23,10 +23,17 @@ Importer = Callable[[Any, Shape, str], tuple[list[Node], Shape]]
 _IMPORTERS: dict[type[nn.Module], Importer] = {}
 #: Functional forms that stand for a module.
 FUNCTIONS: dict[Any, Callable[[], nn.Module]] = {
-    torch.relu: nn.ReLU, functional.relu: nn.ReLU, torch.sigmoid: nn.Sigmoid, functional.sigmoid: nn.Sigmoid,
-    torch.tanh: nn.Tanh, functional.tanh: nn.Tanh, functional.silu: nn.SiLU, functional.gelu: nn.GELU, functional.softplus: nn.Softplus,
-}  # fmt: skip
-METHODS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+    torch.relu: nn.ReLU,
+    torch.sigmoid: nn.Sigmoid,
+    torch.tanh: nn.Tanh,
+    functional.relu: nn.ReLU,
+    functional.sigmoid: nn.Sigmoid,
+    functional.tanh: nn.Tanh,
+    functional.silu: nn.SiLU,
+    functional.gelu: nn.GELU,
+    functional.softplus: nn.Softplus,
+}
+METHODS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 
 
 def layer(*kinds: type[nn.Module]) -> Callable[[Importer], Importer]:
@@ -133,9 +140,10 @@ def module_of(traced: fx.GraphModule, node: fx.Node) -> nn.Module:
         if node.target is torch.flatten and _flattens(node.args[1:], node.kwargs):
             return nn.Flatten()
         squares = node.target is torch.square or (
-            node.target in (operator.pow, torch.pow) and node.args[1] == 2
+            node.target in (operator.pow, torch.pow) and node.args[1:] == (2,)
         )
-        product = node.target in (operator.mul, torch.mul) and node.args[0] is node.args[1]
+        twice = len(node.args) == 2 and node.args[0] is node.args[1]
+        product = node.target in (operator.mul, torch.mul) and twice
         if squares or product:
             return PolynomialActivation(np.array([0.5, 0.0, 0.5]), (-1.0, 1.0), name="square")
     if node.op == "call_method":
@@ -144,7 +152,9 @@ def module_of(traced: fx.GraphModule, node: fx.Node) -> nn.Module:
         if node.target == "flatten" and _flattens(node.args[1:], node.kwargs):
             return nn.Flatten()
         if node.target in ("view", "reshape") and len(node.args) == 3 and node.args[2] == -1:
-            return nn.Flatten()
+            samples = node.args[1]
+            if isinstance(samples, fx.Node) and _is_size(samples) and samples.args[1:] == (0,):
+                return nn.Flatten()
     raise _UnsupportedError(f"{_called(node)} is not supported; use the corresponding module of torch.nn")
 
 

@@ -12,23 +12,14 @@ from securedl.he.params import Parameters
 Handle = Any
 
 
-class Evaluator(Protocol):
-    """Primitives on handles. None of them changes its arguments; all are safe to call from many threads.
+class Arithmetic(Protocol):
+    """Primitives on handles. None changes its arguments; all are safe to call from many threads.
 
-    Levels and scales follow section 3 of the design: binary operations need equal levels, `add` equal
-    scales; `multiply` and `dot` multiply scales; `rescale` divides by the prime it drops.
+    Levels and scales: binary operations need equal levels, `add` equal scales; `multiply` and `dot`
+    multiply scales; `rescale` divides by the prime it drops.
     """
 
     params: Parameters
-
-    def set_keys(self, relinearisation: list[Record], rotations: dict[int, list[Record]]) -> None:
-        """Install switch keys; `rotations` maps a rotation in slots (to the left, 0 < step < n) to its key."""
-
-    def load(self, record: Record) -> Handle:
-        """A handle for checked residues; a seeded record is expanded."""
-
-    def dump(self, handle: Handle) -> Record:
-        """The residues of a handle, as a record without a seed."""
 
     def level(self, handle: Handle) -> int:
         """Rescales that remain."""
@@ -59,3 +50,16 @@ class Evaluator(Protocol):
 
     def rotate(self, a: Handle, steps: Sequence[int]) -> list[Handle]:
         """One ciphertext rotated left by each of `steps` slots (0 gives the ciphertext itself)."""
+
+
+class Evaluator(Arithmetic, Protocol):
+    """A server's evaluator: arithmetic on real ciphertexts, with keys."""
+
+    def set_keys(self, relinearisation: list[Record], rotations: dict[int, list[Record]]) -> None:
+        """Install switch keys; `rotations` maps a left rotation, 0 < step < n slots, to its key."""
+
+    def load(self, record: Record) -> Handle:
+        """A handle for checked residues; a seeded record is expanded."""
+
+    def dump(self, handle: Handle) -> Record:
+        """The residues of a handle, as a record without a seed."""

@@ -159,4 +159,6 @@ def unpack_key(params: Parameters, data: bytes | memoryview) -> list[Record]:
         raise FormatError(f"a switch key of {packed_key_length(params)} bytes was expected, got {len(data)}")
     one = packed_length(params, key_shape(params))
     view = memoryview(data)
-    return [unpack(params, view[start : start + one], key_shape(params)) for start in range(0, len(data), one)]
+    return [
+        unpack(params, view[start : start + one], key_shape(params)) for start in range(0, len(data), one)
+    ]

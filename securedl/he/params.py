@@ -81,15 +81,17 @@ class Parameters:
             raise CompileError(f"a modulus chain needs distinct primes, got {chain}")
         for q in chain:
             if q >= 1 << MAX_PRIME_BITS or q % (2 * self.ring) != 1 or not is_prime(q):
-                raise CompileError(f"{q} is not a prime below 2^{MAX_PRIME_BITS} with p = 1 mod {2 * self.ring}")
+                raise CompileError(
+                    f"{q} is not a prime below 2^{MAX_PRIME_BITS} with p = 1 mod {2 * self.ring}"
+                )
         if self.special < 4 * max(self.primes):
             raise CompileError(
                 f"special prime {self.special} is less than 4 times the largest data prime {max(self.primes)}"
             )
         if self.modulus_bits > MAX_MODULUS_BITS[self.ring]:
             raise CompileError(
-                f"{self.modulus_bits} modulus bits at ring {self.ring} give less than {SECURITY_BITS} bits of "
-                f"security: at most {MAX_MODULUS_BITS[self.ring]} are allowed"
+                f"{self.modulus_bits} modulus bits at ring {self.ring} give less than {SECURITY_BITS} bits "
+                f"of security: at most {MAX_MODULUS_BITS[self.ring]} are allowed"
             )
 
     @property
@@ -129,8 +131,8 @@ def ckks_parameters(ring: int, levels: int, scale_bits: int | None = None) -> Pa
     bits = scale_bits_for(ring, levels) if scale_bits is None else scale_bits
     if bits < 30:
         raise CompileError(
-            f"ring {ring} cannot hold {levels} levels at 128 bits of security: only {bits} bits of scale remain "
-            "and 30 are needed; use a larger ring or allow refreshes"
+            f"ring {ring} cannot hold {levels} levels at 128 bits of security: only {bits} bits of scale "
+            "remain and 30 are needed; use a larger ring or allow refreshes"
         )
     special = next(ntt_primes(ring, bits + HEADROOM_BITS + SPECIAL_BITS))
     first = next(q for q in ntt_primes(ring, bits + HEADROOM_BITS) if 4 * q <= special)

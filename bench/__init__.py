@@ -1,0 +1,1 @@
+"""Benchmarks and the makers of the tables in the documentation."""

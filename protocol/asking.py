@@ -1,0 +1,111 @@
+"""The client's side of the queries of one stream."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from protocol.expect import Expectations, Expected
+from protocol.link import Stream
+from protocol.wire import Receiver, check_record, frames
+from securedl.errors import FormatError, ProtocolError
+
+
+class Batch(Protocol):
+    """One query of `securedl.inference.Inference`: packed tiles in, packed tiles out."""
+
+    def query(self) -> list[bytes]:
+        """The encrypted query."""
+
+    def refresh(self, index: int, tiles: list[bytes]) -> list[bytes]:
+        """Decrypt and encrypt afresh."""
+
+    def finish(self, tiles: list[bytes]) -> None:
+        """Take the answer."""
+
+
+class Clock:
+    """Milliseconds by stage."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._ms = dict.fromkeys(("encrypt", "server", "refresh", "decrypt"), 0.0)
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Count the time of a block to a stage."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._ms[stage] += 1e3 * (time.perf_counter() - began)
+
+    def timings(self) -> dict[str, float]:
+        """ms of encrypt, server (network and server, as the client waits), refresh, decrypt, and total."""
+        return {**self._ms, "total": 1e3 * (time.perf_counter() - self._began)}
+
+
+def ask(
+    stream: Stream,
+    session: bytes,
+    receiver: Receiver,
+    batches: Sequence[Batch],
+    expectations: Expectations,
+    clock: Clock,
+) -> None:
+    """Send every batch and take its answer. The next query is encrypted while the server works on one.
+
+    Raises:
+        ProtocolError: the server sent anything but what the program says.
+    """
+    asking = _Asking(stream, session, receiver, expectations, clock)
+    ready = asking.encrypt(batches[0]) if batches else []
+    for number, batch in enumerate(batches):
+        asking.send(asking.expected.query, number, ready)
+        if number + 1 < len(batches):
+            ready = asking.encrypt(batches[number + 1])
+        asking.follow(number, batch)
+
+
+class _Asking:
+    def __init__(
+        self, stream: Stream, session: bytes, receiver: Receiver, expectations: Expectations, clock: Clock
+    ) -> None:
+        self._stream, self._session, self._receiver = stream, session, receiver
+        self._clock, self.expected = clock, expectations
+
+    def encrypt(self, batch: Batch) -> list[bytes]:
+        with self._clock("encrypt"):
+            return batch.query()
+
+    def follow(self, number: int, batch: Batch) -> None:
+        """The refreshes that the program lists, in its order, then the answer."""
+        for stage, (down, up) in enumerate(self.expected.refreshes):
+            tiles = self._receive(down, number, stage)
+            with self._clock("refresh"):
+                fresh = batch.refresh(stage, tiles)
+            self.send(up, number, fresh, stage)
+        tiles = self._receive(self.expected.answer, number, 0)
+        with self._clock("decrypt"):
+            batch.finish(tiles)
+
+    def send(self, expected: Expected, number: int, tiles: list[bytes], stage: int = 0) -> None:
+        if [len(tile) for tile in tiles] != [expected.length] * expected.tiles:
+            raise FormatError(
+                f"{expected.tiles} tiles of {expected.length} bytes should be sent, got "
+                f"{[len(tile) for tile in tiles]}"
+            )
+        for index, tile in enumerate(tiles):
+            self._stream.send(frames(self._session, expected.kind, index, tile, number, stage))
+
+    def _receive(self, expected: Expected, number: int, stage: int) -> list[bytes]:
+        with self._clock("server"):
+            tiles = expected.receive(self._receiver, number, stage)
+        for tile in tiles:
+            try:
+                check_record(self.expected.params, tile, expected.shape)
+            except FormatError as error:
+                raise ProtocolError(f"the server sent what is no valid tile: {error}") from error
+        return tiles

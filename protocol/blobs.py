@@ -1,0 +1,91 @@
+"""Which blobs a model has, how long each is and where it rests: all of it computed from the program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+from protocol import messages_pb2 as pb
+from protocol.wire import check_correction, check_record
+from securedl.he.layout import Shape, key_shape, packed_key_length, packed_length, unpack_key
+from securedl.program import Program
+
+KEYS, WEIGHTS = "keys.bin", "weights.bin"
+
+
+@dataclass(frozen=True)
+class Blob:
+    """One key or weight.
+
+    Attributes:
+        kind: KEY or WEIGHT.
+        name: what the owner calls it: a rotation in slots (None: relinearisation), or a weight's index.
+        offset, length: bytes in `file`.
+    """
+
+    kind: int
+    name: int | None
+    file: str
+    offset: int
+    length: int
+
+
+class BlobTable:
+    """Blobs of a program, numbered from 0: switch keys, then weights."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.shapes: list[Shape] = program.weight_shapes
+        self.keys: list[int | None] = [*([None] if program.relinearises else []), *program.rotations]
+        self.key_bytes = packed_key_length(program.params)
+        lengths: dict[Shape, int] = {s: packed_length(program.params, s) for s in set(self.shapes)}
+        self._ends = list(accumulate((lengths[s] for s in self.shapes), initial=0))
+
+    def __len__(self) -> int:
+        return len(self.keys) + len(self.shapes)
+
+    def __getitem__(self, number: int) -> Blob:
+        """The blob of that number.
+
+        Raises:
+            IndexError: there is none.
+        """
+        if not 0 <= number < len(self):
+            raise IndexError(f"there are {len(self)} blobs, none is number {number}")
+        if number < len(self.keys):
+            return Blob(pb.KEY, self.keys[number], KEYS, number * self.key_bytes, self.key_bytes)
+        index = number - len(self.keys)
+        start, end = self._ends[index], self._ends[index + 1]
+        return Blob(pb.WEIGHT, index, WEIGHTS, start, end - start)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file."""
+        return {KEYS: len(self.keys) * self.key_bytes, WEIGHTS: self._ends[-1]}
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all blobs."""
+        return sum(self.sizes().values())
+
+    def check(self, number: int, data: bytes) -> None:
+        """Unpack a blob and compare every field and residue with what the program says.
+
+        Raises:
+            FormatError: it is something else.
+        """
+        params = self.program.params
+        if number >= len(self.keys):
+            check_record(params, data, self.shapes[number - len(self.keys)])
+            return
+        unpack_key(params, data)
+        digit = packed_length(params, key_shape(params))
+        for start in range(0, len(data), digit):
+            check_correction(params, memoryview(data)[start : start + digit])
+
+    def expanded(self) -> tuple[int, int]:
+        """Bytes that an evaluator holds for all (keys, weights): eight for a residue, no seeds."""
+        params = self.program.params
+        row = 8 * params.ring
+        digits = len(params.primes)
+        keys = len(self.keys) * digits * 2 * (digits + 1) * row
+        return keys, sum(s.size * (s.level + 1) * row for s in self.shapes)

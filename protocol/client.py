@@ -1,0 +1,281 @@
+"""The client: uploads an owner's model and asks it questions. Checks every byte that comes back."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from protocol import address as addresses
+from protocol import messages_pb2 as pb
+from protocol.asking import Clock, ask
+from protocol.blobs import BlobTable
+from protocol.expect import Expectations
+from protocol.link import Link, Stream, Tls
+from protocol.wire import (
+    NONCE_BYTES,
+    VERSION,
+    Receiver,
+    done_digest,
+    expand,
+    frames,
+    parse,
+    session_id,
+)
+from securedl.errors import FormatError, ProtocolError
+from securedl.program import Program
+
+#: Longest silence of the server: it computes between two messages.
+TIMEOUT_S = 600.0
+CONNECT_S = 10.0
+#: done bytes, total bytes
+Progress = Callable[[int, int], object]
+
+
+class Owner(Protocol):
+    """What the client needs of `securedl.Owner`."""
+
+    @property
+    def program(self) -> Program:
+        """The public program."""
+
+    @property
+    def model_id(self) -> bytes:
+        """16 bytes that name program and keys."""
+
+    def key(self, step: int | None) -> bytes:
+        """A packed switch key: of a rotation in slots, or for relinearisation."""
+
+    def weights(self, indices: Iterable[int]) -> Iterable[bytes]:
+        """Packed weights."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What an upload sent: parts of the model, their bytes, and how long it took."""
+
+    blobs: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """What a server has of a model: parts that it should have, and those it still misses."""
+
+    known: bool
+    blobs: int
+    missing: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether queries can be asked."""
+        return self.known and not self.missing
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What follows from the program, computed once."""
+
+    json: bytes
+    program_id: bytes
+    table: BlobTable
+    expectations: Expectations
+
+    @staticmethod
+    def of(program: Program) -> _Known:
+        return _Known(program.to_json(), program.id, BlobTable(program), Expectations.of(program))
+
+
+class Client:
+    """One owner's client of one server; a context manager.
+
+    Args:
+        address: HOST:PORT or unix:PATH.
+        owner: keys, plan and weights; nothing secret of it leaves this process.
+        token: sent over TLS, loopback and Unix sockets only.
+        tls: see `protocol.link.Tls`.
+        timeout_s: longest silence of the server before ServerError.
+        progress: called with (done, total) bytes during an upload, from another thread.
+
+    Raises:
+        InputError: an argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        address: str = addresses.DEFAULT,
+        owner: Owner | None = None,
+        token: str | None = None,
+        tls: Tls = None,
+        timeout_s: float = TIMEOUT_S,
+        progress: Progress | None = None,
+    ) -> None:
+        if owner is None:
+            raise TypeError("a client needs an owner: Client(address, owner)")
+        self._owner, self._progress = owner, progress
+        self._link = Link(address, token, tls, timeout_s, CONNECT_S)
+        self._known: _Known | None = None
+
+    def __enter__(self) -> Client:
+        try:
+            self.describe()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._link.close()
+
+    def describe(self) -> dict[str, int | str]:
+        """The server's version, evaluator and limits.
+
+        Raises:
+            ServerError: nobody answers. ProtocolError: another version. AuthenticationError: wrong token.
+        """
+        found: Any = self._link.ask("Describe", pb.DescribeRequest(version=VERSION), pb.Description)
+        if found.version != VERSION:
+            raise ProtocolError(
+                f"the server at {self._link.address} speaks version {found.version} of the protocol, this "
+                f"client {VERSION}: upgrade the older side"
+            )
+        names = ("version", "evaluator", "max_models", "max_bytes", "max_sessions", "chunk_bytes")
+        return {name: getattr(found, name) for name in names}
+
+    def status(self) -> ModelStatus:
+        """What the server has of this owner's model.
+
+        Raises:
+            ServerError, ProtocolError: as `describe`.
+        """
+        request = pb.ModelRequest(version=VERSION, model_id=self._owner.model_id)
+        found: Any = self._link.ask("Status", request, pb.Status)
+        return ModelStatus(found.known, found.blobs, found.missing_blobs)
+
+    def remove(self) -> bool:
+        """Delete this owner's model on the server; whether it was there."""
+        request = pb.ModelRequest(version=VERSION, model_id=self._owner.model_id)
+        reply: Any = self._link.ask("Remove", request, pb.Removed)
+        return bool(reply.known)
+
+    def upload(self) -> Upload:
+        """Send the program, the keys and the encrypted weights: what the server lacks of them.
+
+        Raises:
+            ServerError: the server went away; what arrived is kept, so call it again.
+            QuotaError: the server has no room for this model.
+            ProtocolError: the server broke the protocol, or refuses.
+        """
+        began, blobs, size = time.monotonic(), 0, 0
+        while True:
+            done = self._upload_once()
+            blobs, size = blobs + done.blobs, size + done.blob_bytes
+            if not done.remaining:
+                return Upload(blobs, size, time.monotonic() - began)
+            if not done.blobs:
+                raise ProtocolError("the server misses parts of the model but does not say which")
+
+    def predict(self, x: Any, probes: Any = 8) -> Any:
+        """Ask the encrypted model, and verify.
+
+        Args:
+            x: [samples, ...], as for the plain model.
+            probes: sensitive samples to mix in, or a `securedl.Probes`.
+
+        Returns:
+            securedl.Answer. A failed verification shows in its report only.
+
+        Raises:
+            InputError: samples out of range. ServerError: the server went away; repeat the query.
+            ProtocolError: the server broke the protocol, or has another model.
+        """
+        inference = open_inference(self._owner, x, probes)
+        known, clock = self._model(), Clock()
+        doing = "nothing is lost and nothing was learnt: the query can be repeated"
+        with self._link.stream("Predict", doing) as stream:
+            session, _ = self._greet(stream, "Predict", 0)
+            receiver = Receiver(session, stream.source)
+            ask(stream, session, receiver, inference.batches, known.expectations, clock)
+            stream.finish()
+            stream.expect_end()
+        traffic = known.expectations.traffic(len(inference.batches))
+        return inference.answer(clock.timings(), traffic)
+
+    def _model(self) -> _Known:
+        if self._known is None:
+            self._known = _Known.of(self._owner.program)
+        return self._known
+
+    def _upload_once(self) -> Any:
+        known = self._model()
+        table, program = known.table, known.json
+        with self._link.stream("Upload", "what arrived is kept: call upload() again") as stream:
+            session, welcome = self._greet(stream, "Upload", len(program))
+            count = len(table)
+            missing = list(range(count)) if welcome.needs_program else expand(welcome.missing, count)
+            if welcome.needs_program:
+                stream.send(frames(session, pb.PROGRAM, 0, program))
+            stream.send(self._blob_frames(session, table, missing))
+            stream.finish()
+            raw = next(stream.source, None)
+            if raw is None:
+                raise ProtocolError("the server ended the upload without a word")
+            done: Any = parse(pb.Done, raw)
+            size = sum(table[number].length for number in missing)
+            honest = (done.blobs, done.blob_bytes) == (len(missing), size)
+            if not honest or done.digest != done_digest(session, done):
+                raise ProtocolError("the server's account of the upload is wrong")
+            stream.expect_end()
+        return done
+
+    def _greet(self, stream: Stream, method: str, program_bytes: int) -> tuple[bytes, Any]:
+        """Exchange greetings; the session's id and the server's Welcome."""
+        hello: Any = pb.Hello(
+            version=VERSION,
+            model_id=self._owner.model_id,
+            program_id=self._model().program_id,
+            nonce=secrets.token_bytes(NONCE_BYTES),
+            program_bytes=program_bytes,
+        )
+        sent = hello.SerializeToString()
+        stream.send([sent])
+        received = next(stream.source, None)
+        if received is None:
+            raise ProtocolError("the server ended the stream before its Welcome")
+        welcome: Any = parse(pb.Welcome, received)
+        if welcome.version != VERSION or len(welcome.nonce) != NONCE_BYTES:
+            raise ProtocolError("the server's Welcome is malformed")
+        if method == "Predict" and (welcome.needs_program or welcome.missing):
+            raise ProtocolError("the server's Welcome to a query speaks of an upload")
+        return session_id(method, sent, received), welcome
+
+    def _blob_frames(self, session: bytes, table: BlobTable, missing: list[int]) -> Iterator[bytes]:
+        total, done = sum(table[number].length for number in missing), 0
+        indices = [number - len(table.keys) for number in missing if number >= len(table.keys)]
+        weights = iter(self._owner.weights(indices)) if indices else iter(())
+        for number in missing:
+            blob = table[number]
+            index = number if blob.kind == pb.KEY else number - len(table.keys)
+            data = self._owner.key(blob.name) if blob.kind == pb.KEY else next(weights)
+            if len(data) != blob.length:
+                raise FormatError(
+                    f"the owner made part {number} of {len(data)} bytes where {blob.length} are due"
+                )
+            yield from frames(session, blob.kind, index, data)
+            done += len(data)
+            if self._progress is not None:
+                self._progress(done, total)
+
+
+def open_inference(owner: Any, x: Any, probes: Any) -> Any:
+    """The owner's side of a query; imported late, as the server's tests use this module without it."""
+    from securedl.inference import Inference
+
+    return Inference(owner, x, probes)

@@ -1,0 +1,81 @@
+"""What may cross the link in a query, from the program alone: shapes of records and their lengths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from protocol import messages_pb2 as pb
+from protocol.wire import Receiver
+from securedl.he.layout import Shape, packed_length
+from securedl.he.params import Parameters
+from securedl.program import Port, Program
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Tiles of one message.
+
+    Attributes:
+        kind: QUERY, REFRESH, FRESH or ANSWER.
+        shape: of each tile.
+        length: bytes of each tile.
+    """
+
+    kind: int
+    tiles: int
+    shape: Shape
+    length: int
+
+    def receive(self, receiver: Receiver, query: int, stage: int = 0) -> list[bytes]:
+        """These tiles, in order; their content is not looked at.
+
+        Raises:
+            ProtocolError: anything else came.
+        """
+        return [receiver.blob(self.kind, tile, self.length, query, stage) for tile in range(self.tiles)]
+
+    @property
+    def bytes(self) -> int:
+        """Payload of the whole message."""
+        return self.tiles * self.length
+
+
+@dataclass(frozen=True)
+class Expectations:
+    """Every message of a query; the client encrypts with a seed, the server cannot."""
+
+    params: Parameters
+    query: Expected
+    refreshes: tuple[tuple[Expected, Expected], ...]
+    answer: Expected
+
+    @staticmethod
+    def of(program: Program) -> Expectations:
+        """Those of a program."""
+        params = program.params
+        return Expectations(
+            params,
+            _expected(params, pb.QUERY, program.query, seeded=True),
+            tuple(
+                (
+                    _expected(params, pb.REFRESH, down, seeded=False),
+                    _expected(params, pb.FRESH, up, seeded=True),
+                )
+                for down, up in program.refreshes
+            ),
+            _expected(params, pb.ANSWER, program.answer, seeded=False),
+        )
+
+    def traffic(self, queries: int) -> dict[str, int]:
+        """Payload bytes of that many queries, by message kind; receivers allow no other number."""
+        return {
+            "query": queries * self.query.bytes,
+            "refresh": queries * sum(down.bytes for down, _ in self.refreshes),
+            "fresh": queries * sum(up.bytes for _, up in self.refreshes),
+            "answer": queries * self.answer.bytes,
+        }
+
+
+def _expected(params: Parameters, kind: int, port: Port, seeded: bool) -> Expected:
+    shape = Shape(port.level, 2, port.scale, seeded)
+    return Expected(kind, port.tiles, shape, packed_length(params, shape))

@@ -1,0 +1,330 @@
+"""The gRPC server: who may speak, to how many at once, and which session answers them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+
+from protocol import address as addresses
+from protocol import messages_pb2 as pb
+from protocol import sessions
+from protocol.access import Access, server_credentials
+from protocol.deadline import Deadline
+from protocol.failures import status
+from protocol.models import EvaluatorFactory, Gone, ModelCache, WrapWeights, evaluator_factory, load
+from protocol.service import SERVER_OPTIONS, handler
+from protocol.sessions import MAX_RANGES, Traffic, check_version
+from protocol.store import Limits, Store
+from protocol.wire import CHUNK, VERSION, parse, ranges
+from securedl.errors import FormatError, InputError, ProtocolError, QuotaError, ServerError
+
+log = logging.getLogger("protocol.server")
+
+#: Threads beyond the sessions, for the short methods.
+SPARE_THREADS = 4
+#: A client may be silent for this long, say while it encrypts a query.
+IDLE_S = 600.0
+
+
+class Server:
+    """Serves the models of a store. Use as a context manager, or `start` and `stop`.
+
+    Args:
+        store: a Store, or the folder of one.
+        address: HOST:PORT (port 0: any free one) or unix:PATH. Anything but loopback and Unix sockets
+            needs a token and TLS.
+        evaluator: "vector" or "seal", or a function from Parameters to an Evaluator.
+        threads: of one evaluation, for evaluators that have them.
+        token: a bearer token, or several; each is a client of its own and sees only its own models.
+        tls: files (certificate chain, private key), PEM.
+        wrap_weights: puts other weights in place of the stored ones, to test what clients notice.
+        cache_bytes: memory for loaded models; half of the machine's when None.
+        idle_s: seconds of silence after which a stream is closed.
+
+    Raises:
+        InputError: an argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        store: Store | str | os.PathLike[str],
+        address: str = addresses.DEFAULT,
+        evaluator: str | EvaluatorFactory = "vector",
+        threads: int = 1,
+        token: str | Iterable[str] | None = None,
+        tls: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
+        wrap_weights: WrapWeights | None = None,
+        cache_bytes: int | None = None,
+        idle_s: float = IDLE_S,
+    ) -> None:
+        self._listen = addresses.parse(address)
+        if not self._listen.local and not (token and tls):
+            raise InputError(
+                f"refusing to listen on {address}: anything but loopback needs a token and TLS "
+                "(give both, or listen on 127.0.0.1 or unix:PATH)"
+            )
+        self._store = store if isinstance(store, Store) else Store(store)
+        self._access = Access(self._store, token)
+        self._name = evaluator if isinstance(evaluator, str) else "custom"
+        self._factory = evaluator_factory(evaluator, threads) if isinstance(evaluator, str) else evaluator
+        self._wrap, self._idle_s = wrap_weights, idle_s
+        self._cache = ModelCache(cache_bytes)
+        self._slots = threading.BoundedSemaphore(self.limits.max_sessions)
+        self._credentials = None if tls is None else server_credentials(*tls)
+        self._grpc: Any = None
+        self._stopping = threading.Event()
+        self.address = address
+
+    @property
+    def limits(self) -> Limits:
+        """Those of the store."""
+        return self._store.limits
+
+    def start(self) -> Server:
+        """Listen; `address` then holds the real port.
+
+        Raises:
+            InputError: the address cannot be bound.
+        """
+        self._stopping.clear()
+        workers = self.limits.max_sessions + SPARE_THREADS
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="protocol")
+        self._grpc = grpc.server(pool, options=SERVER_OPTIONS, maximum_concurrent_rpcs=workers)
+        self._grpc.add_generic_rpc_handlers((handler(self),))
+        port = self._bind()
+        if not self._listen.unix:
+            host = self._listen.text.rpartition(":")[0]
+            self.address = f"{host}:{port}"
+        self._grpc.start()
+        log.info(
+            "listening address=%s evaluator=%s tls=%s", self.address, self._name, bool(self._credentials)
+        )
+        return self
+
+    def stop(self, grace_s: float = 0.0) -> None:
+        """Refuse new calls, and end those that run after `grace_s` seconds."""
+        self._stopping.set()
+        if self._grpc is not None:
+            self._grpc.stop(grace_s).wait()
+            self._grpc = None
+
+    def __enter__(self) -> Server:
+        return self.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def _bind(self) -> int:
+        text = self._listen.text
+        before = os.umask(0o177) if self._listen.unix else None
+        try:
+            if self._credentials is None:
+                return int(self._grpc.add_insecure_port(text))
+            return int(self._grpc.add_secure_port(text, self._credentials))
+        except RuntimeError as error:
+            raise InputError(
+                f"cannot listen on {text}: it is in use, not this machine's, or not allowed"
+            ) from error
+        finally:
+            if before is not None:
+                os.umask(before)
+
+    # The methods. Each begins with `_call`, which is where a client is recognised.
+
+    def describe(self, raw: bytes, context: Any) -> bytes:
+        """Version and limits."""
+        with self._call("describe", context):
+            parse(pb.DescribeRequest, raw)
+            limits = self.limits
+            reply: Any = pb.Description(
+                version=VERSION,
+                evaluator=self._name,
+                max_models=limits.max_models,
+                max_bytes=limits.max_bytes,
+                max_sessions=limits.max_sessions,
+                chunk_bytes=CHUNK,
+            )
+            return reply.SerializeToString()  # type: ignore[no-any-return]
+
+    def status(self, raw: bytes, context: Any) -> bytes:
+        """What is missing of a model."""
+        with self._call("status", context) as client:
+            request: Any = parse(pb.ModelRequest, raw)
+            check_version(request.version)
+            stored = self._store.find(client, request.model_id)
+            reply: Any = pb.Status()
+            if stored is not None:
+                missing = stored.missing()
+                runs = [pb.Range(first=f, count=c) for f, c in ranges(missing, MAX_RANGES)]
+                reply = pb.Status(
+                    known=True,
+                    blobs=len(stored.table),
+                    total_bytes=stored.table.total_bytes,
+                    missing_blobs=len(missing),
+                    missing=runs,
+                )
+            return reply.SerializeToString()  # type: ignore[no-any-return]
+
+    def remove(self, raw: bytes, context: Any) -> bytes:
+        """Delete a model."""
+        with self._call("remove", context) as client:
+            request: Any = parse(pb.ModelRequest, raw)
+            check_version(request.version)
+            known = self._store.remove(client, request.model_id)
+            self._cache.discard((client, request.model_id))
+            log.info("remove model=%s known=%s", request.model_id.hex(), known)
+            reply: Any = pb.Removed(known=known)
+            return reply.SerializeToString()  # type: ignore[no-any-return]
+
+    def upload(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        """Receive what is missing of a model."""
+        with self._call("upload", context) as client, self._session("upload", requests, context) as session:
+            raw, hello = session.hello()
+            yield from sessions.upload(self._store, client, raw, hello, session.source, session.traffic)
+            if session.traffic.items:
+                self._warm((client, hello.model_id))
+
+    def predict(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        """Answer queries."""
+        with self._call("predict", context) as client, self._session("predict", requests, context) as session:
+            raw, hello = session.hello()
+            key = (client, hello.model_id)
+            model = self._cache.get(key, lambda: self._load(key))
+            if model.program_id != hello.program_id:
+                raise ProtocolError("the server keeps another plan under this model's id: remove it first")
+            try:
+                yield from sessions.predict(model, raw, session.source, context.is_active, session.traffic)
+            except ServerError:
+                self._cache.discard(key)
+                raise
+
+    def _warm(self, key: tuple[str, bytes]) -> None:
+        """Load a new model while its owner prepares the first query; whatever fails, fails again there."""
+
+        def work() -> None:
+            with contextlib.suppress(Exception):
+                model = self._cache.get(key, lambda: self._load(key))
+                model.weights.warm(lambda: not self._stopping.is_set())
+
+        threading.Thread(target=work, name="protocol-warm", daemon=True).start()
+
+    def _load(self, key: tuple[str, bytes]) -> Any:
+        stored = self._store.find(*key)
+        if stored is None:
+            raise ProtocolError(
+                "this server has no such model of this client: call upload() first, with the same token"
+            )
+        began = time.monotonic()
+        model = load(stored, self._factory, self._wrap, self._cache.max_bytes)
+        log.info("load model=%s ms=%.0f cost=%d", key[1].hex(), 1e3 * (time.monotonic() - began), model.cost)
+        return model
+
+    @contextlib.contextmanager
+    def _call(self, method: str, context: Any) -> Iterator[str]:
+        """The caller's client name; an exception ends the call with its status code."""
+        failure: Exception | None = None
+        try:
+            yield self._access.client(context)
+        except Gone:
+            return
+        except Exception as error:
+            failure = error
+        if failure is not None:
+            code, sentence = status(failure)
+            level = logging.ERROR if code is grpc.StatusCode.INTERNAL else logging.WARNING
+            log.log(level, "%s refused code=%s reason=%s", method, code.name, sentence)
+            if not isinstance(failure, (ProtocolError, ServerError, FormatError)):
+                log.error("%s failed", method, exc_info=failure)
+            context.abort(code, sentence)
+
+    @contextlib.contextmanager
+    def _session(self, method: str, requests: Iterator[bytes], context: Any) -> Iterator[_Session]:
+        if not self._slots.acquire(blocking=False):
+            raise QuotaError(
+                f"all {self.limits.max_sessions} sessions of this server are taken: try again later"
+            )
+        deadline = Deadline(self._idle_s, context.cancel)
+        session = _Session(requests, deadline, lambda: context.is_active() and not deadline.expired)
+        began, outcome = time.monotonic(), "failed"
+        try:
+            yield session
+            outcome = "ok"
+        except (Gone, GeneratorExit):
+            outcome = "idle" if deadline.expired else "client-gone"
+            raise
+        finally:
+            deadline.close()
+            self._slots.release()
+            traffic = session.traffic
+            log.info(
+                "%s model=%s items=%d received=%d sent=%d ms=%.0f outcome=%s",
+                method,
+                session.model_id.hex(),
+                traffic.items,
+                traffic.received,
+                traffic.sent,
+                1e3 * (time.monotonic() - began),
+                outcome,
+            )
+
+
+class _Session:
+    """One stream: its source of messages, watched for silence, and its figures."""
+
+    def __init__(self, requests: Iterator[bytes], deadline: Deadline, alive: Callable[[], bool]) -> None:
+        self.traffic = Traffic()
+        self.model_id = b""
+        self.source = _until_gone(deadline.each(requests), alive)
+
+    def hello(self) -> tuple[bytes, Any]:
+        """The client's greeting."""
+        raw, hello = sessions.read_hello(self.source)
+        self.model_id = hello.model_id
+        return raw, hello
+
+
+def _until_gone(source: Iterator[bytes], alive: Callable[[], bool]) -> Iterator[bytes]:
+    """Messages of a client; its disappearance is no error of the server."""
+    while True:
+        try:
+            item = next(source)
+        except StopIteration:
+            if not alive():  # gRPC may end the messages of a cancelled call like this, too
+                raise Gone from None
+            return
+        except Exception as error:
+            raise Gone from error
+        yield item
+
+
+def serve(
+    store: Store | str | os.PathLike[str],
+    address: str = addresses.DEFAULT,
+    ready: Callable[[str], object] | None = None,
+    grace_s: float = 5.0,
+    **options: Any,
+) -> None:
+    """Serve until SIGINT or SIGTERM; call it from the main thread.
+
+    Args:
+        ready: called with the real address once the server listens.
+        grace_s: seconds that running calls get to finish.
+        options: as for `Server`.
+    """
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    server = Server(store, address, **options).start()
+    if ready is not None:
+        ready(server.address)
+    ended.wait()
+    server.stop(grace_s)

@@ -1,0 +1,43 @@
+"""The methods of the service, and their gRPC handlers. Messages cross gRPC as bytes; `wire` parses them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from protocol.wire import MAX_MESSAGE
+
+SERVICE = "securedl.v1.Inference"
+UNARY = ("Describe", "Status", "Remove")
+STREAMS = ("Upload", "Predict")
+
+KEEPALIVE_MS = 20_000
+COMMON_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+#: One server a port, and room for the clients' pings.
+SERVER_OPTIONS = [
+    *COMMON_OPTIONS,
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
+    ("grpc.max_metadata_size", 16 << 10),
+]
+CLIENT_OPTIONS = [*COMMON_OPTIONS, ("grpc.enable_http_proxy", 0)]
+
+
+def path(method: str) -> str:
+    """The full name of a method."""
+    return f"/{SERVICE}/{method}"
+
+
+def handler(servicer: Any) -> Any:
+    """A generic handler that sends each method to the servicer's method of that name in lower case."""
+    table = {name: grpc.unary_unary_rpc_method_handler(getattr(servicer, name.lower())) for name in UNARY}
+    for name in STREAMS:
+        table[name] = grpc.stream_stream_rpc_method_handler(getattr(servicer, name.lower()))
+    return grpc.method_handlers_generic_handler(SERVICE, table)

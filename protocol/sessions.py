@@ -1,0 +1,217 @@
+"""The server's side of the two streams: generators from the client's bytes to the server's."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from protocol import messages_pb2 as pb
+from protocol.expect import Expected
+from protocol.models import LoadedModel, Watched
+from protocol.store import Store
+from protocol.stored import StoredModel, Writer
+from protocol.wire import (
+    ID_BYTES,
+    MAX_PROGRAM,
+    NONCE_BYTES,
+    VERSION,
+    Receiver,
+    check_record,
+    done_digest,
+    expand,
+    frames,
+    parse,
+    ranges,
+    session_id,
+)
+from securedl.errors import FormatError, ProtocolError, ServerError
+from securedl.execute import execute
+from securedl.he.layout import Record, pack
+from securedl.program import Program
+
+#: Runs of missing blobs that one Welcome names; an upload with more of them takes several streams.
+MAX_RANGES = 4096
+
+
+@dataclass
+class Traffic:
+    """Figures of one stream for the log: payload bytes, and queries or blobs."""
+
+    received: int = 0
+    sent: int = 0
+    items: int = 0
+
+
+def read_hello(source: Iterator[bytes]) -> tuple[bytes, Any]:
+    """The client's greeting, raw and parsed.
+
+    Raises:
+        ProtocolError: malformed, or of another version.
+    """
+    raw = next(source, None)
+    if raw is None:
+        raise ProtocolError("the stream ended before its Hello")
+    hello: Any = parse(pb.Hello, raw)
+    check_version(hello.version)
+    lengths = (len(hello.model_id), len(hello.program_id), len(hello.nonce))
+    if lengths != (ID_BYTES, ID_BYTES, NONCE_BYTES):
+        raise ProtocolError(f"a Hello has ids of 16 bytes and a nonce of 32, got {lengths}")
+    return raw, hello
+
+
+def check_version(version: int) -> None:
+    """Refuse another version of the protocol.
+
+    Raises:
+        ProtocolError: so it is.
+    """
+    if version != VERSION:
+        raise ProtocolError(
+            f"the client speaks protocol version {version}, the server {VERSION}: upgrade the older side"
+        )
+
+
+def upload(
+    store: Store, client: str, raw: bytes, hello: Any, source: Iterator[bytes], traffic: Traffic
+) -> Iterator[bytes]:
+    """Receive what is missing of a model. Whatever arrived whole is kept when this fails.
+
+    Raises:
+        ProtocolError, FormatError, QuotaError, ServerError: by their meaning.
+    """
+    stored = store.find(client, hello.model_id)
+    if stored is None:
+        if not 0 < hello.program_bytes <= MAX_PROGRAM:
+            raise ProtocolError(f"a program has 1 to {MAX_PROGRAM} bytes, this one has {hello.program_bytes}")
+        yield (welcome := _welcome(needs_program=True))
+        receiver = Receiver(session := session_id("Upload", raw, welcome), source)
+        program = _program(receiver.blob(pb.PROGRAM, 0, hello.program_bytes), hello.program_id)
+        stored = store.create(client, hello.model_id, program)
+        with stored.writer() as writer:
+            if len(writer.missing()) < len(stored.table):
+                raise ProtocolError("another upload of this model began just now: call upload() again")
+            yield _receive(stored, writer, range(len(stored.table)), session, receiver, traffic)
+        return
+    if stored.program_id != hello.program_id:
+        raise ProtocolError("the server keeps another plan under this model's id: remove it first")
+    with stored.writer() as writer:
+        runs = [pb.Range(first=f, count=c) for f, c in ranges(writer.missing(), MAX_RANGES)]
+        yield (welcome := _welcome(missing=runs))
+        session = session_id("Upload", raw, welcome)
+        wanted = expand(runs, len(stored.table))
+        yield _receive(stored, writer, wanted, session, Receiver(session, source), traffic)
+
+
+def _welcome(**fields: Any) -> bytes:
+    welcome: Any = pb.Welcome(version=VERSION, nonce=secrets.token_bytes(NONCE_BYTES), **fields)
+    raw: bytes = welcome.SerializeToString()
+    return raw
+
+
+def _program(data: bytes, program_id: bytes) -> Program:
+    program = Program.from_json(data)
+    if program.id != program_id or program.to_json() != data:
+        raise FormatError("the program is not the one that the Hello names")
+    return program
+
+
+def _receive(
+    stored: StoredModel,
+    writer: Writer,
+    wanted: Sequence[int],
+    session: bytes,
+    receiver: Receiver,
+    traffic: Traffic,
+) -> bytes:
+    """Take the wanted blobs and put them on disk; the message that says so."""
+    keys = len(stored.table.keys)
+    for number in wanted:
+        blob = stored.table[number]
+        index = number if blob.kind == pb.KEY else number - keys
+        data = receiver.blob(blob.kind, index, blob.length)
+        writer.write(number, data)
+        traffic.items += 1
+        traffic.received += len(data)
+    if not receiver.ended():
+        raise ProtocolError("the client sent more than was missing")
+    writer.sync()
+    remaining = len(writer.missing())
+    done: Any = pb.Done(blobs=traffic.items, blob_bytes=traffic.received, remaining=remaining)
+    done.digest = done_digest(session, done)
+    raw: bytes = done.SerializeToString()
+    return raw
+
+
+def predict(
+    model: LoadedModel, raw: bytes, source: Iterator[bytes], alive: Callable[[], bool], traffic: Traffic
+) -> Iterator[bytes]:
+    """Answer query after query until the client closes its half.
+
+    Raises:
+        ProtocolError, FormatError: what came is not what the program says.
+        ServerError: the evaluation failed.
+    """
+    welcome = _welcome()
+    yield welcome
+    session = session_id("Predict", raw, welcome)
+    receiver = Receiver(session, source)
+    while not receiver.ended():
+        answering = _Query(model, session, receiver, traffic)
+        yield from answering.run(Watched(model.weights, alive))
+        traffic.items += 1
+
+
+class _Query:
+    """One query of a stream; its number is the queries before it."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        session: bytes,
+        receiver: Receiver,
+        traffic: Traffic,
+    ) -> None:
+        self._model, self._expected = model, model.expectations
+        self._session, self._receiver = session, receiver
+        self._traffic, self._number = traffic, traffic.items
+
+    def run(self, weights: Watched) -> Iterator[bytes]:
+        """Frames of the refreshes and the answer."""
+        model = self._model
+        tiles = self._load(self._expected.query, 0)
+        execution = execute(model.program, model.evaluator, weights, tiles)
+        del tiles
+        try:
+            request = next(execution)
+            while True:
+                down, up = self._expected.refreshes[request.index]
+                yield from self._dump(down, request.index, request.tiles)
+                request = execution.send(self._load(up, request.index))
+        except StopIteration as end:
+            yield from self._dump(self._expected.answer, 0, end.value)
+
+    def _load(self, expected: Expected, stage: int) -> list[Any]:
+        params, evaluator = self._model.program.params, self._model.evaluator
+        packed = expected.receive(self._receiver, self._number, stage)
+        self._traffic.received += expected.bytes
+        return [evaluator.load(check_record(params, tile, expected.shape)) for tile in packed]
+
+    def _dump(self, expected: Expected, stage: int, tiles: list[Any]) -> Iterator[bytes]:
+        if len(tiles) != expected.tiles:
+            raise ServerError(f"the evaluation gave {len(tiles)} tiles where {expected.tiles} are due")
+        for index, tile in enumerate(tiles):
+            data = self._pack(expected, self._model.evaluator.dump(tile))
+            self._traffic.sent += len(data)
+            yield from frames(self._session, expected.kind, index, data, self._number, stage)
+
+    def _pack(self, expected: Expected, record: Record) -> bytes:
+        """A result with the scale that the program names: the evaluator's own differs in its last bits."""
+        found, due = record.shape, expected.shape
+        if (found.level, found.size, found.seeded) != (due.level, due.size, due.seeded):
+            raise ServerError(f"the evaluation gave {found} where {due} is due")
+        if not math.isclose(found.scale, due.scale, rel_tol=1e-6):
+            raise ServerError(f"the evaluation gave scale {found.scale} where {due.scale} is due")
+        return pack(self._model.program.params, Record(due, record.residues, None, record.correction))

@@ -1,0 +1,182 @@
+"""Encrypted models on disk. Nothing half-written is ever taken for complete, whenever the power goes.
+
+    DIR/salt                                    16 bytes, so that folder names do not tell tokens
+    DIR/clients/CLIENT/MODEL/program.json       the public program
+                             keys.bin           switch keys, at the offsets that `blobs` computes
+                             weights.bin        weights, likewise
+                             journal            which of them are complete
+                             lock               held by the one upload that may write
+
+A model belongs to the client that uploaded it; another client's looks the same as one that is not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from protocol.blobs import BlobTable
+from protocol.stored import StoredModel, disk
+from protocol.wire import ID_BYTES
+from securedl.errors import FormatError, InputError, ProtocolError, QuotaError, ServerError
+from securedl.program import Program
+
+#: Half-made folders older than this were left by a server that died.
+STALE_S = 3600
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may keep, and how many streams the server works on at once."""
+
+    max_models: int = 32
+    max_bytes: int = 64 << 30
+    max_sessions: int = 32
+
+
+class Store:
+    """All models in a folder, which is made where it is missing.
+
+    Raises:
+        InputError: the folder cannot be used.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], limits: Limits | None = None) -> None:
+        self.folder, self.limits = Path(folder), limits or Limits()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            (self.folder / "clients").mkdir(exist_ok=True)
+            self._salt = _salt(self.folder / "salt")
+            with contextlib.suppress(FileNotFoundError):
+                self._sweep()
+        except OSError as error:
+            raise InputError(
+                f"the store {self.folder} cannot be used: {error.strerror}; name a folder you may write to"
+            ) from error
+
+    def client(self, token: str | None) -> str:
+        """The folder name of whoever holds `token`; slow to guess back, so call it once per token."""
+        if token is None:
+            return "local"
+        digest = hashlib.scrypt(token.encode(), salt=self._salt, n=1 << 14, r=8, p=1, dklen=16)
+        return digest.hex()
+
+    def find(self, client: str, model_id: bytes) -> StoredModel | None:
+        """The client's model of that id, if it is there."""
+        folder = self._folder(client, model_id)
+        try:
+            with disk():
+                return StoredModel(folder, model_id) if folder.is_dir() else None
+        except FormatError as error:
+            raise ServerError(
+                "this model's files were damaged on the server's disk: remove it there, then upload it again"
+            ) from error
+
+    def models(self, client: str) -> list[bytes]:
+        """Ids of the client's models."""
+        root = self.folder / "clients" / client
+        with disk():
+            names = [p.name for p in root.iterdir()] if root.is_dir() else []
+        return sorted(bytes.fromhex(n) for n in names if len(n) == 2 * ID_BYTES and not n.startswith("."))
+
+    def create(self, client: str, model_id: bytes, program: Program) -> StoredModel:
+        """Room for a new model, all of it reserved on disk now; the model, if it is there already.
+
+        Raises:
+            QuotaError: the client's share is used up.
+            ServerError: the disk refuses.
+        """
+        table = BlobTable(program)
+        self._check_quota(client, table.total_bytes)
+        folder = self._folder(client, model_id)
+        with disk():
+            folder.parent.mkdir(exist_ok=True)
+            fresh = folder.parent / f".{secrets.token_hex(8)}"
+            fresh.mkdir()
+            try:
+                _fill(fresh, program, table)
+                os.rename(fresh, folder)
+            except OSError:
+                shutil.rmtree(fresh, ignore_errors=True)
+                if not folder.is_dir():
+                    raise
+            _sync_folder(folder.parent)
+        return StoredModel(folder, model_id)
+
+    def remove(self, client: str, model_id: bytes) -> bool:
+        """Delete a model; whether it was there."""
+        folder = self._folder(client, model_id)
+        with disk():
+            gone = folder.parent / f".{secrets.token_hex(8)}"
+            try:
+                os.rename(folder, gone)
+            except FileNotFoundError:
+                return False
+            shutil.rmtree(gone)
+            return True
+
+    def _folder(self, client: str, model_id: bytes) -> Path:
+        if len(model_id) != ID_BYTES:
+            raise ProtocolError(f"a model id has {ID_BYTES} bytes, got {len(model_id)}")
+        return self.folder / "clients" / client / model_id.hex()
+
+    def _check_quota(self, client: str, wanted: int) -> None:
+        models, limit = self.models(client), self.limits.max_models
+        if len(models) >= limit:
+            raise QuotaError(f"this client keeps {len(models)} models and may keep {limit}: remove one first")
+        used = 0
+        for model_id in models:
+            with disk(), contextlib.suppress(FileNotFoundError):
+                used += sum(p.stat().st_size for p in self._folder(client, model_id).iterdir())
+        if used + wanted > self.limits.max_bytes:
+            raise QuotaError(
+                f"this model takes {wanted:,} bytes, but of this client's {self.limits.max_bytes:,} bytes on "
+                f"the server {used:,} are used: remove a model first, or ask for more"
+            )
+
+    def _sweep(self) -> None:
+        for folder in (self.folder / "clients").glob("*/.*"):
+            if time.time() - folder.stat().st_mtime > STALE_S:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _salt(path: Path) -> bytes:
+    """The store's salt, made at its first use."""
+    fresh = path.with_name(f".salt-{secrets.token_hex(8)}")
+    if not path.exists():
+        file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(file, "wb") as handle:
+            handle.write(secrets.token_bytes(16))
+        with contextlib.suppress(FileExistsError):
+            os.link(fresh, path)
+        fresh.unlink()
+    return path.read_bytes()
+
+
+def _fill(folder: Path, program: Program, table: BlobTable) -> None:
+    for name, size in table.sizes().items():
+        with open(folder / name, "wb") as file:
+            if size:
+                os.posix_fallocate(file.fileno(), 0, size)
+    (folder / "journal").touch()
+    (folder / "lock").touch()
+    with open(folder / "program.json", "wb") as file:
+        file.write(program.to_json())
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder outlast a power cut."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -1,0 +1,202 @@
+"""One encrypted model on disk: which blobs are complete, the one writer, and readers."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from protocol.blobs import BlobTable
+from protocol.journal import Journal, blob_digest
+from securedl.errors import FormatError, ProtocolError, ServerError
+from securedl.program import Program
+
+#: A crash costs at most this much of an upload; an fsync for every blob would cost more than the blobs.
+SYNC_BYTES = 64 << 20
+#: How long an upload waits for one that was cut off to notice it.
+LOCK_S = 3.0
+
+_REASONS = {
+    errno.ENOSPC: "the disk of the server's store is full: free some space and repeat; the rest is kept",
+    errno.EDQUOT: "the disk quota of the server's store is used up: raise it and repeat; the rest is kept",
+    errno.EACCES: "the server may not write to its store: give it permission to that folder",
+    errno.EPERM: "the server may not write to its store: give it permission to that folder",
+    errno.EROFS: "the server's store is on a read-only disk: choose another folder",
+}
+
+
+@contextlib.contextmanager
+def disk() -> Iterator[None]:
+    """Turn what a disk can refuse into one sentence.
+
+    Raises:
+        ServerError: in place of OSError.
+    """
+    try:
+        yield
+    except ConnectionError:
+        raise
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0, f"the server's store failed: {os.strerror(error.errno or 0)}")
+        raise ServerError(reason) from error
+
+
+class StoredModel:
+    """One model of one client. Reading needs no lock; writing goes through `writer`."""
+
+    def __init__(self, folder: Path, model_id: bytes) -> None:
+        self.folder, self.model_id = folder, model_id
+        self.program = Program.from_json((folder / "program.json").read_bytes())
+        self.program_id = self.program.id
+        self.table = BlobTable(self.program)
+        self.journal = Journal(folder / "journal", model_id, len(self.table))
+        for name, size in self.table.sizes().items():
+            found = (folder / name).stat().st_size
+            if found != size:
+                raise FormatError(f"{name} of a stored model has {found} bytes where {size} are due")
+
+    def missing(self) -> list[int]:
+        """Numbers of the blobs that are not complete, ascending."""
+        with disk():
+            done, _ = self.journal.read()
+        return [number for number in range(len(self.table)) if number not in done]
+
+    @contextlib.contextmanager
+    def writer(self) -> Iterator[Writer]:
+        """The one writer of this model; complete blobs are journalled when it closes, too.
+
+        Raises:
+            ProtocolError: another upload of the same model is under way.
+        """
+        with disk():
+            lock = open(self.folder / "lock", "ab")  # noqa: SIM115  (closed below)
+        with lock:
+            if not _take(lock.fileno()):
+                raise ProtocolError("another upload of this model is under way: wait for it")
+            with contextlib.closing(Writer(self)) as writer:
+                yield writer
+
+    def reader(self) -> Reader:
+        """The blobs, mapped into memory."""
+        return Reader(self)
+
+    def forget(self, number: int) -> None:
+        """Take a damaged blob for missing, so that the next upload sends it again."""
+        with self.writer() as writer:
+            writer.forget(number)
+
+
+class Writer:
+    """Writes checked blobs to their places and journals them in groups."""
+
+    def __init__(self, model: StoredModel) -> None:
+        self._model = model
+        with disk():
+            self._done, self._end = model.journal.read()
+            self._files = {name: os.open(model.folder / name, os.O_WRONLY) for name in model.table.sizes()}
+        self._waiting: list[tuple[int, bytes]] = []
+        self._waiting_bytes = 0
+
+    def missing(self) -> list[int]:
+        """Numbers of the blobs still to be written, ascending."""
+        return [number for number in range(len(self._model.table)) if number not in self._done]
+
+    def write(self, number: int, data: bytes) -> None:
+        """Check a blob, then write it.
+
+        Raises:
+            FormatError: it is not what the program says; nothing is written.
+            ServerError: the disk refuses.
+        """
+        blob = self._model.table[number]
+        self._model.table.check(number, data)
+        with disk():
+            done = 0
+            while done < len(data):
+                done += os.pwrite(self._files[blob.file], memoryview(data)[done:], blob.offset + done)
+        self._waiting.append((number, blob_digest(data)))
+        self._waiting_bytes += len(data)
+        if self._waiting_bytes >= SYNC_BYTES:
+            self.sync()
+
+    def sync(self) -> None:
+        """Wait until the blobs are on disk, then journal them."""
+        with disk():
+            if not self._waiting:
+                return
+            for file in self._files.values():
+                os.fdatasync(file)
+            self._end = self._model.journal.append(self._waiting, self._end)
+        self._done.update(self._waiting)
+        self._waiting, self._waiting_bytes = [], 0
+
+    def forget(self, number: int) -> None:
+        """Journal a blob as missing."""
+        self.sync()
+        self._done.pop(number, None)
+        with disk():
+            self._model.journal.replace(self._done)
+        _, self._end = self._model.journal.read()
+
+    def close(self) -> None:
+        """Journal what is complete and close the files."""
+        try:
+            self.sync()
+        finally:
+            for file in self._files.values():
+                os.close(file)
+
+
+class Reader:
+    """Complete blobs of a model, memory-mapped; damage on disk is noticed at the first reading."""
+
+    def __init__(self, model: StoredModel) -> None:
+        self._model = model
+        self._maps: dict[str, mmap.mmap] = {}
+        self._sound: set[int] = set()
+        with disk():
+            self._digests, _ = model.journal.read()
+            for name, size in model.table.sizes().items():
+                if size:
+                    with open(model.folder / name, "rb") as file:
+                        self._maps[name] = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+
+    def __getitem__(self, number: int) -> memoryview:
+        """Bytes of a blob.
+
+        Raises:
+            ServerError: it is missing, or no longer what was stored; it then counts as missing.
+        """
+        blob = self._model.table[number]
+        view = memoryview(self._maps[blob.file])[blob.offset : blob.offset + blob.length]
+        if number not in self._sound:
+            digest = self._digests.get(number)
+            if digest is None or blob_digest(view) != digest:
+                self._damaged(number, digest)
+            self._sound.add(number)
+        return view
+
+    def _damaged(self, number: int, digest: bytes | None) -> None:
+        with disk():
+            now, _ = self._model.journal.read()
+        if digest is not None and now.get(number) == digest:
+            self._model.forget(number)
+        raise ServerError("a part of this model is missing or damaged on the server: call upload() again")
+
+
+def _take(lock: int) -> bool:
+    """Lock a file, or give up after LOCK_S; the system unlocks it when its process dies."""
+    until = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.02)

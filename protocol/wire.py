@@ -1,0 +1,200 @@
+"""Blobs as frames: chunks of at most 1 MiB, each with a digest bound to its session and its place.
+
+Nothing here trusts the network for a length or an order: a receiver names the one frame that may come
+next and refuses any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from protocol import messages_pb2 as pb
+from securedl.errors import FormatError, ProtocolError
+from securedl.he.layout import HEADER, Record, Shape, unpack
+from securedl.he.params import Parameters
+
+VERSION = 1
+CHUNK = 1 << 20
+#: What gRPC may receive in one message: a chunk and its frame, or a Welcome full of ranges.
+MAX_MESSAGE = CHUNK + (1 << 16)
+#: A program is the one blob whose length only its sender knows.
+MAX_PROGRAM = 16 << 20
+DIGEST_BYTES = 32
+NONCE_BYTES = 32
+ID_BYTES = 16
+
+_PLACE = struct.Struct("<IIIIQQ")
+_PERSON = b"securedl frame 1"
+_CORRECTION = struct.Struct("<Q")
+
+M = TypeVar("M")
+
+
+def parse(kind: type[M], raw: bytes) -> M:
+    """The message in `raw`, which must be the one way to write it: no unknown or repeated fields.
+
+    Raises:
+        ProtocolError: the bytes are not such a message.
+    """
+    message: Any = kind()
+    try:
+        message.ParseFromString(raw)
+    except DecodeError as error:
+        raise ProtocolError(f"{len(raw)} bytes are not a {kind.__name__} message") from error
+    if message.ByteSize() != len(raw) or len(UnknownFieldSet(message)):
+        raise ProtocolError(f"a {kind.__name__} message holds fields that this version does not know")
+    return message  # type: ignore[no-any-return]
+
+
+def session_id(method: str, hello: bytes, welcome: bytes) -> bytes:
+    """32 bytes that name a stream: any change to either greeting gives another."""
+    digest = hashlib.blake2b(digest_size=32, person=b"securedl session")
+    for part in (method.encode(), hello, welcome):
+        digest.update(struct.pack("<Q", len(part)))
+        digest.update(part)
+    return digest.digest()
+
+
+def frame_digest(session: bytes, frame: Any, data: bytes | memoryview) -> bytes:
+    """blake2b of a frame's place and data, keyed with the session."""
+    digest = hashlib.blake2b(key=session, digest_size=DIGEST_BYTES, person=_PERSON)
+    digest.update(_PLACE.pack(frame.kind, frame.query, frame.stage, frame.index, frame.offset, len(data)))
+    digest.update(data)
+    return digest.digest()
+
+
+def done_digest(session: bytes, done: Any) -> bytes:
+    """Digest of the end of an upload."""
+    digest = hashlib.blake2b(key=session, digest_size=DIGEST_BYTES, person=b"securedl done 1")
+    digest.update(struct.pack("<IQI", done.blobs, done.blob_bytes, done.remaining))
+    return digest.digest()
+
+
+def frames(
+    session: bytes, kind: int, index: int, data: bytes, query: int = 0, stage: int = 0
+) -> Iterator[bytes]:
+    """Serialised frames of one blob, in order."""
+    view = memoryview(data)
+    for offset in range(0, len(data), CHUNK):
+        part = view[offset : offset + CHUNK]
+        frame: Any = pb.Frame(
+            kind=kind,
+            query=query,
+            stage=stage,
+            index=index,
+            offset=offset,
+            data=bytes(part),
+        )
+        frame.digest = frame_digest(session, frame, part)
+        yield frame.SerializeToString()
+
+
+class Receiver:
+    """Blobs of one session from serialised frames.
+
+    Args:
+        session: 32 bytes, as both sides derived it.
+        source: serialised frames as they arrive.
+    """
+
+    def __init__(self, session: bytes, source: Iterator[bytes]) -> None:
+        self._session = session
+        self._source = source
+        self._ahead: bytes | None = None
+
+    def ended(self) -> bool:
+        """Whether the other side has closed its half; waits for the next frame otherwise."""
+        if self._ahead is None:
+            self._ahead = next(self._source, None)
+        return self._ahead is None
+
+    def blob(self, kind: int, index: int, length: int, query: int = 0, stage: int = 0) -> bytes:
+        """The next blob, which must be exactly this one.
+
+        Raises:
+            ProtocolError: any other frame, a wrong digest, or the end of the stream.
+        """
+        out = bytearray(length)
+        for offset in range(0, length, CHUNK):
+            data = self._frame((kind, query, stage, index, offset), min(CHUNK, length - offset))
+            if length == len(data):
+                return data
+            out[offset : offset + len(data)] = data
+        return bytes(out)
+
+    def _frame(self, place: tuple[int, int, int, int, int], length: int) -> bytes:
+        name = pb.Kind.Name(place[0])
+        if self.ended():
+            raise ProtocolError(f"the stream ended where {name} frame {place[1:]} was due")
+        assert self._ahead is not None
+        frame: Any = parse(pb.Frame, self._ahead)
+        self._ahead = None
+        found = (frame.kind, frame.query, frame.stage, frame.index, frame.offset)
+        if found != place:
+            raise ProtocolError(f"frame (kind, query, stage, index, offset) should be {place}, got {found}")
+        data: bytes = frame.data
+        if len(data) != length:
+            raise ProtocolError(f"{name} frame {place[1:]} should hold {length} bytes, got {len(data)}")
+        if not hmac.compare_digest(frame.digest, frame_digest(self._session, frame, data)):
+            raise ProtocolError(f"{name} frame {place[1:]} has a wrong digest: it was changed or replayed")
+        return data
+
+
+def check_record(params: Parameters, data: bytes | memoryview, shape: Shape) -> Record:
+    """`layout.unpack`, and for BGV a correction factor that t allows.
+
+    Raises:
+        FormatError: the bytes are not a record of this shape.
+    """
+    record = unpack(params, data, shape)
+    check_correction(params, data)
+    return record
+
+
+def check_correction(params: Parameters, data: bytes | memoryview) -> None:
+    """Refuse a BGV correction factor outside [1, t).
+
+    Raises:
+        FormatError: so it is.
+    """
+    (correction,) = _CORRECTION.unpack_from(data, HEADER.size - _CORRECTION.size)
+    if params.scheme == "bgv" and not 1 <= correction < params.plain_modulus:
+        raise FormatError(f"a BGV correction factor lies in [1, {params.plain_modulus}), got {correction}")
+
+
+def ranges(numbers: Iterable[int], limit: int) -> list[tuple[int, int]]:
+    """Ascending numbers as at most `limit` runs (first, count); what does not fit is left out."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and number == sum(runs[-1]):
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        elif len(runs) == limit:
+            break
+        else:
+            runs.append((number, 1))
+    return runs
+
+
+def expand(runs: Iterable[Any], count: int) -> list[int]:
+    """Numbers of Range messages, which must be ascending, disjoint and below `count`.
+
+    Raises:
+        ProtocolError: they are not.
+    """
+    numbers: list[int] = []
+    end = 0
+    for run in runs:
+        if run.count < 1 or run.first < end or run.first + run.count > count:
+            raise ProtocolError(
+                f"the server names blobs {run.first} to {run.first + run.count}; there are {count}"
+            )
+        end = run.first + run.count
+        numbers.extend(range(run.first, end))
+    return numbers

@@ -1,0 +1,169 @@
+"""The command line. Errors of the user's or the server's making are one sentence and exit status 1."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from contextlib import AbstractContextManager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from securedl.errors import InputError, SecureDLError
+
+app = typer.Typer(
+    help="Encrypted neural-network inference that the client can verify.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Data(str, Enum):
+    """Embedded tables."""
+
+    wine = "wine"
+    digits = "digits"
+    breast_cancer = "breast_cancer"
+
+
+class Evaluator(str, Enum):
+    """Server back ends."""
+
+    vector = "vector"
+    seal = "seal"
+
+
+class Scheme(str, Enum):
+    """Encryption schemes."""
+
+    ckks = "ckks"
+    bgv = "bgv"
+
+
+EvaluatorOption = Annotated[
+    Evaluator, typer.Option(help="vector: the fast kernels. seal: the reference, about ten times slower.")
+]
+ThreadsOption = Annotated[int, typer.Option(min=1, max=256, help="Threads of one evaluation (vector only).")]
+ListenOption = Annotated[
+    str, typer.Option(help="HOST:PORT or unix:PATH. Loopback only without token and TLS.")
+]
+StoreOption = Annotated[Path, typer.Option(help="Folder that keeps keys and encrypted models.")]
+QuietOption = Annotated[bool, typer.Option(help="Only warnings in the log.")]
+
+
+@app.command()
+def demo(
+    data: Annotated[Data, typer.Option(help="Which UCI table (scikit-learn's copy).")] = Data.digits,
+    scheme: Annotated[Scheme, typer.Option(help="ckks; bgv is not available yet.")] = Scheme.ckks,
+    evaluator: EvaluatorOption = Evaluator.vector,
+    threads: ThreadsOption = 2,
+    seed: Annotated[int, typer.Option(help="Seed of split, training and tampering.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Write the figures to this file.")] = None,
+) -> None:
+    """Train, encrypt, predict on a server process, verify, and catch dishonest servers."""
+    from rich.console import Console
+
+    from protocol import Client
+    from securedl import demo as story
+
+    if scheme is Scheme.bgv:
+        raise InputError("scheme 'bgv' is not available yet: use --scheme ckks")
+    if json is not None and not json.parent.is_dir():
+        raise InputError(f"cannot write {json}: there is no folder {json.parent}")
+
+    def connect(address: str, owner: Any, progress: Any) -> AbstractContextManager[Any]:
+        return Client(address, owner, progress=progress)
+
+    figures = story.run(data.value, connect, evaluator.value, threads, scheme.value, seed, Console())
+    if json is not None:
+        story.write_json(json, figures)
+
+
+@app.command()
+def serve(
+    listen: ListenOption = "127.0.0.1:7443",
+    store: StoreOption = Path("securedl-store"),
+    evaluator: EvaluatorOption = Evaluator.vector,
+    threads: ThreadsOption = os.cpu_count() or 1,
+    token_file: Annotated[Path | None, typer.Option(help="File with one bearer token a line.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM private key.")] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Serve encrypted models until stopped. Needs no secret and can read none."""
+    if (tls_cert is None) != (tls_key is None):
+        raise InputError("TLS needs both --tls-cert and --tls-key")
+    tls = (tls_cert, tls_key) if tls_cert and tls_key else None
+    tokens = _tokens(token_file) if token_file else None
+    _serve(store, listen, quiet, evaluator=evaluator.value, threads=threads, token=tokens, tls=tls)
+
+
+def _tokens(path: Path) -> list[str]:
+    try:
+        tokens = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the token file {path}: {error}") from error
+    if not tokens:
+        raise InputError(f"the token file {path} holds no token: write one a line")
+    return tokens
+
+
+def _serve(store: Path, listen: str, quiet: bool, **options: Any) -> None:
+    import protocol
+
+    level = logging.WARNING if quiet else logging.INFO
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
+
+    def ready(address: str) -> None:
+        print(f"serving {store} on {address}", flush=True)
+
+    protocol.serve(store, listen, ready=ready, **options)
+
+
+@app.command(hidden=True)
+def dishonest(
+    attack: Annotated[str, typer.Option(help="noise, drop or swap.")],
+    seed: Annotated[int, typer.Option(help="Which weights are tampered with.")] = 0,
+    listen: ListenOption = "127.0.0.1:7443",
+    store: StoreOption = Path("securedl-store"),
+    evaluator: EvaluatorOption = Evaluator.vector,
+    threads: ThreadsOption = 1,
+    quiet: QuietOption = False,
+) -> None:
+    """A server that tampers with its weights, to see what clients notice. For tests and the demo."""
+    from securedl.dishonest import ATTACKS, Dishonest
+
+    if attack not in ATTACKS:
+        raise InputError(f"attack {attack!r} is unknown: use one of {', '.join(ATTACKS)}")
+
+    def wrap(honest: Any) -> Any:
+        return Dishonest(honest, honest.program, attack, seed)
+
+    _serve(store, listen, quiet, evaluator=evaluator.value, threads=threads, wrap_weights=wrap)
+
+
+@app.command()
+def plan(path: Annotated[Path, typer.Argument(help="A file that Plan.save wrote.")]) -> None:
+    """Print what a saved plan will do."""
+    from securedl.plan import load_plan
+
+    print(load_plan(path).summary())
+
+
+def main() -> None:
+    """Entry point: one clear sentence for every expected error."""
+    try:
+        app()
+    except SecureDLError as error:
+        print(f"securedl: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

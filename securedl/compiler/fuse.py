@@ -1,0 +1,65 @@
+"""Pass 1: multiply neighbouring affine maps together, so that affine and polynomial take turns."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+from securedl.errors import CompileError
+from securedl.graph import Affine, Graph, Node, Polynomial
+
+#: A leading term below this fraction of the polynomial's range on the data is dropped.
+NEGLIGIBLE = 2.0**-30
+
+
+def identity(features: int, name: str = "identity") -> Affine:
+    """The affine map that changes nothing."""
+    return Affine(sparse.csr_matrix(sparse.eye(features, format="csr")), np.zeros(features), name)
+
+
+def fuse(graph: Graph, x: np.ndarray) -> Graph:
+    """Affine, polynomial, affine, ..., affine: as few of them as possible.
+
+    Polynomials lose leading terms that never matter on `x` [samples, ...] (a quadratic fitted to a
+    sigmoid on a symmetric interval has a2 of 1e-17); those left with degree 1 become affine.
+
+    Raises:
+        CompileError: a network without any layer, or one that overflows on `x`.
+    """
+    nodes: list[Node] = []
+    value = np.asarray(x, dtype=np.float64).reshape(len(x), -1)
+    for node in graph.nodes:
+        with np.errstate(over="ignore", invalid="ignore"):
+            after = node(value)
+        if not np.all(np.isfinite(after)):
+            raise CompileError("the network overflows on its calibration data: standardise the inputs")
+        for simple in [_simplify(node, value)] if isinstance(node, Polynomial) else [node]:
+            if isinstance(simple, Affine) and nodes and isinstance(nodes[-1], Affine):
+                nodes[-1] = simple.after(nodes[-1])
+            elif isinstance(simple, Polynomial) and (not nodes or isinstance(nodes[-1], Polynomial)):
+                nodes += [identity(simple.coefficients.shape[1], f"before {simple.name}"), simple]
+            else:
+                nodes.append(simple)
+        value = after
+    if not nodes:
+        raise CompileError("the network has no layer to run: it only reshapes its input")
+    if isinstance(nodes[-1], Polynomial):
+        nodes.append(identity(nodes[-1].coefficients.shape[1], f"after {nodes[-1].name}"))
+    return Graph(graph.input_shape, tuple(nodes))
+
+
+def _simplify(node: Polynomial, value: np.ndarray) -> Node:
+    coefficients = node.coefficients
+    reach = np.abs(value).max(axis=0)
+    size = max(float(np.ptp(node(value))), 1e-300)
+    while len(coefficients) > 2:
+        leading = float((np.abs(coefficients[-1]) * reach ** (len(coefficients) - 1)).max())
+        if leading > NEGLIGIBLE * size:
+            break
+        coefficients = coefficients[:-1]
+    if len(coefficients) > 2:
+        return Polynomial(coefficients, node.name)
+    # Built by hand: explicit zeros are kept, since the pattern follows the shape.
+    count = np.arange(len(reach) + 1)
+    slope = sparse.csr_matrix((coefficients[1].copy(), count[:-1], count), shape=(len(reach),) * 2)
+    return Affine(slope, coefficients[0].copy(), node.name)

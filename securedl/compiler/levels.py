@@ -1,0 +1,141 @@
+"""Pass 4: ring, primes and refresh points together, by dynamic programming over the cost model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from securedl.compiler.cost import Cost, Link, activation_ms, affine_ms, transfer
+from securedl.compiler.forms import Layer, Normalised
+from securedl.compiler.layout import LayerLayout
+from securedl.errors import CompileError
+from securedl.he.params import Parameters
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One step that spends levels: the affine map of a layer, or its polynomial."""
+
+    layer: int
+    kind: str
+    levels: int
+
+    @property
+    def name(self) -> str:
+        """For messages and the summary."""
+        return f"{self.kind} {self.layer + 1}"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Where segments start (indices of operations; the first is 0), and what all of it costs."""
+
+    operations: tuple[Operation, ...]
+    starts: tuple[int, ...]
+    cost: Cost
+
+    def start_level(self, start: int) -> int:
+        """Level of a fresh ciphertext at `start`: what its segment spends."""
+        later = [s for s in self.starts if s > start]
+        return sum(op.levels for op in self.operations[start : later[0] if later else None])
+
+
+def operations(network: Normalised) -> tuple[Operation, ...]:
+    """Everything that spends levels, in order."""
+    found = []
+    for index, layer in enumerate(network.layers):
+        found.append(Operation(index, "affine", 1))
+        depth = {"none": 0, "square": 1, "cubic": 2}.get(
+            layer.form, math.ceil(math.log2(max(layer.degree, 2)))
+        )
+        if depth:
+            found.append(Operation(index, "activation", depth))
+    return tuple(found)
+
+
+def schedule(
+    params: Parameters,
+    network: Normalised,
+    layouts: tuple[LayerLayout, ...],
+    encrypted: bool,
+    link: Link,
+    refreshes: int | None,
+) -> Schedule | None:
+    """The cheapest refresh points for these parameters, or None when no choice fits.
+
+    Args:
+        refreshes: exactly so many, or None for whatever is cheapest.
+    """
+    ops = operations(network)
+    limit = len(ops) - 1 if refreshes is None else refreshes
+    # best[count][j]: cheapest way to run operations j.. from a fresh ciphertext with `count` refreshes.
+    table: list[dict[int, tuple[Cost, tuple[int, ...]]]] = []
+    for count in range(limit + 1):
+        table.append({})
+        for j in range(len(ops) - 1, -1, -1):
+            if not _may_refresh(ops[j], layouts) and j > 0:
+                continue
+            options: list[tuple[Cost, tuple[int, ...]]] = []
+            for end in range(j + 1, len(ops) + 1):
+                spent = sum(op.levels for op in ops[j:end])
+                if spent > params.levels:
+                    break
+                segment = _segment(params, network, layouts, ops, j, end, spent, encrypted, link)
+                if end == len(ops):
+                    if count == 0:
+                        options.append((segment, (j,)))
+                elif count and end in table[count - 1]:
+                    rest, starts = table[count - 1][end]
+                    options.append((segment + rest, (j, *starts)))
+            if options:
+                table[count][j] = min(options, key=lambda option: option[0].total_ms)
+    counts = range(limit + 1) if refreshes is None else [refreshes]
+    found = [table[count][0] for count in counts if 0 in table[count]]
+    if not found:
+        return None
+    cost, starts = min(found, key=lambda option: option[0].total_ms)
+    return Schedule(ops, starts, cost)
+
+
+def _may_refresh(op: Operation, layouts: tuple[LayerLayout, ...]) -> bool:
+    """One register only: before powers are taken, not after."""
+    return op.kind == "activation" or layouts[op.layer].sources == 1
+
+
+def _segment(
+    params: Parameters,
+    network: Normalised,
+    layouts: tuple[LayerLayout, ...],
+    ops: tuple[Operation, ...],
+    start: int,
+    end: int,
+    level: int,
+    encrypted: bool,
+    link: Link,
+) -> Cost:
+    """Fresh ciphertexts in, operations start..end, ciphertexts at level 0 back to the client."""
+    first = layouts[ops[start].layer]
+    inputs = first.source.tiles if ops[start].kind == "affine" else first.target.tiles
+    total = transfer(params, inputs, level, 1.0, fresh=True, link=link)
+    for op in ops[start:end]:
+        if op.kind == "affine":
+            total += Cost(affine_ms(params, layouts[op.layer], level, encrypted))
+        else:
+            layer: Layer = network.layers[op.layer]
+            total += Cost(activation_ms(params, layer, layouts[op.layer].target.tiles, level))
+        level -= op.levels
+    total += transfer(params, layouts[ops[end - 1].layer].target.tiles, 0, 1.0, fresh=False, link=link)
+    return total + Cost(0.0, 0.0, link.rtt_ms, 0)
+
+
+def no_schedule(params: Parameters, network: Normalised, refreshes: int | None) -> CompileError:
+    """The error for a chain on which nothing fits."""
+    ops = operations(network)
+    depth = sum(op.levels for op in ops)
+    count = "any number of" if refreshes is None else f"exactly {refreshes}"
+    places = sum(op.kind == "activation" or network.layers[op.layer - 1].form != "powers" for op in ops[1:])
+    return CompileError(
+        f"the network needs {depth} levels; ring {params.ring} offers at most {params.levels} at a time, "
+        f"and no plan with {count} refreshes fits (there are {places} places for one). Use a larger "
+        "ring, or let the planner choose the refreshes"
+    )

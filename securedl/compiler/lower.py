@@ -1,0 +1,135 @@
+"""Pass 5: emit the public program, with exact scales, and the client's signature beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from securedl.compiler.forms import Layer, Normalised
+from securedl.compiler.layout import LayerLayout
+from securedl.compiler.levels import Schedule
+from securedl.he.params import Parameters
+from securedl.packing import Packing
+from securedl.program import AddWeight, Matvec, Multiply, Port, Program, Refresh, Step
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What crosses the link at one point, as the client must know it.
+
+    Attributes:
+        layer: index of the layer. before: "affine" (its inputs) or "activation" (its pre-activations).
+        packing: layout of the value.
+    """
+
+    layer: int
+    before: str
+    packing: Packing
+
+
+@dataclass
+class _Emitter:
+    params: Parameters
+    delta: float
+    registers: dict[int, tuple[int, float, int]] = field(default_factory=dict)  # level, scale, tiles
+    steps: list[Step] = field(default_factory=list)
+    weights: int = 0
+
+    def new(self, level: int, scale: float, tiles: int) -> int:
+        register = len(self.registers)
+        self.registers[register] = (level, scale, tiles)
+        return register
+
+    def matvec(self, sources: list[int], layout: LayerLayout, level: int, scale: float) -> int:
+        prime = self.params.primes[level]
+        scales = tuple(prime * scale / self.registers[s][1] for s in sources)
+        out = self.new(level - 1, scale, layout.target.tiles)
+        step = Matvec(
+            out, tuple(sources), layout.blocks, layout.target.tiles, layout.giant, layout.folds,
+            level, scale, scales, self.weights,
+        )  # fmt: skip
+        self.weights += step.diagonals + step.tiles
+        self.steps.append(step)
+        return out
+
+    def multiply(self, left: int, right: int) -> int:
+        level = min(self.registers[left][0], self.registers[right][0])
+        scale = self.registers[left][1] * self.registers[right][1] / self.params.primes[level]
+        out = self.new(level - 1, scale, self.registers[left][2])
+        self.steps.append(Multiply(out, left, right, level, scale))
+        return out
+
+    def add_weight(self, source: int) -> int:
+        level, scale, tiles = self.registers[source]
+        out = self.new(level, scale, tiles)
+        self.steps.append(AddWeight(out, source, level, scale, self.weights))
+        self.weights += tiles
+        return out
+
+    def refresh(self, source: int, level: int, scale: float) -> int:
+        out = self.new(level, scale, self.registers[source][2])
+        self.steps.append(Refresh(out, source, level, scale))
+        return out
+
+    def target(self, layer: Layer, level: int) -> float:
+        """Scale of a pre-activation at `level`, so that its polynomial lands on delta."""
+        primes = self.params.primes
+        if layer.form == "square":
+            return float((self.delta * primes[level]) ** 0.5)
+        if layer.form == "cubic":
+            return float((self.delta * primes[level] * primes[level - 1]) ** (1 / 3))
+        return self.delta
+
+    def activate(self, layer: Layer, register: int) -> list[int]:
+        if layer.form == "square":
+            return [self.multiply(register, register)]
+        if layer.form == "cubic":
+            return [self.multiply(self.add_weight(self.multiply(register, register)), register)]
+        if layer.form == "powers":
+            powers = {1: register}
+            for k in range(2, layer.degree + 1):
+                powers[k] = self.multiply(powers[(k + 1) // 2], powers[k // 2])
+            return [powers[k] for k in range(1, layer.degree + 1)]
+        return [register]
+
+
+def lower(
+    params: Parameters,
+    network: Normalised,
+    layouts: tuple[LayerLayout, ...],
+    plan: Schedule,
+    encrypted: bool,
+) -> tuple[Program, tuple[Checkpoint, ...]]:
+    """The program, and what the client meets at the query, at every refresh and at the answer."""
+    delta = 2.0 ** round(_log2(params.primes[-1]))
+    emit = _Emitter(params, delta)
+    first = layouts[0].source
+    level = plan.start_level(0)
+    live = [emit.new(level, delta, first.tiles)]
+    checkpoints = [Checkpoint(0, "affine", first)]
+    for index, op in enumerate(plan.operations):
+        layer, layout = network.layers[op.layer], layouts[op.layer]
+        if index and index in plan.starts:
+            level = plan.start_level(index)
+            scale = delta if op.kind == "affine" else emit.target(layer, level)
+            live = [emit.refresh(live[0], level, scale)]
+            packing = layout.source if op.kind == "affine" else layout.target
+            checkpoints.append(Checkpoint(op.layer, op.kind, packing))
+        if op.kind == "affine":
+            # After a refresh the activation starts from the refresh's level, so its scale is set there.
+            following = index + 1 < len(plan.operations) and index + 1 not in plan.starts
+            after = level - 1
+            scale = emit.target(layer, after) if following and layer.form != "none" else delta
+            live = [emit.matvec(live, layout, level, scale)]
+        else:
+            live = emit.activate(layer, live[0])
+        level -= op.levels
+    width, batch = first.width, first.batch
+    query = Port(first.tiles, plan.start_level(0), delta)
+    program = Program(params, batch, width, encrypted, query, tuple(emit.steps), live[0])
+    checkpoints.append(Checkpoint(len(network.layers) - 1, "activation", layouts[-1].target))
+    return program, tuple(checkpoints)
+
+
+def _log2(value: int) -> int:
+    """Bits, rounded to the nearest: primes are just below their power of two."""
+    return (value - 1).bit_length()

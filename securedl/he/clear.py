@@ -1,0 +1,139 @@
+"""The simulator: slot vectors in the clear, with every level, scale and shape checked, and modelled noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from securedl.errors import CompileError
+from securedl.he.layout import Shape
+from securedl.he.params import Parameters
+
+SIGMA = 3.2  # standard deviation of SEAL's error distribution
+
+
+@dataclass(frozen=True, eq=False)
+class ClearHandle:
+    """Slots [n] float64 with what a ciphertext would carry."""
+
+    slots: NDArray[np.float64]
+    level: int
+    scale: float
+    size: int = 2
+
+
+class ClearEvaluator:
+    """CKKS on slots. With `noise`, errors of the sizes below are added, each normal in every slot.
+
+    A polynomial whose N coefficients have variance v has slots of standard deviation sqrt(N v / 2);
+    the secret is ternary with 2N/3 non-zero coefficients. Variances of coefficients: encoding 1/12,
+    encryption 3.2², rescaling (1 + 2N/3) / 12. Key switching multiplies errors by digits in [0, q): their
+    mean q/2 is the polynomial q/2 · Σ X^i, which is q / (1 - ζ) in the slot of the root ζ, so the slots
+    whose roots lie near 1 (slot 0 first) carry up to 100 times the error of the others.
+
+    Args:
+        noise: a seeded generator, or None for exact arithmetic.
+    """
+
+    def __init__(self, params: Parameters, noise: np.random.Generator | None = None) -> None:
+        self.params = params
+        self._noise = noise
+        # |digit / q|² in each slot: N/12 from its spread, 1/|1 - ζ|² from its mean; ζ = exp(iπ 3^j / N).
+        ring = params.ring
+        angles = np.array([pow(3, j, 2 * ring) for j in range(params.slots)]) * math.pi / ring
+        self._digit_power = ring / 12 + 1 / (4 * np.sin(angles / 2) ** 2)
+
+    def _noisy(self, slots: NDArray[np.float64], variance: Any, scale: float) -> NDArray[np.float64]:
+        """Slots with the noise of coefficients of this variance, one number or one for each slot."""
+        if self._noise is None:
+            return slots
+        deviation = np.sqrt(self.params.ring * variance / 2) / scale
+        return slots + self._noise.normal(0.0, deviation, len(slots))
+
+    def fresh(self, slots: NDArray[np.float64], shape: Shape) -> ClearHandle:
+        """What encoding (and, for a ciphertext, encrypting) `slots` gives."""
+        if slots.shape != (self.params.slots,):
+            raise CompileError(f"{self.params.slots} slots expected, got {slots.shape}")
+        variance = 1 / 12 + SIGMA**2 * (shape.size > 1)
+        return ClearHandle(self._noisy(slots, variance, shape.scale), shape.level, shape.scale, shape.size)
+
+    def level(self, handle: ClearHandle) -> int:
+        """Rescales that remain."""
+        return handle.level
+
+    def scale(self, handle: ClearHandle) -> float:
+        """The handle's scale."""
+        return handle.scale
+
+    def _same_level(self, a: ClearHandle, b: ClearHandle) -> None:
+        if a.level != b.level:
+            raise CompileError(f"operands at levels {a.level} and {b.level}")
+
+    def add(self, a: ClearHandle, b: ClearHandle) -> ClearHandle:
+        """a + b."""
+        self._same_level(a, b)
+        if not math.isclose(a.scale, b.scale, rel_tol=1e-9):
+            raise CompileError(f"adding scales {a.scale} and {b.scale}")
+        return replace(a, slots=a.slots + b.slots, size=max(a.size, b.size))
+
+    def multiply(self, a: ClearHandle, b: ClearHandle) -> ClearHandle:
+        """a · b."""
+        self._same_level(a, b)
+        if a.size > 2 or b.size > 2:
+            raise CompileError("relinearise before multiplying")
+        bits = math.log2(a.scale * b.scale)
+        if bits >= sum(math.log2(q) for q in self.params.primes[: a.level + 1]):
+            raise CompileError(f"a product of {bits:.0f} scale bits does not fit level {a.level}")
+        return ClearHandle(a.slots * b.slots, a.level, a.scale * b.scale, a.size + b.size - 1)
+
+    def square(self, a: ClearHandle) -> ClearHandle:
+        """a · a."""
+        return self.multiply(a, a)
+
+    def dot(self, xs: Sequence[ClearHandle], ws: Sequence[ClearHandle]) -> ClearHandle:
+        """Σ x·w."""
+        total = self.multiply(xs[0], ws[0])
+        slots = total.slots
+        for x, w in zip(xs[1:], ws[1:], strict=True):
+            self._same_level(x, w)
+            if not math.isclose(x.scale * w.scale, total.scale, rel_tol=1e-9):
+                raise CompileError("terms of a dot product have different scales")
+            slots = slots + x.slots * w.slots
+        return replace(total, slots=slots)
+
+    def _switched(self, a: ClearHandle, slots: NDArray[np.float64]) -> ClearHandle:
+        ring, primes = self.params.ring, self.params.primes[: a.level + 1]
+        digits = sum(float(q) ** 2 for q in primes) / float(self.params.special) ** 2 * SIGMA**2
+        noisy = self._noisy(slots, digits * self._digit_power + (1 + 2 * ring / 3) / 12, a.scale)
+        return ClearHandle(noisy, a.level, a.scale, 2)
+
+    def relinearise(self, a: ClearHandle) -> ClearHandle:
+        """Back to two polynomials."""
+        return a if a.size == 2 else self._switched(a, a.slots)
+
+    def rescale(self, a: ClearHandle) -> ClearHandle:
+        """Divide by the last prime."""
+        if a.level == 0:
+            raise CompileError("no level is left to rescale")
+        if a.size != 2:  # rounding the third polynomial would cost a hundred times the error below
+            raise CompileError("relinearise before rescaling")
+        scale = a.scale / self.params.primes[a.level]
+        slots = self._noisy(a.slots, (1 + 2 * self.params.ring / 3) / 12, scale)
+        return replace(a, slots=slots, level=a.level - 1, scale=scale)
+
+    def mod_switch(self, a: ClearHandle, level: int) -> ClearHandle:
+        """Drop primes."""
+        if level > a.level:
+            raise CompileError(f"cannot raise level {a.level} to {level}")
+        return replace(a, level=level)
+
+    def rotate(self, a: ClearHandle, steps: Sequence[int]) -> list[ClearHandle]:
+        """Left rotations."""
+        if a.size != 2:
+            raise CompileError("relinearise before rotating")
+        return [a if s == 0 else self._switched(a, np.roll(a.slots, -s)) for s in steps]

@@ -1,0 +1,111 @@
+"""Memory for residues: aligned, on huge pages, and used again once nothing refers to it.
+
+Pieces are cut from slabs large enough for NumPy to ask for huge pages. A fresh megabyte from the system
+costs 250 page faults, about as long as a relinearisation; a piece that comes back is kept. Slabs none of
+whose pieces is in use go back to the system, all but `_KEEP_SLABS` of them.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ALIGNMENT = 4096
+_SLAB_BYTES = 32 << 20
+_KEEP_SLABS = 16
+
+
+class _Slab:
+    """A large piece of memory, cut from the front."""
+
+    __slots__ = ("end", "live", "memory", "next")
+
+    def __init__(self, octets: int) -> None:
+        self.memory = np.empty(octets + _ALIGNMENT, dtype=np.uint8)
+        start = address(self.memory)
+        self.next = -(-start // _ALIGNMENT) * _ALIGNMENT
+        self.end = start + self.memory.size
+        self.live = 0
+
+
+class Block:
+    """One piece of memory at address `at`; when nothing refers to it, it returns to its pool."""
+
+    __slots__ = ("_octets", "_pool", "_slab", "at")
+
+    def __init__(self, pool: Buffers, slab: _Slab, at: int, octets: int) -> None:
+        self._pool = pool
+        self._slab = slab
+        self.at = at
+        self._octets = octets
+
+    def __del__(self) -> None:
+        self._pool.give_back(self._slab, self.at, self._octets)
+
+    def array(self, *shape: int) -> NDArray[np.float64]:
+        """The memory as float64 values; the array keeps the block."""
+        return np.asarray(_View(self, shape))
+
+
+class _View:
+    """What NumPy needs to make an array that owns a block."""
+
+    __slots__ = ("__array_interface__", "_block")
+
+    def __init__(self, block: Block, shape: tuple[int, ...]) -> None:
+        self._block = block
+        self.__array_interface__ = {"shape": shape, "typestr": "<f8", "data": (block.at, False), "version": 3}
+
+
+class Buffers:
+    """A pool of blocks by size; safe to use from many threads."""
+
+    def __init__(self) -> None:
+        # Re-entrant: collecting garbage inside `take` may give a block back in the same thread.
+        self._lock = threading.RLock()
+        self._free: dict[int, list[tuple[_Slab, int]]] = {}
+        self._current: _Slab | None = None
+        self._idle: set[_Slab] = set()
+
+    def take(self, values: int) -> Block:
+        """Uninitialised memory for so many doubles."""
+        octets = -(-8 * values // _ALIGNMENT) * _ALIGNMENT
+        with self._lock:
+            stack = self._free.get(octets)
+            slab, at = stack.pop() if stack else self._cut(octets)
+            if slab.live == 0:
+                self._idle.discard(slab)
+            slab.live += 1
+        return Block(self, slab, at, octets)
+
+    def _cut(self, octets: int) -> tuple[_Slab, int]:
+        slab = self._current
+        if slab is None or slab.end - slab.next < octets:
+            slab = _Slab(max(_SLAB_BYTES, octets))
+            if octets < _SLAB_BYTES:
+                self._current = slab
+        at = slab.next
+        slab.next += octets
+        return slab, at
+
+    def give_back(self, slab: _Slab, at: int, octets: int) -> None:
+        """Called by blocks."""
+        with self._lock:
+            self._free.setdefault(octets, []).append((slab, at))
+            slab.live -= 1
+            if slab.live == 0 and slab is not self._current:
+                self._idle.add(slab)
+                if len(self._idle) > _KEEP_SLABS:
+                    self._forget(self._idle.pop())
+
+    def _forget(self, slab: _Slab) -> None:
+        for octets, stack in self._free.items():
+            self._free[octets] = [place for place in stack if place[0] is not slab]
+
+
+def address(array: NDArray[Any]) -> int:
+    """Where an array's data begins."""
+    return int(array.__array_interface__["data"][0])

@@ -1,0 +1,110 @@
+"""Compiled kernels on disk: one folder for each state of the kernel sources.
+
+Numba's own cache notices an edit of the file that holds a kernel, but not of the files it imports. Here
+the folder's name is a hash of every source file of this package and of the versions of Numba, llvmlite
+and Python, so nothing stale is ever loaded. The package folder is used where it is writable, otherwise
+the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+from numba.core import caching
+
+#: Every kernel with its signature, for `compile_all`.
+_KERNELS: list[tuple[Any, str]] = []
+
+
+def source_hash() -> str:
+    """16 hexadecimal digits that change with any kernel source or compiler version."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    versions = (numba.__version__, llvmlite.__version__, platform.python_version(), platform.machine())
+    digest.update(repr(versions).encode())
+    return digest.hexdigest()[:16]
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=1)
+def cache_folder() -> str | None:
+    """Where compiled kernels are kept; None where nothing can be written."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    roots = (Path(__file__).parent / "__pycache__", Path(home) / "securedl")
+    for root in roots:
+        folder = root / f"kernels-{source_hash()}"
+        if _writable(folder):
+            return str(folder)
+    return None
+
+
+class _Locator(caching._CacheLocator):
+    """Puts a kernel's code into `cache_folder`, stamped with the hash of all sources."""
+
+    def __init__(self, line: int, folder: str) -> None:
+        self._line = line
+        self._folder = folder
+
+    def get_cache_path(self) -> str:
+        return self._folder
+
+    def get_source_stamp(self) -> str:
+        return source_hash()
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+    @classmethod
+    def from_function(cls, py_func: Any, py_file: str) -> _Locator | None:
+        folder = cache_folder()
+        return None if folder is None else cls(py_func.__code__.co_firstlineno, folder)
+
+
+class _Implementation(caching.CompileResultCacheImpl):
+    _locator_classes = [_Locator]  # noqa: RUF012  # as in the base class
+
+
+class _KernelCache(caching.FunctionCache):
+    _impl_class = _Implementation
+
+
+def inner(function: Callable[..., Any]) -> Any:
+    """A compiled function that only kernels call."""
+    return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+def kernel(signature: str) -> Callable[[Callable[..., Any]], Any]:
+    """A compiled function that runs without the interpreter's lock and is kept on disk."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        dispatcher = inner(function)
+        if cache_folder() is not None:
+            dispatcher._cache = _KernelCache(function)  # type: ignore[no-untyped-call]
+        _KERNELS.append((dispatcher, signature))
+        return dispatcher
+
+    return decorate
+
+
+def compile_all() -> None:
+    """Load every registered kernel from the cache, or compile it."""
+    for dispatcher, signature in _KERNELS:
+        dispatcher.compile(signature)

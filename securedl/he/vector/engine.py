@@ -1,0 +1,262 @@
+"""Calls of the kernels: memory, constants and threads behind them. Everything here works on addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+
+from securedl.errors import InputError
+from securedl.he.params import Parameters
+from securedl.he.vector.buffers import Block, Buffers, address
+from securedl.he.vector.chain import Automorphism, Floats, chain_of
+from securedl.he.vector.handles import Handle, SwitchKey
+from securedl.he.vector.keyswitch import DIVIDE, SUM, TRANSFORM, digits, switch
+from securedl.he.vector.rescale import divide
+from securedl.he.vector.rows import add, add_permuted, permute
+
+_NOTHING = np.zeros(0)
+#: Transformed values from which one operation is given to several threads. At N = 8192 with 4 primes
+#: (20 transforms) two threads gain nothing on a key switch, at 16384 with 6 primes (42) 1.5 times.
+_SHARED_VALUES = 400_000
+
+
+class Engine:
+    """One chain, one pool of memory and one of threads."""
+
+    def __init__(self, params: Parameters, threads: int) -> None:
+        self.chain = chain_of(params)
+        self.buffers = Buffers()
+        self.threads = threads
+        self.n = params.ring
+        self.row = 8 * params.ring
+        self._pool = ThreadPoolExecutor(threads - 1, "securedl-vector") if threads > 1 else None
+        # Per instance: the cached tuples hold arrays that the kernels read.
+        self._moduli = lru_cache(maxsize=None)(self._make_moduli)
+        self._extended = lru_cache(maxsize=None)(self._make_extended)
+        self._switch_constants = lru_cache(maxsize=None)(self._make_switch_constants)
+        self._divide_constants = lru_cache(maxsize=None)(self._make_divide_constants)
+
+    # --- memory and constants --------------------------------------------------------------------
+
+    def rows(self, count: int) -> Block:
+        """Memory for `count` rows of one prime each."""
+        return self.buffers.take(count * self.n)
+
+    def handle(self, size: int, level: int, scale: float, correction: int) -> Handle:
+        """A handle without values."""
+        block = self.rows(size * (level + 1))
+        return Handle(block, block.at, size, level, scale, correction)
+
+    def moduli(self, level: int) -> tuple[Floats, Floats]:
+        """The primes of a level, and their inverses."""
+        return self._moduli(level)
+
+    def _make_moduli(self, level: int) -> tuple[Floats, Floats]:
+        return self.chain.q[: level + 1], self.chain.q_inverse[: level + 1]
+
+    def _make_switch_constants(self, count: int) -> tuple[Any, ...]:
+        c = self.chain
+        d = c.division(c.special, count)
+        t = float(c.params.plain_modulus)
+        moduli = (c.ahead, c.back, c.shrink, c.q, c.q_inverse, c.wide, c.starts, c.key_lengths)
+        return (*moduli, d.inverse, d.residue, t, d.plain_factor)
+
+    def _make_divide_constants(self, dropped: int, count: int) -> tuple[Any, ...]:
+        c = self.chain
+        d = c.division(dropped, count)
+        one = (int(c.back[dropped]), c.shrink[dropped], c.q[dropped], c.q_inverse[dropped])
+        many = (c.ahead, c.q[:count], c.q_inverse[:count], c.wide, d.inverse, d.residue)
+        return (*one, *many, float(c.params.plain_modulus), d.plain_factor)
+
+    # --- threads ---------------------------------------------------------------------------------
+
+    def _shared(self, transforms: int) -> bool:
+        """Whether one key switch is worth several threads: handing over costs about 50 µs a phase."""
+        return self.threads > 1 and transforms * self.n >= _SHARED_VALUES
+
+    def run(self, tasks: Sequence[Callable[[], None]]) -> None:
+        """Do all tasks; with a pool, this thread works too."""
+        if self._pool is None or len(tasks) == 1:
+            for task in tasks:
+                task()
+            return
+        queue = iter(tasks)  # next() on a shared iterator is atomic under the interpreter's lock
+
+        def drain() -> None:
+            for task in queue:
+                task()
+
+        others = [self._pool.submit(drain) for _ in range(min(self.threads, len(tasks)) - 1)]
+        drain()
+        for other in others:
+            if not other.cancel():  # one that has not begun has nothing left to do
+                other.result()
+
+    def run_if(self, transforms: int, tasks: Sequence[Callable[[], None]]) -> None:
+        """Do all tasks, in this thread alone if they are small together."""
+        if self._shared(transforms):
+            self.run(tasks)
+        else:
+            for task in tasks:
+                task()
+
+    def split(self, part: Callable[[int, int], None], total: int, unit: int) -> None:
+        """Do part(begin, end) over 0..total in as many pieces as there are threads."""
+        pieces = min(self.threads, -(-total // unit))
+        if pieces == 1:
+            part(0, total)
+            return
+        bounds = [total * k // pieces // unit * unit for k in range(pieces)] + [total]
+        self.run([partial(part, bounds[k], bounds[k + 1]) for k in range(pieces)])
+
+    # --- key switching ---------------------------------------------------------------------------
+
+    def digits(self, source: int, count: int, signs: int = 0, serial: bool = False) -> Block:
+        """The digits of one polynomial of `count` primes."""
+        out, c = self.rows(count), self.chain
+
+        def part(first: int, end: int) -> None:
+            digits(source, out.at, self.n, signs, first, end, c.back, c.shrink, c.q, c.q_inverse)
+
+        if serial or not self._shared(count * (count + 1)):
+            part(0, count)
+        else:
+            self.split(part, count, 1)
+        return out
+
+    def switch(
+        self, digit_rows: Block, source: int, expanded: Block, shared: bool, key: SwitchKey | None,
+        phases: int, begin: int, end: int, count: int, out: int = 0, added: tuple[int, int] = (0, 0),
+        remainders: int = 0, signs: int = 0, next_key: int = 0, turn: Automorphism | None = None,
+        dropping: bool = False,
+    ) -> None:  # fmt: skip
+        """Call the kernel; `expanded` holds every position if `shared`, otherwise one."""
+        scratch = self.rows(4)
+        moves, counts = (0, self.chain.lengths) if turn is None else (address(turn.moves), turn.counts)
+        switch(
+            digit_rows.at, source, expanded.at, self.row * count if shared else 0,
+            0 if key is None else key.block.at, 0 if key is None else key.digits, begin, end, self.n, phases,
+            out, added[0], added[1], remainders, scratch.at, signs, next_key, moves, counts,
+            *self._switch_constants(count),
+            self.chain.division(count - 1, count - 1).inverse if dropping else _NOTHING,
+        )  # fmt: skip
+
+    def switched(self, a: Handle, polynomial: int, key: SwitchKey, added: tuple[int, int]) -> Handle:
+        """One polynomial of a, switched, and `added` (addresses, or 0) to the two of the result.
+
+        With a rotation key the result is then permuted.
+        """
+        signs, turn = key.signs_at, key.turn
+        count = a.level + 1
+        source = a.at + polynomial * count * self.row
+        digit_rows = self.digits(source, count, signs)
+        out = self.handle(2, a.level, a.scale, a.correction)
+        remainders = self.rows(4)
+        if not self._shared(count * (count + 1)):
+            expanded = self.rows(count)
+            phases = TRANSFORM | SUM | DIVIDE
+            self.switch(
+                digit_rows, source, expanded, False, key, phases, 0, count + 1, count, out.at, added,
+                remainders.at, signs, 0, turn,
+            )  # fmt: skip
+            return out
+        expanded = self.rows((count + 1) * count)
+
+        def part(phases: int, position: int) -> None:
+            self.switch(
+                digit_rows, source, expanded, True, key, phases, position, position + 1, count, out.at, added,
+                remainders.at, signs, 0, turn,
+            )  # fmt: skip
+
+        first = [partial(part, TRANSFORM | SUM | DIVIDE, 0)]
+        self.run(first + [partial(part, TRANSFORM, k) for k in range(1, count + 1)])
+        self.run([partial(part, SUM | DIVIDE, k) for k in range(1, count + 1)])
+        return out
+
+    def switched_and_rescaled(self, a: Handle, key: SwitchKey, scale: float) -> Handle:
+        """Three polynomials to two and one prime fewer, for CKKS, in this thread."""
+        count, row = a.level + 1, self.row
+        source = a.at + 2 * count * row
+        digit_rows = self.digits(source, count, serial=True)
+        out = self.handle(2, a.level - 1, scale, a.correction)
+        expanded, remainders = self.rows(count), self.rows(4)
+        for begin, end in ((0, 1), (count, count + 1), (1, count)):
+            self.switch(
+                digit_rows, source, expanded, False, key, TRANSFORM | SUM | DIVIDE, begin, end, count, out.at,
+                (a.at, a.at + count * row), remainders.at, dropping=True,
+            )  # fmt: skip
+        return out
+
+    def hoisted(self, a: Handle, keys: dict[int, SwitchKey]) -> dict[int, Handle]:
+        """All rotations of a from one decomposition."""
+        count = a.level + 1
+        source = a.at + count * self.row
+        digit_rows = self.digits(source, count)
+        expanded = self.rows((count + 1) * count)
+        transform = partial(self.switch, digit_rows, source, expanded, True, None, TRANSFORM)
+        self.run([partial(transform, k, k + 1, count) for k in range(count + 1)])
+        found: dict[int, Handle] = {}
+
+        def some(share: list[tuple[int, SwitchKey]]) -> None:
+            """Prime after prime for all keys: its digits stay in the cache, the next key is fetched ahead."""
+            outs = [self.handle(2, a.level, a.scale, a.correction) for _ in share]
+            rests = [self.rows(4) for _ in share]
+            for position in range(count + 1):
+                for k, (_, key) in enumerate(share):
+                    follower = share[k + 1][1].block.at if k + 1 < len(share) else 0
+                    self.switch(
+                        digit_rows, source, expanded, True, key, SUM | DIVIDE, position, position + 1, count,
+                        outs[k].at, (a.at, 0), rests[k].at, 0, follower, key.turn,
+                    )  # fmt: skip
+            found.update((step, out) for out, (step, _) in zip(outs, share, strict=True))
+
+        items = list(keys.items())
+        pieces = min(self.threads, len(items))
+        self.run([partial(some, items[k::pieces]) for k in range(pieces)])
+        return found
+
+    def sums(self, a: Handle, key: SwitchKey) -> Block:
+        """Σ digit x key [2, primes + 1, N] for a's second polynomial, in this thread."""
+        count = a.level + 1
+        source = a.at + count * self.row
+        digit_rows = self.digits(source, count, serial=True)
+        out, expanded = self.rows(2 * (count + 1)), self.rows(count)
+        self.switch(digit_rows, source, expanded, False, key, TRANSFORM | SUM, 0, count + 1, count, out.at)
+        return out
+
+    def accumulate(self, total: tuple[Block, Block], more: tuple[Block, Block], count: int) -> None:
+        """Add to total what `sums` gave and the first polynomial beside it."""
+        add(total[0].at, more[0].at, total[0].at, 2 * (count + 1), self.n, *self._extended(count))
+        add(total[1].at, more[1].at, total[1].at, count, self.n, *self._moduli(count - 1))
+
+    def _make_extended(self, count: int) -> tuple[Floats, Floats]:
+        """As `moduli`, the special prime after the others."""
+        c = self.chain
+        return np.append(c.q[:count], c.q[-1]), np.append(c.q_inverse[:count], c.q_inverse[-1])
+
+    def turn_and_add(
+        self, a: Handle, key: SwitchKey, total: tuple[Block, Block] | None
+    ) -> tuple[Block, Block]:
+        """Add to `total` what `sums` gives and a's first polynomial, both under the key's automorphism."""
+        if key.turn is None:
+            raise InputError("a relinearisation key rotates nothing")
+        count, sums = a.level + 1, self.sums(a, key)
+        moves, counts, n = address(key.turn.moves), key.turn.counts, self.n
+        if total is None:
+            total = self.rows(2 * (count + 1)), self.rows(count)
+            permute(sums.at, total[0].at, 2 * (count + 1), n, moves, counts)
+            permute(a.at, total[1].at, count, n, moves, counts)
+        else:
+            extended, moduli = self._extended(count), self._moduli(count - 1)
+            add_permuted(sums.at, total[0].at, 2 * (count + 1), n, moves, counts, *extended)
+            add_permuted(a.at, total[1].at, count, n, moves, counts, *moduli)
+        return total
+
+    def divide(self, source: int, last: int, added: int, out: int, dropped: int, count: int) -> None:
+        """out = (source - last)/prime + added for one polynomial, `dropped` the index of that prime."""
+        scratch = self.rows(3)
+        divide(last, source, added, out, scratch.at, self.n, *self._divide_constants(dropped, count))

@@ -1,0 +1,53 @@
+"""What the evaluator gives out and keeps: ciphertexts, plaintexts and switch keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from securedl.he.vector.buffers import Block, address
+from securedl.he.vector.chain import Automorphism
+
+
+@dataclass(frozen=True, eq=False)
+class Handle:
+    """A ciphertext, or a plaintext if `size` is 1.
+
+    Attributes:
+        block: float64 [size, level + 1, N], centred residues in NTT form.
+        at: its address.
+        size: number of polynomials.
+        correction: BGV's correction factor.
+        packed: the block holds packed residues instead (see `packed`): a weight.
+    """
+
+    block: Block
+    at: int
+    size: int
+    level: int
+    scale: float
+    correction: int = 1
+    packed: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        return self.size == 1
+
+
+@dataclass(frozen=True, eq=False)
+class SwitchKey:
+    """A switch key; for a rotation, permuted backwards.
+
+    Attributes:
+        block: centred residues [primes, N/8, digits, 2, 8], the order in which they are read.
+        digits: number of digits.
+        turn: the automorphism of a rotation, None for relinearisation.
+    """
+
+    block: Block
+    digits: int
+    turn: Automorphism | None = None
+
+    @property
+    def signs_at(self) -> int:
+        """Address of the automorphism's signs, or 0."""
+        return 0 if self.turn is None else address(self.turn.signs)

@@ -1,0 +1,94 @@
+"""Dividing a polynomial by one of its primes, as SEAL rounds.
+
+CKKS (`divide_and_round_q_last_ntt_inplace`): with c the residue modulo the dropped prime p, centred,
+every other residue becomes (x - c)/p. BGV (`mod_t_and_divide_q_last_ntt_inplace`): c is canonical and is
+replaced by c + k·p with k = -c/p mod t in [0, t), so that the message modulo t survives.
+
+Under an automorphism (`signs`) SEAL would see the permuted polynomial. Centring is symmetric, BGV's
+canonical c is not: it is computed for the permuted coefficients, then carried back.
+"""
+
+from __future__ import annotations
+
+from securedl.he.vector import arith
+from securedl.he.vector.cache import inner, kernel
+from securedl.he.vector.ntt import forward, inverse
+
+
+@inner
+def remainder(last, out, n, signs, back, shrink, p, p_inverse, t, t_factor):  # type: ignore[no-untyped-def]
+    """Coefficients of c at `out` and, for BGV, of k one row further; `last` is the row modulo p."""
+    row = 8 * n
+    inverse(last, out, back, n, shrink, p if t > 0.0 else 0.0, p, p_inverse)
+    if t > 0.0:
+        t_inverse = 1.0 / t
+        for j in range(0, row, 64):
+            if signs != 0:
+                arith.flip_digits(out + j, signs + j, p, p, p_inverse)
+                arith.negate_where(out + j, signs + j, p, p_inverse)
+            arith.correction_digits(out + j, out + row + j, t_factor, t, t, t_inverse)
+
+
+@inner
+def divide_row(  # type: ignore[no-untyped-def]
+    remainders, rows, added, out, work, n, signs, ahead, q, q_inverse, wide, factor, residue, t, soon
+):  # fmt: skip
+    """out = (row - c)/p + added modulo one prime; `added` may be 0 for none, work is one row.
+
+    soon: address of two rows that will be needed next, or 0.
+    """
+    row = 8 * n
+    source = remainders
+    if t > 0.0:
+        source = work
+        for j in range(0, row, 64):
+            arith.corrected_remainder(remainders + j, remainders + row + j, residue, work + j, q, q_inverse)
+            if signs != 0:
+                arith.negate_where(work + j, signs + j, q, q_inverse)
+    forward(source, work, ahead, n, q, q_inverse, wide, soon, soon + row if soon != 0 else 0)
+    if added != 0:
+        for j in range(0, row, 64):
+            arith.divide_add_rows(rows + j, work + j, factor, added + j, out + j, q, q_inverse)
+    else:
+        for j in range(0, row, 64):
+            arith.divide_rows(rows + j, work + j, factor, out + j, q, q_inverse)
+
+
+@inner
+def divide_row_twice(  # type: ignore[no-untyped-def]
+    remainders, rows, added, out, work, n, ahead, q, q_inverse, factor, factor_too
+):  # fmt: skip
+    """out = ((row - c)/p + added - d)/p' modulo one prime, for CKKS: as two divisions, with one transform.
+
+    c lies at `remainders`, one row further d, the centred remainder of the first quotient modulo p'. The
+    factors are 1/p and 1/p'. With C and D the transforms of c and d, (row - C)/p + added - D is
+    row/p + added - (C/p + D), and the bracket is the transform of c/p + d.
+    """
+    row = 8 * n
+    for j in range(0, row, 64):
+        arith.corrected_remainder(remainders + row + j, remainders + j, factor, work + j, q, q_inverse)
+    forward(work, work, ahead, n, q, q_inverse, 0, 0, 0)
+    for j in range(0, row, 64):
+        arith.divide_twice_rows(rows + j, work + j, factor, added + j, factor_too, out + j, q, q_inverse)
+
+
+@kernel(
+    "void(int64,int64,int64,int64,int64,int64,int64,float64,float64,float64,int64[::1],float64[::1],"
+    "float64[::1],int64[::1],float64[::1],float64[::1],float64,float64)"
+)
+def divide(  # type: ignore[no-untyped-def]
+    last, rows, added, out, scratch, n, back, shrink, p, p_inverse, ahead, q, q_inverse, wide, factors,
+    residues, t, t_factor,
+):  # fmt: skip
+    """out = (rows - c)/p + added for one polynomial; `last` is its row modulo p, all in NTT form.
+
+    rows, added, out: addresses of q.size rows of N doubles; `added` may be 0 for none. scratch: three rows.
+    t is BGV's plain modulus or 0.
+    """
+    row = 8 * n
+    remainder(last, scratch, n, 0, back, shrink, p, p_inverse, t, t_factor)
+    for i in range(q.size):
+        divide_row(
+            scratch, rows + i * row, added + i * row if added != 0 else 0, out + i * row, scratch + 2 * row,
+            n, 0, ahead[i], q[i], q_inverse[i], wide[i], factors[i], residues[i], t, 0,
+        )  # fmt: skip

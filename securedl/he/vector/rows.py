@@ -1,0 +1,116 @@
+"""Kernels that go over whole polynomials: loading, dumping, adding, scaling."""
+
+from __future__ import annotations
+
+from securedl.he.vector import arith
+from securedl.he.vector.cache import kernel
+from securedl.he.vector.ntt import forward, inverse
+
+
+@kernel("void(int64,int64,int64,int64,float64[::1],float64[::1])")
+def from_words(source, out, rows, n, q, q_inverse):  # type: ignore[no-untyped-def]
+    """Canonical unsigned 64-bit rows to centred doubles; row r is modulo prime r % q.size."""
+    for r in range(rows):
+        k = r % q.size
+        for j in range(8 * n * r, 8 * n * (r + 1), 64):
+            arith.words_to_residues(source + j, out + j, q[k], q_inverse[k])
+
+
+@kernel("void(int64,int64,int64,int64,float64[::1],float64[::1])")
+def to_words(source, out, rows, n, q, q_inverse):  # type: ignore[no-untyped-def]
+    """Centred doubles to canonical unsigned 64-bit rows."""
+    for r in range(rows):
+        k = r % q.size
+        for j in range(8 * n * r, 8 * n * (r + 1), 64):
+            arith.residues_to_words(source + j, out + j, q[k], q[k], q_inverse[k])
+
+
+@kernel("void(int64,int64,int64,int64,int64,float64[::1],float64[::1])")
+def add(a, b, out, rows, n, q, q_inverse):  # type: ignore[no-untyped-def]
+    """out = a + b."""
+    for r in range(rows):
+        k = r % q.size
+        for j in range(8 * n * r, 8 * n * (r + 1), 64):
+            arith.add_rows(a + j, b + j, out + j, q[k], q_inverse[k])
+
+
+@kernel("void(int64,int64,int64,int64,float64[::1],float64[::1],float64[::1])")
+def scale(a, out, rows, n, factors, q, q_inverse):  # type: ignore[no-untyped-def]
+    """out = a times one centred constant for each prime."""
+    for r in range(rows):
+        k = r % q.size
+        for j in range(8 * n * r, 8 * n * (r + 1), 64):
+            arith.scale_row(a + j, factors[k], out + j, q[k], q_inverse[k])
+
+
+@kernel(
+    "void(int64,int64,int64,int64,float64,float64,float64,int64,int64[::1],float64[::1],float64[::1],int64[::1])"
+)
+def scale_plain(a, out, scratch, back, shrink, factor, t, n, ahead, q, q_inverse, wide):  # type: ignore[no-untyped-def]
+    """out = the plaintext a times `factor` modulo t, lifted centred: BGV's `add_plain`. t is below q[0]."""
+    inverse(a, scratch, back, n, shrink, 0.0, q[0], q_inverse[0])
+    for j in range(0, 8 * n, 64):
+        arith.correction_digits(scratch + j, scratch + j, factor, 0.0, t, 1.0 / t)
+    for i in range(q.size):
+        forward(scratch, out + 8 * n * i, ahead[i], n, q[i], q_inverse[i], wide[i], 0, 0)
+
+
+@kernel("void(int64,int64,int64,float64[::1],float64[::1])")
+def square(a, out, n, q, q_inverse):  # type: ignore[no-untyped-def]
+    """The three polynomials of a squared ciphertext."""
+    step = 8 * n * q.size
+    for k in range(q.size):
+        for j in range(8 * n * k, 8 * n * (k + 1), 64):
+            arith.square_rows(a + j, step, out + j, step, q[k], q_inverse[k])
+
+
+@kernel("void(int64,int64,int64,int64,float64[::1],float64[::1])")
+def multiply(a, b, out, n, q, q_inverse):  # type: ignore[no-untyped-def]
+    """The three polynomials of a product of ciphertexts."""
+    step = 8 * n * q.size
+    for k in range(q.size):
+        for j in range(8 * n * k, 8 * n * (k + 1), 64):
+            arith.multiply_rows(a + j, b + j, step, out + j, step, q[k], q_inverse[k])
+
+
+@kernel("void(int64,int64,int64,int64,int64,float64[::1],float64[::1])")
+def multiply_plain(a, b, out, polynomials, n, q, q_inverse):  # type: ignore[no-untyped-def]
+    """Every polynomial of a times the plaintext b."""
+    for p in range(polynomials):
+        for k in range(q.size):
+            start = 8 * n * (p * q.size + k)
+            for j in range(0, 8 * n, 64):
+                at = 8 * n * k + j
+                arith.product_rows(a + start + j, b + at, out + start + j, q[k], q_inverse[k])
+
+
+@kernel("void(int64,int64,int64,int64,int64,int64[::1])")
+def permute(source, out, rows, n, moves, counts):  # type: ignore[no-untyped-def]
+    """`rows` rows under an automorphism, given as `chain.automorphism` does."""
+    for at in range(0, 8 * n * rows, 8 * n):
+        done = 0
+        for pattern in range(counts.size):
+            if counts[pattern]:
+                here = moves + 16 * done
+                arith.move_blocks(pattern, source + at, out + at, here, counts[pattern], 1.0, 1.0)
+                done += counts[pattern]
+
+
+@kernel("void(int64,int64,int64,int64,int64,int64[::1],float64[::1],float64[::1])")
+def add_permuted(source, out, rows, n, moves, counts, q, q_inverse):  # type: ignore[no-untyped-def]
+    """`permute`, added to what is at out; row r is modulo prime r % q.size."""
+    for r in range(rows):
+        at, k = 8 * n * r, r % q.size
+        done = 0
+        for pattern in range(counts.size):
+            if counts[pattern]:
+                here = moves + 16 * done
+                arith.add_blocks(pattern, source + at, out + at, here, counts[pattern], q[k], q_inverse[k])
+                done += counts[pattern]
+
+
+@kernel("void(int64,int64,int64)")
+def copy(source, out, count):  # type: ignore[no-untyped-def]
+    """`count` doubles, a multiple of eight."""
+    for j in range(0, 8 * count, 64):
+        arith.copy_lanes(source + j, out + j, 1.0, 1.0)

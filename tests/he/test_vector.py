@@ -1,0 +1,361 @@
+"""The vector evaluator's other promises: shared work, threads, errors, memory, portability."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from securedl.errors import CompileError, FormatError, InputError
+from securedl.he.layout import HEADER, Shape, pack
+from securedl.he.params import Parameters, ntt_primes
+from securedl.he.vector import VectorEvaluator, warm_up
+from securedl.he.vector.arith import MAGIC
+from securedl.he.vector.buffers import Buffers, address
+from securedl.he.vector.cache import cache_folder, source_hash
+from securedl.he.vector.correction import balance
+from securedl.he.vector.dot import group_length, key_group_length
+from securedl.he.vector.ntt import bit_reversal, minimal_root
+from securedl.he.vector.seed import expand
+
+sys.path.insert(0, str(Path(__file__).parent))
+from vector_oracle import KINDS, STEPS, Oracle, oracle, same  # found by path, not by package
+
+pytestmark = pytest.mark.he
+
+T = 65537
+ROOT = Path(__file__).parents[2]
+
+
+def chains() -> list[Oracle]:
+    return [oracle("ckks", 8192, (46, 38, 38, 38), 50), oracle("bgv", 8192, (46, 38, 38, 38), 50, T)]
+
+
+def error(o: Oracle, values: np.ndarray, expected: np.ndarray) -> float:
+    if o.params.scheme == "bgv":
+        return float(np.count_nonzero(values != expected))
+    return float(np.sqrt(np.mean((values - expected) ** 2)))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("o", chains(), ids=lambda o: o.params.scheme)
+def test_shared_work_decrypts_as_well_as_seal(o: Oracle, threads: int) -> None:
+    """Hoisted rotations and summed rotations: at most 1.5 times SEAL's error; no error in BGV."""
+    rng = np.random.default_rng(7)
+    bgv = o.params.scheme == "bgv"
+    values = rng.integers(0, T, 8192) if bgv else rng.uniform(-1, 1, 4096)
+    record = o.encrypt(values, 1.0 if bgv else 2.0**38)
+    vector, reference = o.vector(threads), o.reference
+    mine, theirs = vector.load(record), reference.load(record)
+
+    def turned(step: int) -> np.ndarray:
+        halves = values.reshape(2, -1) if bgv else values[None]
+        return np.roll(halves, -step, axis=1).ravel()
+
+    rotated, exact = vector.rotate(mine, [0, *STEPS]), reference.rotate(theirs, [0, *STEPS])
+    for step, a, b in zip([0, *STEPS], rotated, exact, strict=True):
+        ours = error(o, o.decrypt(vector.dump(a)), turned(step))
+        assert ours <= 1.5 * error(o, o.decrypt(reference.dump(b)), turned(step))
+    total = vector.rotate_sum([mine] * (len(STEPS) + 1), [0, *STEPS])
+    expected = sum(turned(step) for step in (0, *STEPS))
+    whole = exact[0]
+    for part in exact[1:]:
+        whole = reference.add(whole, part)
+    expected = expected % T if bgv else expected
+    ours = error(o, o.decrypt(vector.dump(total)), expected)
+    assert ours <= 1.5 * error(o, o.decrypt(reference.dump(whole)), expected)
+
+
+@pytest.mark.parametrize("o", chains(), ids=lambda o: o.params.scheme)
+def test_threads_change_no_residue(o: Oracle) -> None:
+    rng = np.random.default_rng(8)
+    alone, shared = o.vector(1), o.vector(3)
+    records = [o.record(rng, 2, 3) for _ in range(6)]
+    cubic = o.record(rng, 3, 3)
+
+    def results(vector: VectorEvaluator) -> list[bytes]:
+        xs = [vector.load(record) for record in records]
+        handles = [
+            vector.dot(xs[:3], xs[3:]),
+            vector.relinearise(vector.load(cubic)),
+            vector.rescale(xs[0]),
+            *vector.rotate(xs[1], [1, 2, 3]),
+            *vector.rotate(xs[1], [5]),
+            vector.rotate_sum(xs, [1, 2, 3, 5, 8, 64]),
+        ]
+        return [vector.dump(handle).residues.tobytes() for handle in handles]
+
+    expected = results(alone)
+    assert results(shared) == expected
+    with ThreadPoolExecutor(4) as pool:
+        assert all(found == expected for found in pool.map(lambda _: results(shared), range(8)))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("o", chains(), ids=lambda o: o.params.scheme)
+def test_giant_steps_equal_single_operations(o: Oracle, threads: int) -> None:
+    rng = np.random.default_rng(11)
+    exact = o.vector(threads, exact=True)
+    xs = [exact.load(o.record(rng, 2, 3)) for _ in range(3)]
+    records = [[o.record(rng, 2, 3) for _ in range(3)] for _ in range(3)]
+    steps = (0, 2, 8)
+    for make in (exact.load, exact.load_weight):
+        ws = [[make(record) for record in some] for some in records]
+        whole = exact.giant_steps(list(zip([xs] * 3, ws, steps, strict=True)))
+        total = None
+        for some, step in zip(ws, steps, strict=True):
+            part = exact.rescale(exact.relinearise(exact.dot(xs, some)))
+            (part,) = exact.rotate(part, [step])
+            total = part if total is None else exact.add(total, part)
+        assert same(exact, whole, exact.dump(total))
+        for mine, some in zip(exact.dots(xs, ws), ws, strict=True):
+            assert same(exact, mine, exact.dump(exact.dot(xs, some)))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_giant_steps_decrypt_as_well_as_seal(threads: int) -> None:
+    o = chains()[0]
+    rng = np.random.default_rng(13)
+    vector, reference = o.vector(threads), o.reference
+    values = rng.uniform(-1, 1, (4, 4096))
+    records = [o.encrypt(v, 2.0**38) for v in values]
+    mine, theirs = [vector.load(r) for r in records], [reference.load(r) for r in records]
+    steps = (0, 1, 5, 64)
+    expected, total = np.zeros(4096), None
+    for step in steps:
+        expected += np.roll(values[0] * values[2] + values[1] * values[3], -step)
+        part = reference.rescale(reference.relinearise(reference.dot(theirs[:2], theirs[2:])))
+        (part,) = reference.rotate(part, [step])
+        total = part if total is None else reference.add(total, part)
+    found = vector.giant_steps([(mine[:2], mine[2:], step) for step in steps])
+    ours = error(o, o.decrypt(vector.dump(found)), expected)
+    assert ours <= 1.5 * error(o, o.decrypt(reference.dump(total)), expected)
+    different = vector.giant_steps([(mine[:2], mine[2:], 1), (mine[1:3], mine[:2], 0)])
+    expected = np.roll(values[0] * values[2] + values[1] * values[3], -1)
+    expected += values[1] * values[0] + values[2] * values[1]
+    assert error(o, o.decrypt(vector.dump(different)), expected) < 1e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bits", [(20, 27, 32), (33, 40), (41, 48)])
+def test_packed_weights_change_no_residue(bits: tuple[int, ...], kind: str) -> None:
+    """Every width from three to six bytes; only the special prime can need seven."""
+    o = oracle("ckks", 8192, bits, max(bits) + 2)
+    rng = np.random.default_rng(12)
+    vector = o.vector()
+    level = len(bits) - 1
+    xs = [vector.load(o.record(rng, 2, level, kind)) for _ in range(3)] * 6
+    for size in (2, 1):
+        record = o.record(rng, size, level, kind)
+        weight, packed = vector.load(record), vector.load_weight(record)
+        wire = vector.load_packed(pack(o.params, record), record.shape)
+        expected = vector.dump(vector.dot(xs, [weight] * 18))
+        assert same(vector, packed, record)
+        assert same(vector, wire, record)
+        assert same(vector, vector.dot(xs, [packed] * 18), expected)
+        assert same(vector, vector.dot(xs, [wire, packed] * 9), expected)
+        assert same(vector, vector.dot(xs, [weight, packed] * 9), expected)
+        assert same(vector, vector.add(xs[0], packed), vector.dump(vector.add(xs[0], weight)))
+
+
+def test_packed_wire_records_are_checked() -> None:
+    o = chains()[0]
+    vector = VectorEvaluator(o.params)
+    seeded = o.encrypt(np.arange(4) / 4, 2.0**38)
+    data = pack(o.params, seeded)
+    assert same(vector, vector.load_packed(data, seeded.shape), o.reference.dump(o.reference.load(seeded)))
+    large = bytearray(data)
+    large[HEADER.size : HEADER.size + 6] = b"\xff" * 6
+    wrong = [data[:-1], bytes(large), b"X" + data[1:], data[:23] + b"\x01" + data[24:]]
+    for some in wrong:
+        with pytest.raises(FormatError):
+            vector.load_packed(some, seeded.shape)
+    with pytest.raises(FormatError):
+        vector.load_packed(data, Shape(3, 2, 2.0**37, True))
+
+
+def test_arguments_are_never_changed() -> None:
+    o = chains()[0]
+    vector = o.vector()
+    rng = np.random.default_rng(9)
+    a, c = vector.load(o.record(rng, 2, 3)), vector.load(o.record(rng, 3, 3))
+    before = [vector.dump(h).residues.copy() for h in (a, c)]
+    vector.add(a, c), vector.multiply(a, a), vector.relinearise(c), vector.rescale(c)
+    vector.rotate(a, [1, 2]), vector.rotate_sum([a, a], [1, 2]), vector.mod_switch(a, 1)
+    after = [vector.dump(h).residues for h in (a, c)]
+    assert all(np.array_equal(x, y) for x, y in zip(before, after, strict=True))
+
+
+def test_a_record_survives_load_and_dump() -> None:
+    o = chains()[0]
+    vector = o.vector()
+    for kind in ("random", "largest", "zero", "one", "middle"):
+        record = o.record(np.random.default_rng(1), 3, 2, kind)
+        assert same(vector, vector.load(record), record)
+
+
+def test_misuse_is_refused() -> None:
+    o = chains()[0]
+    rng = np.random.default_rng(2)
+    vector = o.vector()
+    top, low = vector.load(o.record(rng, 2, 3)), vector.load(o.record(rng, 2, 0))
+    three = vector.load(o.record(rng, 3, 3))
+    rescaled = vector.mod_switch(vector.rescale(top), 0)
+    bare = VectorEvaluator(o.params)
+    for call in (
+        lambda: vector.add(top, low),
+        lambda: vector.add(low, rescaled),
+        lambda: vector.dot([], []),
+        lambda: vector.dot([top], [top, top]),
+        lambda: vector.dot([three], [top]),
+        lambda: vector.dot([top], [low]),
+        lambda: vector.rescale(low),
+        lambda: vector.mod_switch(low, 1),
+        lambda: vector.rotate(top, [7]),
+        lambda: vector.rotate(three, [1]),
+        lambda: vector.rotate_sum([top], [1, 2]),
+        lambda: bare.relinearise(three),
+        lambda: VectorEvaluator(o.params, threads=0),
+    ):
+        with pytest.raises(InputError):
+            call()
+    primes = o.params.primes
+    with pytest.raises(CompileError):
+        VectorEvaluator(Parameters("bgv", 8192, primes, o.params.special, primes[1] - 1))
+
+
+def test_seed_expansion_known_answer() -> None:
+    """Digest of what SEAL 4.1.1 expands from the seed 0, 1, ..., 63 (checked by loading it with SEAL)."""
+    primes = tuple(next(ntt_primes(8192, bits)) for bits in (48, 36, 20))
+    words = expand(bytes(range(64)), primes, 8192)
+    assert (words < np.array(primes, dtype=np.uint64)[:, None]).all()
+    assert hashlib.sha256(words.tobytes()).hexdigest() == KNOWN_SEED_DIGEST
+
+
+KNOWN_SEED_DIGEST = "2974b9b5252c707d6e8d6700b3201fc726a537b84d902ffbc1e9b3d7286a82e9"
+
+
+def test_root_is_the_smallest() -> None:
+    prime = next(ntt_primes(4096, 30))
+    root = minimal_root(prime, 4096)
+    assert pow(root, 4096, prime) == prime - 1
+    assert root == min(pow(root, k, prime) for k in range(1, 8192, 2))
+    assert bit_reversal(3).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
+
+
+@pytest.mark.parametrize("t", [17, 257, 40961, T])
+def test_balanced_factors_agree(t: int) -> None:
+    rng = np.random.default_rng(t)
+    for _ in range(50):
+        first, second = (int(x) for x in rng.integers(1, t, 2))
+        common, u, v = balance(first, second, t)
+        assert u * first % t == v * second % t == common
+
+
+def test_group_lengths_keep_their_bounds() -> None:
+    for bits in range(20, 51):
+        terms = group_length(bits)
+        assert terms * 2 ** (2 * bits - 1) <= 2 ** (51 + bits)  # a centred residue times a canonical one
+        assert terms * 2 ** (bits - 1) + 2 ** (bits - 1) < 2**53
+        terms = key_group_length(bits)
+        assert terms * 2 ** (2 * bits - 2) <= 2 ** (51 + bits)  # two centred residues
+        assert terms * 2 ** (bits - 1) + 2 ** (bits - 1) < 2**53
+    assert MAGIC == 1.5 * 2.0**52
+
+
+def test_memory_is_reused_only_when_free() -> None:
+    buffers = Buffers()
+    a = buffers.take(2048).array(2, 1024)
+    view, place = a[1], address(a)
+    del a
+    gc.collect()
+    assert buffers.take(2048).at != place  # the view still holds it
+    del view
+    gc.collect()
+    assert buffers.take(2048).at % 64 == 0
+    assert buffers.take(15).array(3, 5).shape == (3, 5)
+
+
+IMPORTS = """
+import sys
+import securedl.he.vector
+heavy = ("tenseal", "torch", "zstandard", "securedl.he.seal")  # Numba itself imports scipy
+found = [name for name in heavy if name in sys.modules]
+assert not found, found
+"""
+
+
+def run(code: str, **environment: str) -> None:
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=ROOT, env={**os.environ, **environment}, timeout=250
+    )
+
+
+def test_imports_nothing_secret_or_heavy() -> None:
+    run(IMPORTS)
+
+
+PORTABLE = """
+import hashlib, numpy as np
+from securedl.he.params import Parameters
+from securedl.he.layout import Record, Shape
+from securedl.he.vector import VectorEvaluator
+params = Parameters("ckks", 4096, {primes}, {special})
+rng = np.random.default_rng(0)
+q = np.array(params.primes, dtype=np.uint64)[None, :, None]
+full = np.array((*params.primes, params.special), dtype=np.uint64)[None, :, None]
+vector = VectorEvaluator(params)
+def draw(size, q, level):
+    return Record(Shape(level, size, 1.0), rng.integers(0, q, (size, q.shape[1], 4096), dtype=np.uint64))
+top = len(params.primes) - 1
+key = [draw(2, full, top + 1) for _ in params.primes]
+vector.set_keys(key, {{3: key}})
+a, c = vector.load(draw(2, q, top)), vector.load(draw(3, q, top))
+digest = hashlib.sha256()
+for h in (vector.dot([a, a], [a, a]), vector.relinearise(c), vector.rescale(c), *vector.rotate(a, [3])):
+    digest.update(vector.dump(h).residues.tobytes())
+print(digest.hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_right_without_avx_and_fma() -> None:
+    """The same residues on a processor with neither; FMA then comes from libm."""
+    params = oracle("ckks", 4096, (35, 31), 38).params
+    code = PORTABLE.format(primes=params.primes, special=params.special)
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            check=True,
+            cwd=ROOT,
+            env={**os.environ, **extra},
+            capture_output=True,
+            timeout=280,
+        ).stdout
+        for extra in ({}, {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""})
+    }
+    assert len(outputs) == 1
+    assert len(outputs.pop()) == 65
+
+
+def test_kernels_are_ready_after_warm_up() -> None:
+    run("from securedl.he.vector import warm_up; warm_up(); warm_up()")
+    warm_up()
+
+
+def test_kernels_are_kept_where_something_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache_folder.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    monkeypatch.setattr("securedl.he.vector.cache._writable", lambda folder: "somewhere" in str(folder))
+    assert cache_folder() == f"/somewhere/securedl/kernels-{source_hash()}"
+    cache_folder.cache_clear()
+    monkeypatch.setattr("securedl.he.vector.cache._writable", lambda folder: False)
+    assert cache_folder() is None
+    cache_folder.cache_clear()

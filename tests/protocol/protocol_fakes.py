@@ -1,0 +1,209 @@
+"""A small owner, inference and evaluator that work on records of random residues: no encryption.
+
+The evaluator keeps every shape, level and scale as a real one does, so the protocol cannot tell; its
+arithmetic is arbitrary but deterministic, so the fake inference can check answers by doing the same.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from securedl.execute import execute
+from securedl.he.layout import Record, Shape, chain, key_shape, pack, pack_key, unpack
+from securedl.he.params import Parameters, ckks_parameters
+from securedl.program import Block, Matvec, Port, Program, Refresh
+
+PARAMS = ckks_parameters(4096, 1)
+
+
+def small_program(diagonals: int = 4, width: int = 16, encrypted: bool = True) -> Program:
+    """Affine, refresh, affine at N = 4096; two query tiles."""
+    scale, prime = 2.0**30, PARAMS.primes[1]
+    weight = scale * prime / scale
+
+    def affine(out: int, source: int, tiles: int, first: int) -> Matvec:
+        blocks = tuple(Block(0, 0, tile, tuple(range(diagonals))) for tile in range(tiles))
+        return Matvec(out, (source,), blocks, 1, 2, (), 1, scale, (weight,), first)
+
+    steps = (
+        affine(1, 0, 2, 0),
+        Refresh(2, 1, 1, scale),
+        affine(3, 2, 1, 2 * diagonals + 1),
+    )
+    return Program(PARAMS, PARAMS.slots // width, width, encrypted, Port(2, 1, scale), steps, 3)
+
+
+def random_record(params: Parameters, shape: Shape, rng: np.random.Generator) -> Record:
+    """Uniform residues."""
+    primes = np.array(chain(params, shape.level), dtype=np.uint64)[None, :, None]
+    stored = shape.size - shape.seeded
+    residues = rng.integers(0, primes, (stored, primes.shape[1], params.ring), dtype=np.uint64)
+    return Record(shape, residues, rng.bytes(64) if shape.seeded else None)
+
+
+@dataclass
+class FakeEvaluator:
+    """Arithmetic on residues; `delay_s` for each dot."""
+
+    params: Parameters
+    delay_s: float = 0.0
+    keys: set[int | None] = field(default_factory=set)
+
+    def _q(self, level: int) -> np.ndarray:
+        return np.array(chain(self.params, level), dtype=np.uint64)[None, :, None]
+
+    def set_keys(self, relinearisation, rotations) -> None:
+        self.keys = set(rotations) | ({None} if relinearisation else set())
+
+    def load(self, record: Record) -> Record:
+        if record.seed is None:
+            return record
+        rng = np.random.default_rng(list(record.seed))
+        shape = replace(record.shape, seeded=False)
+        expanded = random_record(self.params, replace(shape, size=1), rng)
+        return Record(shape, np.concatenate([record.residues, expanded.residues]), None, record.correction)
+
+    def dump(self, handle: Record) -> Record:
+        return handle
+
+    def level(self, handle: Record) -> int:
+        return handle.shape.level
+
+    def scale(self, handle: Record) -> float:
+        return handle.shape.scale
+
+    def add(self, a: Record, b: Record) -> Record:
+        assert a.shape.level == b.shape.level
+        assert math.isclose(a.shape.scale, b.shape.scale)
+        out = a.residues.copy()
+        out[: b.shape.size] += b.residues
+        return Record(a.shape, out % self._q(a.shape.level))
+
+    def dot(self, xs, ws) -> Record:
+        time.sleep(self.delay_s)
+        shape = xs[0].shape
+        total = np.zeros((3, shape.level + 1, self.params.ring), np.uint64)
+        for x, w in zip(xs, ws, strict=True):
+            assert x.shape.level == w.shape.level == shape.level
+            total[: x.shape.size] += x.residues
+            total[: w.shape.size] += np.uint64(3) * w.residues
+        scale = xs[0].shape.scale * ws[0].shape.scale
+        return Record(Shape(shape.level, 3, scale), total % self._q(shape.level))
+
+    def relinearise(self, a: Record) -> Record:
+        assert None in self.keys
+        return Record(
+            replace(a.shape, size=2), a.residues[:2] + a.residues[2:] // np.uint64(7) * np.uint64(0)
+        )
+
+    def rescale(self, a: Record) -> Record:
+        level = a.shape.level - 1
+        scale = a.shape.scale / self.params.primes[level + 1]
+        return Record(replace(a.shape, level=level, scale=scale), a.residues[:, : level + 1] % self._q(level))
+
+    def mod_switch(self, a: Record, level: int) -> Record:
+        return Record(replace(a.shape, level=level), a.residues[:, : level + 1])
+
+    def rotate(self, a: Record, steps) -> list[Record]:
+        assert set(steps) - {0} <= self.keys
+        return [Record(a.shape, np.roll(a.residues, -step, 2)) for step in steps]
+
+
+class FakeOwner:
+    """Random keys and weights; equal seeds are equal owners. Weights differ at every call, as real ones do
+    in their bytes only, unless `steady`."""
+
+    def __init__(self, seed: int = 0, program: Program | None = None, delay_s: float = 0.0) -> None:
+        self.program = program or small_program()
+        self.seed, self.delay_s = seed, delay_s
+        self.model_id = np.random.default_rng(seed).bytes(16)
+        self.made: list[int | str | None] = []
+
+    def key(self, step: int | None) -> bytes:
+        self.made.append(f"key {step}")
+        params = self.program.params
+        rng = np.random.default_rng([self.seed, 1, 0 if step is None else step])
+        digits = [random_record(params, key_shape(params), rng) for _ in params.primes]
+        return pack_key(params, digits)
+
+    def weight(self, index: int) -> bytes:
+        self.made.append(index)
+        time.sleep(self.delay_s)
+        rng = np.random.default_rng([self.seed, 2, index])
+        return pack(
+            self.program.params,
+            random_record(self.program.params, self.program.weight_shapes[index], rng),
+        )
+
+    def weights(self, indices):
+        return (self.weight(index) for index in indices)
+
+
+class FakeBatch:
+    """One query; `matches` tells whether the answer is what the honest evaluation gives."""
+
+    def __init__(self, owner: FakeOwner, seed: int) -> None:
+        self.owner, self.rng = owner, np.random.default_rng([owner.seed, 3, seed])
+        self.params = owner.program.params
+        self.matches: list[bool] = []
+        self.evaluator = FakeEvaluator(self.params)
+        self.evaluator.keys = {None, *owner.program.rotations}
+
+    def _fresh(self, port: Port) -> list[bytes]:
+        shape = Shape(port.level, 2, port.scale, True)
+        return [pack(self.params, random_record(self.params, shape, self.rng)) for _ in range(port.tiles)]
+
+    def _load(self, tiles: list[bytes], port: Port, seeded: bool) -> list[Record]:
+        shape = Shape(port.level, 2, port.scale, seeded)
+        return [self.evaluator.load(unpack(self.params, tile, shape)) for tile in tiles]
+
+    def query(self) -> list[bytes]:
+        program = self.owner.program
+        shapes = program.weight_shapes
+        weights = [
+            self.evaluator.load(unpack(self.params, self.owner.weight(i), s)) for i, s in enumerate(shapes)
+        ]
+        tiles = self._fresh(program.query)
+        self.run = execute(program, self.evaluator, weights, self._load(tiles, program.query, True))
+        self.due = next(self.run).tiles
+        return tiles
+
+    def _compare(self, tiles: list[bytes], port: Port) -> None:
+        found = self._load(tiles, port, False)
+        self.matches += [bool((a.residues == b.residues).all()) for a, b in zip(found, self.due, strict=True)]
+
+    def refresh(self, index: int, tiles: list[bytes]) -> list[bytes]:
+        down, up = self.owner.program.refreshes[index]
+        self._compare(tiles, down)
+        fresh = self._fresh(up)
+        try:
+            self.due = self.run.send(self._load(fresh, up, True)).tiles
+        except StopIteration as end:
+            self.due = end.value
+        return fresh
+
+    def finish(self, tiles: list[bytes]) -> None:
+        self._compare(tiles, self.owner.program.answer)
+
+
+class FakeAnswer:
+    """What `predict` returns here."""
+
+    def __init__(self, batches, timings, traffic) -> None:
+        self.timings, self.traffic = timings, traffic
+        self.matches = [match for batch in batches for match in batch.matches]
+        self.passed = bool(self.matches) and all(self.matches)
+
+
+class FakeInference:
+    """x is the number of batches."""
+
+    def __init__(self, owner: FakeOwner, x: int, probes: int = 0) -> None:
+        self.batches = [FakeBatch(owner, number) for number in range(x)]
+
+    def answer(self, timings, traffic) -> FakeAnswer:
+        return FakeAnswer(self.batches, timings, traffic)

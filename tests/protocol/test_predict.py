@@ -1,0 +1,195 @@
+"""Queries end to end over real sockets."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from protocol_fakes import FakeEvaluator, FakeOwner, small_program
+
+from protocol import Client
+from securedl.errors import InputError, ProtocolError, ServerError
+
+
+def test_upload_and_queries(serve) -> None:
+    server, owner = serve(), FakeOwner()
+    progress: list[tuple[int, int]] = []
+    with Client(server.address, owner, progress=lambda *p: progress.append(p)) as client:
+        assert not client.status().known
+        sent = client.upload()
+        assert client.status().complete
+        answer = client.predict(3)
+        again = client.upload()
+    assert answer.passed
+    assert len(answer.matches) == 6
+    assert sent.blobs == len(owner.program.weight_shapes) + 1 + len(owner.program.rotations)
+    assert progress[-1] == (sent.bytes, sent.bytes)
+    assert (again.blobs, again.bytes) == (0, 0)
+    assert set(answer.timings) == {"encrypt", "server", "refresh", "decrypt", "total"}
+    assert set(answer.traffic) == {"query", "refresh", "fresh", "answer"}
+    assert all(count > 0 for count in answer.traffic.values())
+
+
+def test_several_queries_share_a_connection_and_a_unix_socket(serve, tmp_path) -> None:
+    server, owner = serve(address=f"unix:{tmp_path}/s"), FakeOwner()
+    assert (tmp_path / "s").stat().st_mode & 0o077 == 0
+    with Client(server.address, owner) as client:
+        client.upload()
+        assert client.predict(1).passed
+        assert client.predict(2).passed
+
+
+def test_plain_weights(serve) -> None:
+    owner = FakeOwner(program=small_program(encrypted=False))
+    owner.key(None)
+    with Client(serve(evaluator=_no_relinearisation).address, owner) as client:
+        client.upload()
+        assert client.status().complete
+    assert "key None" not in owner.made[1:]
+
+
+def _no_relinearisation(params):
+    return FakeEvaluator(params)
+
+
+def test_concurrent_clients_each_get_their_own_answers(serve) -> None:
+    server = serve()
+    owners = [FakeOwner(seed) for seed in range(4)]
+    passed: list[bool] = []
+
+    def work(owner: FakeOwner) -> None:
+        with Client(server.address, owner) as client:
+            client.upload()
+            passed.append(client.predict(3).passed)
+
+    threads = [threading.Thread(target=work, args=(owner,)) for owner in owners]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert passed == [True] * 4
+
+
+def test_a_small_cache_still_answers(serve) -> None:
+    server = serve(cache_bytes=1)
+    for seed in (0, 1, 0):
+        with Client(server.address, FakeOwner(seed)) as client:
+            client.upload()
+            assert client.predict(1).passed
+
+
+def test_a_dishonest_server_changes_the_answer(serve) -> None:
+    class Swapped:
+        def __init__(self, source) -> None:
+            self.source = source
+
+        def __len__(self) -> int:
+            return len(self.source)
+
+        def record(self, index: int):
+            return self.source.record(0 if index == 1 else index)
+
+    server = serve(wrap_weights=Swapped)
+    with Client(server.address, FakeOwner()) as client:
+        client.upload()
+        answer = client.predict(1)
+    assert answer.matches
+    assert not answer.passed
+
+
+def test_a_query_before_the_upload_says_so(serve) -> None:
+    with Client(serve().address, FakeOwner()) as client, pytest.raises(ProtocolError, match="upload"):
+        client.predict(1)
+
+
+def test_another_plan_under_the_same_model_is_refused(serve) -> None:
+    server = serve()
+    with Client(server.address, FakeOwner()) as client:
+        client.upload()
+    other = FakeOwner(program=small_program(diagonals=5))
+    with Client(server.address, other) as client:
+        with pytest.raises(ProtocolError, match="another plan"):
+            client.predict(1)
+        with pytest.raises(ProtocolError, match="another plan"):
+            client.upload()
+
+
+def test_nobody_listens(tmp_path) -> None:
+    with (
+        pytest.raises(ServerError, match=r"127\.0\.0\.1:9 .*securedl serve"),
+        Client("127.0.0.1:9", FakeOwner()),
+    ):
+        pass
+    with pytest.raises(ServerError, match="nowhere"), Client(f"unix:{tmp_path}/nowhere", FakeOwner()):
+        pass
+
+
+@pytest.mark.parametrize(
+    "address", ["", "host", "host:", ":1", "host:99999", "::1:80", "unix:", "http://a:1"]
+)
+def test_bad_addresses(address: str) -> None:
+    with pytest.raises(InputError, match=r"HOST:PORT|path"):
+        Client(address, FakeOwner())
+
+
+def test_an_address_in_use(serve) -> None:
+    server = serve()
+    with pytest.raises(InputError, match="in use"):
+        serve(address=server.address)
+
+
+def test_a_server_killed_during_a_query(spawn, tmp_path) -> None:
+    server, owner = spawn(tmp_path / "store", f"unix:{tmp_path}/s", "0.3"), FakeOwner()
+    with Client(server.address, owner) as client:
+        client.upload()
+        threading.Timer(0.5, server.kill).start()
+        with pytest.raises(ServerError, match="can be repeated"):
+            client.predict(1)
+        spawn(tmp_path / "store", f"unix:{tmp_path}/s")
+        time.sleep(0.1)
+    with Client(server.address, owner) as client:
+        assert client.status().complete
+        assert client.predict(1).passed
+
+
+def test_a_silent_server(serve) -> None:
+    server, owner = serve(evaluator=lambda params: FakeEvaluator(params, delay_s=2)), FakeOwner()
+    with Client(server.address, owner, timeout_s=0.3) as client:
+        client.upload()
+        began = time.monotonic()
+        with pytest.raises(ServerError, match=r"silent for 0.3 s"):
+            client.predict(1)
+        assert time.monotonic() - began < 1.5
+
+
+def test_a_failing_evaluator_is_one_sentence(serve, caplog) -> None:
+    class Failing(FakeEvaluator):
+        def dot(self, xs, ws):
+            raise RuntimeError("transparent ciphertext")
+
+    with Client(serve(evaluator=Failing).address, FakeOwner()) as client:
+        client.upload()
+        with pytest.raises(ServerError, match="log says why"):
+            client.predict(1)
+    assert "transparent ciphertext" in caplog.text
+
+
+def test_an_error_of_the_client_ends_the_stream(serve, monkeypatch) -> None:
+    from protocol_fakes import FakeInference
+
+    import protocol.client
+
+    class Refusing(FakeInference):
+        def __init__(self, *arguments) -> None:
+            super().__init__(*arguments)
+            self.batches[0].refresh = self.refuse
+
+        def refuse(self, index: int, tiles: list[bytes]) -> list[bytes]:
+            raise ProtocolError("no")
+
+    monkeypatch.setattr(protocol.client, "open_inference", Refusing)
+    with Client(serve().address, FakeOwner()) as client:
+        client.upload()
+        with pytest.raises(ProtocolError, match=r"^no$"):
+            client.predict(1)

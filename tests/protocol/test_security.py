@@ -1,0 +1,124 @@
+"""Who may listen, who may speak, and what the server's process never loads."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import subprocess
+import sys
+
+import pytest
+from protocol_fakes import FakeOwner
+
+from protocol import Client, Server
+from securedl.errors import AuthenticationError, InputError, SecureDLError, ServerError
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """(certificate, key) files for localhost and 127.0.0.1."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    folder = tmp_path_factory.mktemp("tls")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def test_tls_with_a_token(serve, certificate) -> None:
+    server, owner = serve(token="secret", tls=certificate), FakeOwner()
+    with Client(server.address, owner, token="secret", tls=certificate[0]) as client:
+        client.upload()
+        assert client.predict(1).passed
+    with pytest.raises(SecureDLError), Client(server.address, owner, token="secret"):
+        pass
+    with pytest.raises(ServerError), Client(server.address, owner, token="secret", tls=True):
+        pass
+
+
+def test_everywhere_needs_token_and_tls(tmp_path, certificate) -> None:
+    for options in ({}, {"token": "a"}, {"tls": certificate}):
+        for address in ("0.0.0.0:0", "[::]:0", "example.org:1"):
+            with pytest.raises(InputError, match="needs a token and TLS"):
+                Server(tmp_path, address, "seal", **options)
+    with Server(tmp_path, "0.0.0.0:0", lambda params: None, token="a", tls=certificate) as server:
+        port = server.address.rpartition(":")[2]
+        with Client(f"127.0.0.1:{port}", FakeOwner(), token="a", tls=certificate[0]) as client:
+            assert not client.status().known
+
+
+@pytest.mark.parametrize("token", [None, "wrong", "secre", "secretx"])
+def test_a_wrong_token(serve, token, caplog) -> None:
+    server = serve(token="secret")
+    with pytest.raises(AuthenticationError, match="token"), Client(server.address, FakeOwner(), token=token):
+        pass
+    client = Client(server.address, FakeOwner(), token=token)
+    for method in (client.upload, client.status, client.remove, lambda: client.predict(1)):
+        with pytest.raises(AuthenticationError):
+            method()
+    client.close()
+    assert token is None or token not in caplog.text
+
+
+def test_a_token_does_not_travel_in_the_clear() -> None:
+    with pytest.raises(InputError, match="in the clear"):
+        Client("192.0.2.1:7443", FakeOwner(), token="secret")
+
+
+@pytest.mark.parametrize("token", ["", "a b", "é", "a\n"])
+def test_bad_tokens(tmp_path, token) -> None:
+    with pytest.raises(InputError, match="printable"):
+        Client("127.0.0.1:1", FakeOwner(), token=token)
+    with pytest.raises(InputError, match="printable"):
+        Server(tmp_path, "127.0.0.1:0", lambda params: None, token=token)
+
+
+def test_missing_tls_files(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"none.pem"):
+        Client("127.0.0.1:1", FakeOwner(), tls=tmp_path / "none.pem")
+    with pytest.raises(InputError, match="cannot be read"):
+        Server(tmp_path, "127.0.0.1:0", lambda p: None, tls=(tmp_path / "none.pem", tmp_path / "key"))
+
+
+@pytest.mark.parametrize(("evaluator", "also"), [("vector", ["tenseal"]), ("seal", [])])
+def test_the_server_loads_no_secret_code(tmp_path, evaluator, also) -> None:
+    code = (
+        "import sys, protocol\n"
+        "from securedl.errors import InputError\n"
+        "try:\n"
+        f"    server = protocol.Server({str(tmp_path)!r}, 'unix:{tmp_path}/s', {evaluator!r}).start()\n"
+        "    server.stop()\n"
+        "except InputError as error:\n"
+        "    print('unavailable' if 'cannot be loaded' in str(error) else error)\n"
+        "print(*sys.modules)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    if out.startswith("unavailable"):
+        pytest.skip(f"the {evaluator} evaluator is not there")
+    loaded = set(out.split())
+    assert "protocol.server" in loaded
+    assert not loaded & {"torch", "securedl.he.owner", "securedl.inference", "protocol.client", *also}

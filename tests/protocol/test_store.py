@@ -1,0 +1,122 @@
+"""The store by itself: what is believed after an interruption."""
+
+from __future__ import annotations
+
+import pytest
+from protocol_fakes import FakeOwner
+
+from protocol import Store
+from protocol.journal import ENTRY, Journal, blob_digest
+from securedl.errors import FormatError, ProtocolError, ServerError
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """An empty model, its owner and its blobs."""
+    owner = FakeOwner()
+    model = Store(tmp_path).create("local", owner.model_id, owner.program)
+    blobs = [owner.key(step) for step in model.table.keys] + list(
+        owner.weights(range(len(model.table.shapes)))
+    )
+    return model, blobs
+
+
+def fill(model, blobs, count: int) -> None:
+    with model.writer() as writer:
+        for number in range(count):
+            writer.write(number, blobs[number])
+
+
+def test_what_was_written_is_read_back(stored) -> None:
+    model, blobs = stored
+    fill(model, blobs, len(blobs))
+    assert model.missing() == []
+    reader = model.reader()
+    assert [bytes(reader[number]) for number in range(len(blobs))] == blobs
+
+
+@pytest.mark.parametrize("cut", range(1, ENTRY.size))
+def test_a_torn_entry_is_not_believed(stored, cut: int) -> None:
+    model, blobs = stored
+    fill(model, blobs, 5)
+    path = model.folder / "journal"
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert 4 in model.missing()
+    assert 3 not in model.missing()
+    with model.writer() as writer:
+        writer.write(4, blobs[4])
+    assert model.missing() == list(range(5, len(blobs)))
+
+
+def test_a_journal_of_garbage_is_not_believed(stored) -> None:
+    model, blobs = stored
+    fill(model, blobs, 5)
+    path = model.folder / "journal"
+    data = bytearray(path.read_bytes())
+    data[2 * ENTRY.size + 1] ^= 1
+    path.write_bytes(data)
+    assert model.missing() == list(range(2, len(blobs)))
+
+
+def test_a_blob_that_was_never_journalled_is_missing(stored) -> None:
+    """As after a kill between writing and journalling."""
+    model, blobs = stored
+    (model.folder / "weights.bin").write_bytes(b"".join(blobs[len(model.table.keys) :]))
+    assert len(model.missing()) == len(blobs)
+    with pytest.raises(ServerError, match="missing"):
+        model.reader()[0]
+
+
+def test_every_blob_is_checked_before_it_is_written(stored) -> None:
+    model, blobs = stored
+    keys = len(model.table.keys)
+    with model.writer() as writer:
+        for number in (0, keys):
+            good = blobs[number]
+            for bad in (good[:-1], good + b"\0", b"X" + good[1:], good[:45] + b"\xff" * 40 + good[85:]):
+                with pytest.raises(FormatError):
+                    writer.write(number, bad)
+        with pytest.raises(IndexError):
+            writer.write(len(blobs), blobs[0])
+    assert len(model.missing()) == len(blobs)
+
+
+def test_damaged_files_ask_for_removal(stored, tmp_path) -> None:
+    model, _ = stored
+    (model.folder / "weights.bin").write_bytes(b"short")
+    with pytest.raises(ServerError, match="remove it"):
+        Store(tmp_path).find("local", model.model_id)
+    assert Store(tmp_path).remove("local", model.model_id)
+
+
+def test_a_stale_reader_does_not_forget_a_repaired_blob(stored) -> None:
+    model, blobs = stored
+    fill(model, blobs, len(blobs))
+    reader = model.reader()
+    model.forget(3)
+    with model.writer() as writer:
+        writer.write(3, FakeOwner(9).key(None) if model.table.keys[3:4] else FakeOwner(9).weight(0))
+    with pytest.raises(ServerError):
+        reader[3]
+    assert model.missing() == []
+
+
+@pytest.mark.parametrize("model_id", [b"", b"short", bytes(17)])
+def test_model_ids_cannot_name_other_folders(tmp_path, model_id) -> None:
+    with pytest.raises(ProtocolError):
+        Store(tmp_path).find("local", model_id)
+
+
+def test_tokens_become_folder_names_that_do_not_tell_them(tmp_path) -> None:
+    names = {Store(tmp_path / store).client("token") for store in ("a", "a", "b")}
+    assert len(names) == 2
+    assert all("token" not in name for name in names)
+
+
+def test_journal_append_replaces_what_is_after_the_sound_part(tmp_path) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(b"garbage")
+    journal = Journal(path, bytes(16), 10)
+    end = journal.append([(1, blob_digest(b"a"))], 0)
+    journal.append([(2, blob_digest(b"b"))], end)
+    assert journal.read() == ({1: blob_digest(b"a"), 2: blob_digest(b"b")}, 2 * ENTRY.size)

@@ -1,0 +1,191 @@
+"""Imports flow one way, secrets stay in one file, and a server never loads what it must not hold."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OURS = ("securedl", "polyapprox", "protocol")
+SECRET_NAMES = {"SecretKey", "KeyGenerator", "Decryptor"}
+
+#: From the bottom up. A module imports from rows above its own only; a package stands for its modules,
+#: which may import each other. The longest name that fits a module is its row.
+LAYERS = (
+    ("polyapprox", "securedl.errors"),
+    ("securedl.files", "securedl.graph", "securedl.he.params", "securedl.activation", "securedl.datasets"),
+    ("securedl.he.layout", "securedl.torch_import", "securedl.verify"),
+    ("securedl.he.interface", "securedl.he.clear", "securedl.he.seal", "securedl.he.vector"),
+    ("securedl.program", "securedl.approximate"),
+    ("securedl.packing", "securedl.execute", "securedl.compiler.forms", "securedl.compiler.fuse"),
+    ("securedl.dishonest",),
+    ("securedl.compiler.layout", "securedl.compiler.check"),
+    ("securedl.compiler.cost",),
+    ("securedl.compiler.levels",),
+    ("securedl.compiler.lower",),
+    ("securedl.plan",),
+    ("securedl.planner", "securedl.verification"),
+    ("securedl.he.owner",),
+    ("securedl.inference",),
+    ("protocol",),
+    ("securedl.demo", "securedl.report"),
+    ("securedl.cli",),
+)
+RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
+#: They hold no code of their own: `__init__` files that load lazily or not at all.
+EMPTY = {"securedl", "securedl.he", "securedl.compiler"}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for package in OURS:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+MODULES = dict(modules())
+
+
+def for_types(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name | ast.Attribute)
+        and ast.unparse(node.test).endswith("TYPE_CHECKING")
+    )
+
+
+def nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node, but what stands under `if TYPE_CHECKING`."""
+    yield tree
+    for child in ast.iter_child_nodes(tree):
+        if for_types(child):
+            yield from (n for other in child.orelse for n in nodes(other))
+        else:
+            yield from nodes(child)
+
+
+def imports(name: str) -> set[str]:
+    """Modules of ours that `name` imports, late imports too."""
+    path = MODULES[name]
+    base = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    found = set()
+    for node in nodes(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = base[: len(base) - node.level + 1] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            inner = {f"{module}.{alias.name}" for alias in node.names}
+            found |= {i if i in MODULES else module for i in inner}
+    return {module for module in found if module.split(".")[0] in OURS}
+
+
+def row(module: str) -> str:
+    fits = [name for name in RANK if module == name or module.startswith(name + ".")]
+    assert fits, f"{module} has no place in LAYERS: give it one"
+    return max(fits, key=len)
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - EMPTY))
+def test_imports_go_down(module):
+    own = row(module)
+    for other in imports(module) - EMPTY:
+        if row(other) != own:
+            assert RANK[row(other)] < RANK[own], f"{module} imports {other}, which stands above or beside it"
+
+
+@pytest.mark.parametrize("module", sorted(EMPTY))
+def test_packages_import_nothing(module):
+    assert not imports(module)
+
+
+def test_the_walk_sees_imports():
+    """The oracle of the tests above: imports that are known to be there."""
+    assert {"securedl.he.owner", "securedl.he.layout"} <= imports("securedl.inference")
+    assert "securedl.torch_import" in imports("securedl.planner")  # inside a function
+    assert "securedl.plan" not in imports("securedl.compiler.check")  # under TYPE_CHECKING
+
+
+def test_polyapprox_knows_nothing_of_ours():
+    for module in MODULES:
+        if module.startswith("polyapprox"):
+            assert all(i.startswith("polyapprox") for i in imports(module)), module
+
+
+def test_verify_never_meets_encryption_or_the_network():
+    for module in MODULES:
+        if module.startswith("securedl.verify."):
+            assert not {i for i in imports(module) if i.startswith(("securedl.he", "protocol"))}, module
+
+
+def test_only_the_command_line_imports_protocol():
+    for module in MODULES:
+        if module.startswith("securedl") and module.split(".")[1:2] != ["cli"]:
+            assert not {i for i in imports(module) if i.startswith("protocol")}, module
+
+
+def test_only_the_client_of_protocol_reaches_the_owner():
+    """The rest of protocol stands on the public half: parameters, bytes, programs, execution."""
+    public = {"securedl.errors", "securedl.he.params", "securedl.he.layout", "securedl.he.interface"}
+    public |= {"securedl.program", "securedl.execute"}
+    for module in MODULES:
+        if module.startswith("protocol"):
+            found = {i for i in imports(module) if i.startswith("securedl")} - public - EMPTY
+            assert found <= ({"securedl.inference"} if module == "protocol.client" else set()), module
+
+
+def named(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value)  # getattr(seal, "SecretKey")
+    return found
+
+
+def test_only_the_owner_names_secret_keys():
+    holders = {module for module, path in MODULES.items() if named(path) & SECRET_NAMES}
+    assert holders == {"securedl.he.owner"}
+
+
+def loaded_by(code: str) -> set[str]:
+    program = f"{code}\nimport sys\nprint('\\n'.join(sys.modules))"
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    return set(run.stdout.split())
+
+
+def test_a_server_loads_no_torch_no_seal_and_no_secrets():
+    loaded = loaded_by("import protocol.server, securedl.execute")
+    assert {"protocol.server", "securedl.execute"} <= loaded
+    secret = {"securedl.he.owner", "securedl.plan", "securedl.planner", "securedl.inference"}
+    assert not loaded & ({"torch", "tenseal", "securedl.verification"} | secret)
+
+
+def test_a_server_with_its_usual_evaluator_loads_neither():
+    loaded = loaded_by("import protocol.server, securedl.he.vector")
+    assert not loaded & {"torch", "tenseal", "securedl.he.owner", "securedl.plan"}
+
+
+def test_importing_securedl_costs_nothing():
+    assert not loaded_by("import securedl") & {"numpy", "torch", "tenseal", "scipy"}
+
+
+def test_every_public_name_resolves():
+    import securedl
+
+    for name in securedl.__all__:
+        assert getattr(securedl, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        securedl.nothing  # noqa: B018

@@ -1,0 +1,45 @@
+"""The report reads well and is valid JSON; checking answers loads no torch and no encryption."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from securedl.verify.report import Report
+
+GOOD = Report(True, 8, 1, 0.031, (), {0.01: 0.08, 1.0: 1.0}, 0.31)
+BAD = Report(False, 8, 16, float("inf"), tuple(f"probe {i} differs" for i in range(5)), {}, 1.0)
+
+
+def test_summary():
+    assert GOOD.summary().splitlines() == [
+        "verification: passed",
+        "  8 probes and 1 checkpoint compared; largest deviation 0.031 x its tolerance",
+        "  tampered fraction -> chance to notice: 0.01 -> 8 %, 1 -> 100 %; "
+        "at most 31 % tampered with (95 % confidence)",
+    ]
+    text = BAD.summary()
+    assert "FAILED, 5 alarms" in text
+    assert "probe 2 differs; and 2 more" in text
+    assert len(text.splitlines()) == 4
+    assert "nothing was checked" in Report(True, 0, 0, 0.0).summary()
+
+
+@pytest.mark.parametrize("report", [GOOD, BAD])
+def test_json(report):
+    found = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert found["passed"] == report.passed
+    assert found["alarms"] == list(report.alarms)
+    assert found["worst_ratio"] == (report.worst_ratio if report.passed else None)
+
+
+def test_checking_is_light():
+    code = (
+        "import sys, securedl.verify, securedl.verify.report, securedl.verify.placement, "
+        "securedl.verify.statistics, securedl.verify.comparison, securedl.verify.fingerprint, "
+        "securedl.verify.attacks; "
+        "bad = [m for m in sys.modules if m.split('.')[0] in ('torch', 'tenseal', 'protocol') "
+        "or m.startswith('securedl.he')]; sys.exit(str(bad) if bad else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
