@@ -44,6 +44,7 @@ class Scheme(str, Enum):
     bgv = "bgv"
 
 
+CORES = os.cpu_count() or 1
 EvaluatorOption = Annotated[
     Evaluator, typer.Option(help="vector: the fast kernels. seal: the reference, about ten times slower.")
 ]
@@ -60,7 +61,7 @@ def demo(
     data: Annotated[Data, typer.Option(help="Which UCI table (scikit-learn's copy).")] = Data.digits,
     scheme: Annotated[Scheme, typer.Option(help="ckks; bgv is not available yet.")] = Scheme.ckks,
     evaluator: EvaluatorOption = Evaluator.vector,
-    threads: ThreadsOption = 2,
+    threads: ThreadsOption = CORES,
     seed: Annotated[int, typer.Option(help="Seed of split, training and tampering.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Write the figures to this file.")] = None,
 ) -> None:
@@ -88,7 +89,7 @@ def serve(
     listen: ListenOption = "127.0.0.1:7443",
     store: StoreOption = Path("securedl-store"),
     evaluator: EvaluatorOption = Evaluator.vector,
-    threads: ThreadsOption = os.cpu_count() or 1,
+    threads: ThreadsOption = CORES,
     token_file: Annotated[Path | None, typer.Option(help="File with one bearer token a line.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM private key.")] = None,

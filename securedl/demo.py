@@ -31,6 +31,7 @@ from securedl.he.params import SECURITY_BITS
 from securedl.inference import Answer
 from securedl.plan import Plan
 from securedl.planner import compile
+import itertools
 
 #: The embedded tables of scikit-learn, which need no network; hidden layers of the network for each.
 DATA = {"wine": (16, 16), "digits": (32, 32), "breast_cancer": (16, 16)}
@@ -69,7 +70,7 @@ def train(split: Split, hidden: tuple[int, ...], seed: int = 0, epochs: int = 60
     torch.manual_seed(seed)
     sizes = (split.x_train.shape[1], *hidden, int(split.y_train.max()) + 1)
     layers: list[nn.Module] = []
-    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+    for before, after in itertools.pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
     model = nn.Sequential(*layers[:-1])
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3, weight_decay=1e-3)
@@ -77,7 +78,8 @@ def train(split: Split, hidden: tuple[int, ...], seed: int = 0, epochs: int = 60
     for _ in range(epochs):
         for chosen in torch.split(torch.randperm(len(x)), 32):
             optimiser.zero_grad()
-            nn.functional.cross_entropy(model(x[chosen]), y[chosen]).backward()
+            loss = nn.functional.cross_entropy(model(x[chosen]), y[chosen])
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     return model.eval()
 
@@ -163,12 +165,7 @@ def run(
             owner.verification.prepare()
         store = Path(folder) / "store"
         with server(store, evaluator, threads) as (address, pid):
-            with stages("upload", "encrypting and uploading the model") as tick:
-                with connect(address, owner, tick) as client:
-                    upload = client.upload()
-            with stages("predict", f"{len(split.x_test)} encrypted predictions"):
-                with connect(address, owner, None) as client:
-                    answer = client.predict(split.x_test, probes=PROBES)
+            upload, answer = _honest(address, owner, split, connect, stages)
         caught = []
         for attack in ATTACKS:
             with stages("dishonest", f"a dishonest server: {attack}"):
@@ -182,6 +179,20 @@ def run(
     return figures
 
 
+def _honest(address: str, owner: Owner, split: Split, connect: Connect, stages: Stages) -> tuple[Any, Answer]:
+    """Upload, then predict the whole test part."""
+    with (
+        stages("upload", "encrypting and uploading the model") as tick,
+        connect(address, owner, tick) as client,
+    ):
+        upload = client.upload()
+    with (
+        stages("predict", f"{len(split.x_test)} encrypted predictions"),
+        connect(address, owner, None) as client,
+    ):
+        return upload, client.predict(split.x_test, probes=PROBES)
+
+
 def _dishonest(
     attack: str,
     seed: int,
@@ -193,9 +204,11 @@ def _dishonest(
     threads: int,
 ) -> dict[str, Any]:
     """One batch of queries to a server that tampers with what the honest one was given."""
-    with server(store, evaluator, threads, (attack, seed)) as (address, _):
-        with connect(address, owner, None) as client:
-            answer = client.predict(split.x_test[:32], probes=PROBES)
+    with (
+        server(store, evaluator, threads, (attack, seed)) as (address, _),
+        connect(address, owner, None) as client,
+    ):
+        answer = client.predict(split.x_test[:32], probes=PROBES)
     return {"attack": attack, "detected": not answer.report.passed, "worst_ratio": answer.report.worst_ratio}
 
 

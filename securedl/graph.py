@@ -84,11 +84,11 @@ class Polynomial:
     @property
     def degree(self) -> int:
         """Highest power stored."""
-        return self.coefficients.shape[0] - 1
+        return len(self.coefficients) - 1
 
     def __call__(self, x: Array) -> Array:
         """[samples, features] to the same shape, by Horner's rule."""
-        y = np.broadcast_to(self.coefficients[-1], x.shape).copy()
+        y: Array = np.broadcast_to(self.coefficients[-1], x.shape).copy()
         for row in self.coefficients[-2::-1]:
             y = y * x + row
         return y

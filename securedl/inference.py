@@ -1,9 +1,10 @@
 """The client's side of one predict call, without any network: bytes out, bytes in, and the verdict.
 
-The rules against a server that uses the client as a decryption oracle live here (docs/security.md). A
-*structural* violation (wrong bytes, order, shapes) raises ProtocolError or FormatError, which the
-server may see. A *value* violation (a probe that differs, a value out of range) changes nothing that the server can see: later refreshes of that batch carry
-encryptions of zeros, and the verdict stays in the report.
+The rules against a server that uses the client as a decryption oracle live here (docs/security.md).
+A *structural* violation (wrong bytes, order, shapes) raises ProtocolError or FormatError, which the
+server may see. A *value* violation (a probe that differs, a value out of range) changes nothing that
+the server can see: later refreshes of that batch carry encryptions of zeros, and the verdict stays in
+the report.
 """
 
 from __future__ import annotations

@@ -198,6 +198,10 @@ def activation_name(module: nn.Module) -> str | None:
     """Name in polyapprox's table, or None if the module is not one of its activations."""
     kind = type(module)
     full = f"torch.nn.{kind.__name__}"
+    if (isinstance(module, nn.Softplus) and module.beta != 1) or (
+        isinstance(module, nn.GELU) and module.approximate != "none"
+    ):
+        return None  # the table's function is another one
     for name, row in ACTIVATIONS.items():
         if row.torch_class == full and kind.__module__.startswith("torch.nn") and name != "identity":
             return name

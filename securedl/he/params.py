@@ -74,6 +74,9 @@ class Parameters:
     def __post_init__(self) -> None:
         if self.scheme not in ("ckks", "bgv"):
             raise CompileError(f"scheme {self.scheme!r} is unknown: use 'ckks' or 'bgv'")
+        t = self.plain_modulus
+        if (self.scheme == "ckks" and t) or (self.scheme == "bgv" and not (t % 2 and is_prime(t))):
+            raise CompileError(f"plain modulus {t}: CKKS has 0, BGV an odd prime")
         if self.ring not in MAX_MODULUS_BITS:
             raise CompileError(f"ring {self.ring} is not supported: use one of {sorted(MAX_MODULUS_BITS)}")
         chain = (*self.primes, self.special)

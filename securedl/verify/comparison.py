@@ -46,8 +46,8 @@ def calibrate(errors: ArrayLike, probes: ArrayLike, *, count: int) -> tuple[Arra
     A probe's own error is the median over runs of its largest deviation: it depends on the probe's
     activations. A lane's factor is the root mean square of the errors seen there over their probes' own,
     at least 1: key switching is up to 100 times less exact in the slots whose roots of unity lie near 1.
-    A probe p in lane l may then deviate by tolerance[p] · factor[l]. MARGIN medians of a largest deviation are
-    more than 11 σ for a single value and more for many.
+    A probe p in lane l may then deviate by tolerance[p] · factor[l]. MARGIN medians of a largest
+    deviation are more than 11 σ for a single value and more for many.
 
     Args:
         errors: [runs, lanes], the largest |measured - expected| of the probe in each lane.

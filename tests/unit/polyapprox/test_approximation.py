@@ -62,8 +62,10 @@ def test_dict_round_trip_through_json(series, domain):
 def test_dict_of_a_real_fit():
     fit = polyapprox.least_squares("gelu", 4, samples=np.linspace(-2, 3, 50))
     again = Approximation.from_dict(json.loads(json.dumps(fit.to_dict())))
-    assert again == fit and hash(again) == hash(fit)
-    assert again.function == "gelu" and again.data_rms_error is not None
+    assert again == fit
+    assert hash(again) == hash(fit)
+    assert again.function == "gelu"
+    assert again.data_rms_error is not None
 
 
 def test_bad_dicts_and_values_are_refused():

@@ -97,7 +97,8 @@ def test_leading_bound_with_constraints_against_slsqp():
     )
     fit = least_squares("relu", 2, samples=X, value_at=(0,), leading_bound=0.05)
     np.testing.assert_allclose(fit.power(), result.x, atol=1e-5)
-    assert fit.power()[0] == pytest.approx(0, abs=1e-13) and fit.power()[2] == pytest.approx(0.05)
+    assert fit.power()[0] == pytest.approx(0, abs=1e-13)
+    assert fit.power()[2] == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from scipy.integrate import quad
 
 import polyapprox
 from polyapprox import Activation, FitError, least_squares
+import itertools
 
 
 def test_relu_by_hand():
@@ -16,7 +17,8 @@ def test_relu_by_hand():
     fit = least_squares("relu", 2, (-1, 1))
     np.testing.assert_allclose(fit.power(), [3 / 32, 1 / 2, 15 / 32], atol=1e-14)
     # |f - p| on [0, 1]: 3/32 at 0, 19/480 at its inner extremum 8/15, 1/16 at 1.
-    assert fit.max_error == pytest.approx(3 / 32, rel=1e-9) and fit.certified
+    assert fit.max_error == pytest.approx(3 / 32, rel=1e-9)
+    assert fit.certified
     # Of f only |x|/2 counts: mean square 1/12, of its projection 1/4 + 5/16 P_2: 1/16 + 5/256.
     assert fit.rms_error == pytest.approx((1 / 768) ** 0.5, rel=1e-10)
 
@@ -25,7 +27,8 @@ def test_square_root_by_hand():
     """sqrt on [0, 1], degree 1: solve the 2 x 2 normal equations: 4/15 + 4/5 x."""
     fit = least_squares(np.sqrt, 1, (0, 1))
     np.testing.assert_allclose(fit.power(), [4 / 15, 4 / 5], atol=1e-7)
-    assert fit.max_error == pytest.approx(4 / 15, rel=1e-6) and not fit.certified
+    assert fit.max_error == pytest.approx(4 / 15, rel=1e-6)
+    assert not fit.certified
 
 
 @pytest.mark.parametrize("name", polyapprox.ACTIVATIONS)
@@ -139,7 +142,7 @@ def test_degree_15_on_a_wide_domain_is_stable(name):
 
 def test_higher_degree_never_has_a_larger_square_error():
     errors = [least_squares("gelu", degree, (-4, 6)).rms_error for degree in range(12)]
-    assert all(a >= b - 1e-15 for a, b in zip(errors, errors[1:], strict=False))
+    assert all(a >= b - 1e-15 for a, b in itertools.pairwise(errors))
 
 
 def test_usual_interval_is_the_default_domain():
@@ -153,7 +156,8 @@ def test_own_activation_with_a_kink():
     )
     fit = least_squares(hinge, 2)
     np.testing.assert_allclose(fit(np.array([-1, 0, 1]) + 1), Polynomial([3 / 32, 0.5, 15 / 32])([-1, 0, 1]))
-    assert fit.certified and fit.max_error == pytest.approx(3 / 32)
+    assert fit.certified
+    assert fit.max_error == pytest.approx(3 / 32)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ def test_fit_and_picture(tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG")
     fit = least_squares("sigmoid", 3, (-8, 8))
     printed = [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("  x^")]
-    assert printed[:4] == list(fit.power()) and len(printed) == 8
+    assert printed[:4] == list(fit.power())
+    assert len(printed) == 8
     assert f"max error {fit.max_error:.6g} (proved)" in done.stdout
 
 
@@ -30,7 +31,8 @@ def test_an_unknown_function_in_a_process_of_its_own():
     done = run("swish")
     assert done.returncode == 2
     assert done.stderr.startswith("polyapprox: unknown activation 'swish'; expected one of sigmoid")
-    assert "Traceback" not in done.stderr and done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,8 @@ def test_an_unknown_function_in_a_process_of_its_own():
 def test_mistakes_are_one_sentence(line, message, capsys):
     assert main(line.split()) == 2
     error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    assert message in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("line", ["", "relu --degree two", "relu --method best", "relu --interval 1"])

@@ -10,6 +10,7 @@ from scipy.optimize import linprog
 
 import polyapprox
 from polyapprox import FitError, least_squares, remez
+import itertools
 
 BERNSTEIN = 0.2801694990238691  # lim n E_n(|x|); Varga and Carpenter, Constr. Approx. 1 (1985)
 
@@ -25,13 +26,14 @@ def test_absolute_value():
 
 def test_absolute_value_tends_to_bernsteins_constant():
     scaled = [n * remez(np.abs, n, (-1, 1)).max_error for n in (2, 4, 8, 16, 32)]
-    assert all(a < b < BERNSTEIN for a, b in zip(scaled, scaled[1:], strict=False))
+    assert all(a < b < BERNSTEIN for a, b in itertools.pairwise(scaled))
     assert scaled[-1] == pytest.approx(BERNSTEIN, rel=1e-3)
 
 
 def test_relu_is_half_of_the_absolute_value():
     fit = remez("relu", 2, (-3, 3))
-    assert fit.certified and fit.max_error == pytest.approx(3 / 16, rel=2e-6)
+    assert fit.certified
+    assert fit.max_error == pytest.approx(3 / 16, rel=2e-6)
     np.testing.assert_allclose(fit.power(), [3 / 16, 1 / 2, 1 / 6], atol=1e-9)
 
 

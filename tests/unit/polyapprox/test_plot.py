@@ -18,7 +18,10 @@ def test_panels_labels_and_marks(tmp_path):
     labels = [text.get_text() for text in top.get_legend().get_texts()]
     assert labels == ["relu", "least squares, degree 2", "minimax, degree 2"]
     assert f"max {fits[0].max_error:.3g}" in bottom.get_legend().get_texts()[0].get_text()
-    assert bottom.get_xlabel() == "x" and top.get_ylabel() and bottom.get_ylabel() and density.get_ylabel()
+    assert bottom.get_xlabel() == "x"
+    assert top.get_ylabel()
+    assert bottom.get_ylabel()
+    assert density.get_ylabel()
     assert min(axes.yaxis.label.get_fontsize() for axes in figure.axes) >= 12
     marks = [line for line in bottom.lines if line.get_marker() == "o"]
     for mark, fit in zip(marks, fits, strict=True):

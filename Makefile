@@ -1,0 +1,47 @@
+# Every target sets up .venv in this checkout if needed, and can be repeated.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help setup demo test test-all check format bench clean
+
+help:
+	@echo "make demo    train, encrypt, predict on a server process, verify, catch dishonest servers"
+	@echo "make test    all tests but the slow ones"
+	@echo "make check   lint, formatting, types"
+	@echo "make bench   benchmarks of primitives, of a layer, and of the evaluators"
+	@echo "make test-all, make format, make clean"
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	@touch $@
+
+setup: $(INSTALLED)
+
+demo: setup
+	$(BIN)/securedl demo
+
+test: setup
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: setup
+	$(BIN)/python -m pytest -q
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python -m pytest -q bench --benchmark-enable --benchmark-only -o python_files="bench_*.py" --benchmark-columns=median,iqr,rounds
+	$(BIN)/python -m bench.evaluators --quick
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

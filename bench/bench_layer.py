@@ -1,0 +1,52 @@
+"""An encrypted 64x64 layer with squaring, 64 samples at once, on both evaluators."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from securedl.compiler.cost import Link
+from securedl.execute import execute
+from securedl.graph import Affine, Graph, Polynomial
+from securedl.he.layout import Shape, unpack, unpack_key
+from securedl.he.owner import Owner
+from securedl.he.seal import SealEvaluator
+from securedl.he.vector import VectorEvaluator
+from securedl.planner import compile_graph
+
+
+@pytest.fixture(scope="module")
+def uploaded():
+    """A plan of one layer, its keys, weights and a query as records."""
+    random = np.random.default_rng(0)
+    layers = [Affine(sparse.csr_matrix(random.normal(0, 0.1, (64, 64))), np.zeros(64), "layer")]
+    layers += [Polynomial(np.tile([[0.0], [0.5], [0.25]], 64), "square")]
+    x = random.uniform(-1, 1, (64, 64))
+    plan = compile_graph(Graph((64,), tuple(layers)), x, 64, True, Link(), 8192, 0)
+    owner, params = Owner(plan), plan.program.params
+    keys = {step: unpack_key(params, owner.key(step)) for step in plan.program.rotations}
+    weights = [
+        unpack(params, data, shape)
+        for data, shape in zip(owner.weights(), plan.program.weight_shapes, strict=True)
+    ]
+    port = plan.program.query
+    slots = plan.signature.checkpoints[0].packing.pack(x / plan.network.input_scale)
+    shape = Shape(port.level, 2, port.scale, seeded=True)
+    query = [unpack(params, owner.encrypt(row, shape), shape) for row in slots]
+    return plan.program, unpack_key(params, owner.key(None)), keys, weights, query
+
+
+@pytest.mark.parametrize("name", ["seal", "vector"])
+def test_layer(benchmark, uploaded, name):
+    program, relin, keys, weights, query = uploaded
+    evaluator = SealEvaluator(program.params) if name == "seal" else VectorEvaluator(program.params)
+    evaluator.set_keys(relin, keys)
+    loaded = [evaluator.load(record) for record in weights]
+
+    def run():
+        running = execute(program, evaluator, loaded, [evaluator.load(record) for record in query])
+        with pytest.raises(StopIteration):
+            next(running)
+
+    benchmark.pedantic(run, rounds=5, warmup_rounds=1)
