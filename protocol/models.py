@@ -125,8 +125,9 @@ class Weights:
     def _load(self, index: int) -> Handle:
         if self._packed is not None:
             assert isinstance(self._source, StoredWeights)
-            return self._packed(self._shapes[index], self._source.packed(index))
-        return self._evaluator.load(self._source.record(index))
+            return self._packed(self._source.packed(index), self._shapes[index])
+        load: Callable[[Record], Handle] = getattr(self._evaluator, "load_weight", self._evaluator.load)
+        return load(self._source.record(index))
 
 
 class Watched:

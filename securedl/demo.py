@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -31,7 +32,6 @@ from securedl.he.params import SECURITY_BITS
 from securedl.inference import Answer
 from securedl.plan import Plan
 from securedl.planner import compile
-import itertools
 
 #: The embedded tables of scikit-learn, which need no network; hidden layers of the network for each.
 DATA = {"wine": (16, 16), "digits": (32, 32), "breast_cancer": (16, 16)}

@@ -25,6 +25,8 @@ class RefreshRequest:
     tiles: list[Handle]
 
 
+#: Inputs and weights of one giant step, and its rotation in slots.
+Group = tuple[list[Handle], list[Handle], int]
 Execution = Generator[RefreshRequest, list[Handle], list[Handle]]
 
 
@@ -88,23 +90,32 @@ def matvec(
     """Baby-step giant-step product, one relinearisation and rescale for each giant step."""
     babies = _baby_steps(program, step, evaluator, sources)
     index = step.first
-    outputs: dict[int, Handle] = {}
+    groups: dict[int, list[Group]] = {}
     for output, i, terms in step.groups():
         xs = [babies[s, tile, j] for s, tile, j in terms]
         ws = [weights[index + k] for k in range(len(terms))]
         index += len(terms)
-        part = evaluator.rescale(evaluator.relinearise(evaluator.dot(xs, ws)))
-        if i:
-            (part,) = evaluator.rotate(part, [i * step.giant * program.batch])
-        outputs[output] = evaluator.add(outputs[output], part) if output in outputs else part
+        groups.setdefault(output, []).append((xs, ws, i * step.giant * program.batch))
+    # An evaluator may do the giant steps of one tile in a call of its own, with fewer divisions.
+    own = getattr(evaluator, "giant_steps", None)
     results = []
     for output in range(step.tiles):
-        total = outputs[output]
+        total = own(groups[output]) if own else _giant_steps(evaluator, groups[output])
         for fold in step.folds:
             (turned,) = evaluator.rotate(total, [fold * program.batch])
             total = evaluator.add(total, turned)
         results.append(evaluator.add(total, weights[index + output]))
     return results
+
+
+def _giant_steps(evaluator: Arithmetic, groups: list[Group]) -> Handle:
+    """Σ over groups (xs, ws, slots) of rescale(relinearise(Σ x·w)) rotated left."""
+    total: Handle = None
+    for xs, ws, slots in groups:
+        part = evaluator.rescale(evaluator.relinearise(evaluator.dot(xs, ws)))
+        (turned,) = evaluator.rotate(part, [slots])
+        total = turned if total is None else evaluator.add(total, turned)
+    return total
 
 
 def _baby_steps(

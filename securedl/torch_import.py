@@ -46,7 +46,7 @@ def layer(*kinds: type[nn.Module]) -> Callable[[Importer], Importer]:
     return register
 
 
-class _UnsupportedError(Exception):
+class _UnsupportedError(UnsupportedLayerError):
     """Why one layer cannot be imported."""
 
 
@@ -136,6 +136,8 @@ def module_of(traced: fx.GraphModule, node: fx.Node) -> nn.Module:
         return module
     if node.op == "call_function":
         if node.target in FUNCTIONS:
+            if len(node.args) > 1 or set(node.kwargs) - {"inplace"}:
+                raise _UnsupportedError(f"{_called(node)} with options is not supported; use its defaults")
             return FUNCTIONS[node.target]()
         if node.target is torch.flatten and _flattens(node.args[1:], node.kwargs):
             return nn.Flatten()

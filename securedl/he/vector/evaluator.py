@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ _FROM_WIRE, _FROM_WORDS, _TO_RESIDUES = 0, 1, 2
 _PART = 512
 
 
+@lru_cache
 def warm_up() -> None:
     """Compile every kernel, or load it from the cache (about a third of a second)."""
     compile_all()

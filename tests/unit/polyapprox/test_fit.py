@@ -1,5 +1,7 @@
 """Least squares against exact integrals, scipy's quadrature and numpy's fits."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,6 @@ from scipy.integrate import quad
 
 import polyapprox
 from polyapprox import Activation, FitError, least_squares
-import itertools
 
 
 def test_relu_by_hand():

@@ -1,5 +1,6 @@
 """Remez against best approximations known in closed form, and against linear programming."""
 
+import itertools
 import time
 
 import numpy as np
@@ -10,7 +11,6 @@ from scipy.optimize import linprog
 
 import polyapprox
 from polyapprox import FitError, least_squares, remez
-import itertools
 
 BERNSTEIN = 0.2801694990238691  # lim n E_n(|x|); Varga and Carpenter, Constr. Approx. 1 (1985)
 

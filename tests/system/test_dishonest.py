@@ -1,0 +1,72 @@
+"""Servers that tamper with the weights they keep are noticed; honest ones raise no alarm."""
+
+from __future__ import annotations
+
+import pytest
+
+from securedl.dishonest import ATTACKS, Dishonest
+
+pytestmark = pytest.mark.he
+
+SEEDS = range(20)
+LANES = 32
+#: Of the 32 lanes of a batch, those with samples; all others hold probes.
+SAMPLES = 8
+
+
+@pytest.fixture(scope="module")
+def net(network):
+    """The network whose weights are tampered with."""
+    return network()
+
+
+@pytest.fixture(scope="module")
+def owner(net, folder, local):
+    """An owner whose model is on the store, uploaded once."""
+    owner = net.owner(ring=8192, refreshes=2)
+    with local(folder, owner) as client:
+        client.upload()
+    owner.verification.prepare()
+    return owner
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_every_attack_is_noticed(net, owner, folder, local, attack: str) -> None:
+    missed = []
+    for seed in SEEDS:
+
+        def wrap(honest, seed=seed):
+            return Dishonest(honest, honest.program, attack, seed)
+
+        with local(folder, owner, f"{attack}{seed}", wrap_weights=wrap) as client:
+            report = client.predict(net.x[:SAMPLES]).report
+        if report.passed or not report.alarms or report.worst_ratio <= 1:
+            missed.append((seed, report.worst_ratio))
+    assert not missed
+
+
+def test_an_honest_server_after_dishonest_ones(net, owner, folder, local) -> None:
+    """Nothing of the attacks stays on the store: 40 batches, each full of probes, without an alarm."""
+    batches = 40
+    with local(folder, owner, "honest") as client:
+        answer = client.predict(
+            net.x[: batches * SAMPLES // 2].repeat(2, axis=0), batches * (LANES - SAMPLES)
+        )
+    assert answer.report.passed, answer.report.summary()
+    assert answer.report.worst_ratio <= 1
+    assert answer.report.probes == batches * (LANES - SAMPLES)
+    assert answer.report.checkpoints == 2 * answer.report.probes
+    assert net.close(net.x[:160].repeat(2, axis=0), answer.logits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_no_false_alarm_with_any_key(network, folder, local, seed: int) -> None:
+    """Five networks with keys of their own, 40 batches each."""
+    batches, net = 40, network(seed=seed + 1, activation=("relu", "tanh", "sigmoid")[seed % 3])
+    owner = net.owner(ring=8192)
+    with local(folder, owner, f"key{seed}") as client:
+        client.upload()
+        answer = client.predict(net.x, batches * LANES - len(net.x))
+    assert answer.report.passed, answer.report.summary()
+    assert answer.report.probes == batches * LANES - len(net.x)

@@ -1,0 +1,76 @@
+"""One recorded request, both evaluators: every byte that goes back is the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from securedl.execute import execute
+from securedl.he.layout import Shape, pack, unpack, unpack_key
+from securedl.he.seal import SealEvaluator
+from securedl.he.vector import VectorEvaluator
+from securedl.inference import Inference
+
+pytestmark = pytest.mark.he
+
+
+class Recording:
+    """Keys, weights and query of one request as bytes, and the fresh tiles of each refresh."""
+
+    def __init__(self, owner: Any, x: Any) -> None:
+        self.owner, self.program = owner, owner.program
+        self.keys = {step: owner.key(step) for step in self.program.rotations}
+        self.relinearisation = owner.key(None) if self.program.relinearises else None
+        self.weights = list(owner.weights())
+        (self.batch,) = Inference(owner, x, 4).batches
+        self.query = self.batch.query()
+        self.fresh: list[list[bytes]] = []
+
+    def run(self, evaluator: Any) -> list[list[bytes]]:
+        """What the server sends at each refresh, then its answer. The first run records the refreshes."""
+        program, params = self.program, self.program.params
+
+        def load(data: list[bytes], port: Any) -> list[Any]:
+            shape = Shape(port.level, 2, port.scale, True)
+            return [evaluator.load(unpack(params, tile, shape)) for tile in data]
+
+        relinearisation = unpack_key(params, self.relinearisation) if self.relinearisation else []
+        rotations = {step: unpack_key(params, key) for step, key in self.keys.items()}
+        evaluator.set_keys(relinearisation, rotations)
+        pairs = zip(self.weights, program.weight_shapes, strict=True)
+        weights = [evaluator.load(unpack(params, data, shape)) for data, shape in pairs]
+        running = execute(program, evaluator, weights, load(self.query, program.query))
+        sent: list[list[bytes]] = []
+        try:
+            request = next(running)
+            while True:
+                sent.append([pack(params, evaluator.dump(tile)) for tile in request.tiles])
+                if len(self.fresh) == request.index:
+                    self.fresh.append(self.batch.refresh(request.index, sent[-1]))
+                fresh = self.fresh[request.index]
+                request = running.send(load(fresh, program.refreshes[request.index][1]))
+        except StopIteration as stop:
+            sent.append([pack(params, evaluator.dump(tile)) for tile in stop.value])
+        return sent
+
+
+@pytest.mark.parametrize(
+    ("activation", "degree", "options"),
+    [
+        ("relu", 2, {"ring": 8192, "refreshes": 1}),
+        ("relu", 2, {"ring": 16384, "refreshes": 0}),
+        ("tanh", 3, {"ring": 8192, "refreshes": 1}),
+        ("relu", 2, {"ring": 8192, "weights": "plain"}),
+    ],
+)
+def test_equal_bytes(network, activation: str, degree: int, options: dict[str, Any]) -> None:
+    net = network((6, 8, 3) if degree > 2 else (6, 8, 8, 3), activation, degree)
+    recording = Recording(net.owner(**options), net.x[:20])
+    params = recording.program.params
+    seal = recording.run(SealEvaluator(params))
+    vector = recording.run(VectorEvaluator(params, exact=True))
+    assert len(seal) == len(recording.program.refreshes) + 1
+    assert vector == seal
+    recording.batch.finish(vector[-1])
+    assert not recording.batch.alarms
