@@ -153,6 +153,7 @@ def run(
     )  # fmt: skip
     with bar, tempfile.TemporaryDirectory(prefix="securedl-") as folder:
         stages = Stages(bar)
+        torch.set_num_threads(1)  # more only wait for each other on networks this small
         split = load(data, seed)
         with stages("train", f"training a network on {data}"):
             model = train(split, DATA[data], seed)

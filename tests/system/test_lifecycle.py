@@ -12,7 +12,7 @@ import pytest
 
 import protocol
 import securedl
-from securedl.errors import KeyFileError, ServerError
+from securedl.errors import KeyFileError, ProtocolError, ServerError
 from securedl.inference import Batch
 
 pytestmark = pytest.mark.he
@@ -90,15 +90,17 @@ def test_a_saved_owner_comes_back(net, refreshing, folder, serving, tmp_path) ->
     np.testing.assert_array_equal(np.array(later["labels"])[sure], first.labels[sure])
 
 
-def test_an_upload_survives_the_death_of_the_server(net, folder, serving) -> None:
-    owner = net.owner(ring=16384, refreshes=0)
+def test_an_upload_survives_the_death_of_the_server(network, folder, serving) -> None:
+    """Whole groups of 64 MiB are kept (SYNC_BYTES); this model has nearly three."""
+    net = network((32, 32, 32, 3))
+    owner, x = net.owner(ring=32768, refreshes=0), net.x[:20]
     with serving(folder, name="u") as process:
 
-        def kill_half_way(done: int, total: int) -> None:
-            if 2 * done >= total and process.popen.poll() is None:
+        def kill_on_the_way(done: int, total: int) -> None:
+            if done > 0.6 * total and process.popen.poll() is None:
                 process.kill()
 
-        with protocol.Client(process.address, owner, progress=kill_half_way) as client:
+        with protocol.Client(process.address, owner, progress=kill_on_the_way) as client:
             with pytest.raises(ServerError, match=r"what arrived is kept: call upload\(\) again") as caught:
                 client.upload()
             assert "\n" not in str(caught.value)
@@ -107,10 +109,12 @@ def test_an_upload_survives_the_death_of_the_server(net, folder, serving) -> Non
         found = client.status()
         assert found.known
         assert 0 < found.missing < found.blobs
+        with pytest.raises(ProtocolError, match=r"are not uploaded: call upload\(\)"):
+            client.predict(x)
         assert client.upload().blobs == found.missing
         assert client.status().complete
-        answer = client.predict(net.x[:20])
-    assert net.close(net.x[:20], answer.logits)
+        answer = client.predict(x)
+    assert net.close(x, answer.logits)
     assert answer.report.passed
 
 

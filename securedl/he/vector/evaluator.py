@@ -58,6 +58,9 @@ class VectorEvaluator:
         self.threads = threads
         self.exact = exact
         self._engine = Engine(params, threads)
+        chain = self._engine.chain
+        # Made here, not by the first of several threads: kernels keep the tables' addresses.
+        self._pinned = (chain.ahead, chain.back, chain.shrink)
         self._relinearisation: SwitchKey | None = None
         self._rotations: dict[int, SwitchKey] = {}
         #: Does what belongs to one thread of many; shares the keys.
