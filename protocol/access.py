@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificate
 
 from protocol.address import check_token
 from protocol.store import Store
@@ -66,6 +69,13 @@ def server_credentials(certificate: str | os.PathLike[str], key: str | os.PathLi
         pair = (Path(key).read_bytes(), Path(certificate).read_bytes())
     except OSError as error:
         raise InputError(f"the TLS file {error.filename} cannot be read: {error.strerror}") from error
+    try:
+        load_pem_private_key(pair[0], password=None)
+        load_pem_x509_certificate(pair[1])
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise InputError(
+            f"the TLS files {certificate} and {key} are not a PEM certificate and key"
+        ) from error
     return grpc.ssl_server_credentials([pair])
 
 

@@ -17,7 +17,7 @@ from securedl.errors import FormatError, ProtocolError, ServerError
 from securedl.program import Program
 
 #: A crash costs at most this much of an upload; an fsync for every blob would cost more than the blobs.
-SYNC_BYTES = 64 << 20
+SYNC_BYTES = 4 << 20
 #: How long an upload waits for one that was cut off to notice it.
 LOCK_S = 3.0
 

@@ -75,6 +75,8 @@ def demo(
         raise InputError("scheme 'bgv' is not available yet: use --scheme ckks")
     if json is not None and not json.parent.is_dir():
         raise InputError(f"cannot write {json}: there is no folder {json.parent}")
+    if json is not None and json.is_dir():
+        raise InputError(f"cannot write {json}: it is a folder; name a file")
 
     def connect(address: str, owner: Any, progress: Any) -> AbstractContextManager[Any]:
         return Client(address, owner, progress=progress)
@@ -114,6 +116,8 @@ def _tokens(path: Path) -> list[str]:
 
 
 def _serve(store: Path, listen: str, quiet: bool, **options: Any) -> None:
+    # gRPC's core would print lines of its own before our one sentence, when it cannot listen.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import protocol
 
     level = logging.WARNING if quiet else logging.INFO

@@ -139,7 +139,7 @@ class Stages:
         try:
             yield lambda done, total: self.progress.update(task, completed=done, total=total)
         finally:
-            self.ms[stage] = 1e3 * (time.perf_counter() - began)
+            self.ms[stage] = self.ms.get(stage, 0.0) + 1e3 * (time.perf_counter() - began)
             self.progress.remove_task(task)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -104,7 +105,7 @@ def test_an_upload_survives_the_death_of_the_server(network, folder, serving) ->
             with pytest.raises(ServerError, match=r"what arrived is kept: call upload\(\) again") as caught:
                 client.upload()
             assert "\n" not in str(caught.value)
-            assert process.popen.poll() is not None
+            assert process.popen.wait(timeout=30) == -signal.SIGKILL
     with serving(folder, name="u") as process, protocol.Client(process.address, owner) as client:
         found = client.status()
         assert found.known
