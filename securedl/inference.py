@@ -152,6 +152,7 @@ class Inference:
         self._placement: Placement = place(len(flat), owner.plan.batch, wish, len(known) if known else 0)
         samples = known.samples if known else np.zeros((0, flat.shape[1]))
         values = self._placement.assemble(flat, samples)
+        owner.verification.ask(len(values))
         self.batches = [
             Batch(owner, part, probe, number)
             for number, (part, probe) in enumerate(zip(values, self._placement.probe, strict=True))

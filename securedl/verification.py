@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from securedl.compiler.check import within_headroom
+from securedl.errors import InputError
 from securedl.graph import Array
 from securedl.plan import Plan
 from securedl.verify.comparison import calibrate, deviation
@@ -20,6 +21,8 @@ from securedl.verify.fingerprint import Fingerprint
 RUNS = 24
 #: Probes in a fingerprint: one ciphertext of them, but at least 16 and at most 128.
 FEWEST, MOST = 16, 128
+#: Batches that one key may serve.
+KEY_TERM = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +44,14 @@ class Verification:
     """Probes, made when first needed, and what all calls so far have seen.
 
     Attributes:
-        checked: probe answers compared. alarmed: those that differed.
+        checked: probe answers compared. alarmed: those that differed. batches: ciphertext batches
+            asked under this key.
     """
 
     plan: Plan
     checked: int = 0
     alarmed: int = 0
+    batches: int = 0
     _saved: Fingerprint | None = field(default=None, repr=False)
 
     @cached_property
@@ -78,6 +83,20 @@ class Verification:
             own, factors = calibrate(errors[point], placed, count=count)
             tolerances.append((np.maximum(own, floor), factors))
         return Probed(fingerprint, expected, tuple(tolerances))
+
+    def ask(self, batches: int) -> None:
+        """Count batches against the key's fixed term.
+
+        Raises:
+            InputError: the key has served its term; an owner who reacts to alarms leaks at most
+                log2(Q + 1) bits over Q queries, and the term bounds Q.
+        """
+        if self.batches + batches > KEY_TERM:
+            raise InputError(
+                f"this key has served {self.batches} of {KEY_TERM} batches and cannot serve {batches} more: "
+                "make a new Owner of the same plan and upload it"
+            )
+        self.batches += batches
 
     def prepare(self) -> None:
         """Make the probes now rather than in the first query."""
@@ -113,14 +132,14 @@ class Verification:
         made = self.__dict__.get("probes")
         kept = made.fingerprint if made else self._saved
         arrays = {} if kept is None else {f"probe.{k}": v for k, v in kept.to_arrays().items()}
-        return {**arrays, "ledger": np.array([self.checked, self.alarmed])}
+        return {**arrays, "ledger": np.array([self.checked, self.alarmed, self.batches])}
 
     @classmethod
     def from_arrays(cls, plan: Plan, arrays: Mapping[str, Any]) -> Verification:
         """The inverse of `to_arrays`; tolerances are measured again when needed."""
         names = ("samples", "kinds", "logits")
-        checked, alarmed = (int(n) for n in arrays["ledger"])
+        checked, alarmed, batches = (int(n) for n in arrays["ledger"])
         if "probe.samples" not in arrays:
-            return cls(plan, checked, alarmed)
+            return cls(plan, checked, alarmed, batches)
         saved = Fingerprint.from_arrays({name: arrays[f"probe.{name}"] for name in names})
-        return cls(plan, checked, alarmed, saved)
+        return cls(plan, checked, alarmed, batches, saved)

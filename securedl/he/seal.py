@@ -28,7 +28,7 @@ _LIBRARY = seal.Serialization.SEALHeader()
 _MAGIC, _HEADER_SIZE = _LIBRARY.magic, _LIBRARY.header_size
 _VERSION = (_LIBRARY.version_major, _LIBRARY.version_minor)
 _SEEDED_TAG = b"\x01"  # the Blake2xb generator
-#: TenSEAL's enumeration names BFV and CKKS alone; its SEAL 4.1 has BGV as number 3.
+#: TenSEAL's enumeration names BFV and CKKS alone; its SEAL has BGV as number 3.
 _SCHEMES = {"ckks": seal.SCHEME_TYPE.CKKS, "bgv": seal.SCHEME_TYPE(3)}
 
 

@@ -362,3 +362,16 @@ class TestRefusals:
     def test_bad_probes(self, server, probes):
         with pytest.raises(InputError, match="probes"):
             Inference(server.owner, QUERIES, probes)
+
+
+def test_a_key_serves_its_term_and_no_more():
+    """The batch that would exceed the term is refused before it is counted."""
+    from types import SimpleNamespace
+
+    from securedl.verification import KEY_TERM, Verification
+
+    ledger = Verification(SimpleNamespace(), batches=KEY_TERM - 2)
+    ledger.ask(2)
+    with pytest.raises(InputError, match="make a new Owner"):
+        ledger.ask(1)
+    assert ledger.batches == KEY_TERM

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def balance(first: int, second: int, t: int) -> tuple[int, int, int]:
-    """(f, u, v) with u·first = v·second = f mod t and |u| + |v| small, as SEAL 4.1 chooses them.
+    """(f, u, v) with u·first = v·second = f mod t and |u| + |v| small, as SEAL chooses them.
 
     u and v are the pair of least |u| + |v| among the steps of Euclid's algorithm on t and second/first.
     """

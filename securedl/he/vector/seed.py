@@ -1,4 +1,4 @@
-"""The uniform polynomial that SEAL 4.1 expands from a 64-byte seed.
+"""The uniform polynomial that SEAL expands from a 64-byte seed.
 
 SEAL's default generator fills 4096-byte buffers with BLAKE2Xb(counter, key = seed), counter = 0, 1, 2...
 `sample_poly_uniform` first draws one 64-bit word for every residue, prime after prime, then replaces the
