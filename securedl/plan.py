@@ -273,6 +273,8 @@ def plan_from_bytes(data: bytes, name: str = "the plan") -> Plan:
     Raises:
         InputError: not a plan of this version.
     """
+    if not data.startswith(b"PK"):  # numpy would advise unsafe loading here
+        raise InputError(f"{name} is not a plan that this version can read: it is no archive of arrays")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return _plan(json.loads(str(arrays["meta"])), arrays)

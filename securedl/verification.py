@@ -44,7 +44,7 @@ class Verification:
     """Probes, made when first needed, and what all calls so far have seen.
 
     Attributes:
-        checked: probe answers compared. alarmed: those that differed. batches: ciphertext batches
+        checked: probe answers compared. alarmed: those in batches with an alarm. batches: ciphertext batches
             asked under this key.
     """
 
