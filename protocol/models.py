@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from securedl.he.interface import Evaluator, Handle
 from securedl.he.layout import Record, unpack_key
 from securedl.he.params import Parameters
 from securedl.program import Program
+
+log = logging.getLogger("protocol.server")
 
 
 class RecordSource(Protocol):
@@ -62,7 +66,13 @@ def evaluator_factory(name: str, threads: int) -> EvaluatorFactory:
 @lru_cache
 def _warm_up(module: str) -> None:
     """Compile the kernels now, not in the first query; once in a process."""
-    importlib.import_module(module).warm_up()
+    vector: Any = importlib.import_module(module)
+    began, cold = time.monotonic(), not vector.compiled()
+    if cold:
+        log.info("compiling kernels, once for this version: about 15 s")
+    vector.warm_up()
+    if cold:
+        log.info("kernels compiled s=%.1f", time.monotonic() - began)
 
 
 class StoredWeights:

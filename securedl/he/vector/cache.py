@@ -108,3 +108,14 @@ def compile_all() -> None:
     """Load every registered kernel from the cache, or compile it."""
     for dispatcher, signature in _KERNELS:
         dispatcher.compile(signature)
+
+
+def compiled() -> bool:
+    """Whether `compile_all` would find every kernel on disk, compiled for this processor."""
+    for dispatcher, signature in _KERNELS:
+        cache = dispatcher._cache
+        if not isinstance(cache, _KernelCache):
+            return False
+        if cache._index_key(signature, dispatcher.targetctx.codegen()) not in cache._cache_file._load_index():  # type: ignore[no-untyped-call]
+            return False
+    return True
