@@ -32,7 +32,7 @@ class PolynomialActivation(nn.Module):
     def __init__(
         self,
         coefficients: NDArray[np.float64],
-        domain: NDArray[np.float64] | Sequence[float],
+        domain: NDArray[np.float64] | Sequence[float] | Sequence[Sequence[float]],
         trainable: bool = False,
         name: str = "polynomial",
     ) -> None:
@@ -41,8 +41,16 @@ class PolynomialActivation(nn.Module):
         if table.ndim == 1:
             table = table[:, None]
         lo, hi = np.asarray(domain, dtype=np.float64).reshape(-1, 2).T
-        if table.shape[0] < 2 or np.any(lo >= hi):
-            raise InputError(f"a polynomial activation needs degree >= 1 and lo < hi, got domain {domain}")
+        if table.ndim != 2 or table.shape[0] < 2 or not np.all(lo < hi):
+            raise InputError(
+                "a polynomial activation needs degree >= 1 and lo < hi, got coefficients of shape "
+                f"{list(table.shape)} and domain {domain}"
+            )
+        if len(lo) not in (1, table.shape[1]):
+            raise InputError(
+                f"a polynomial activation needs one domain or one for each of its {table.shape[1]} "
+                f"channels, got {len(lo)}"
+            )
         self.name = name
         if trainable:
             self.coefficients = nn.Parameter(table)
@@ -53,8 +61,10 @@ class PolynomialActivation(nn.Module):
 
     @classmethod
     def of(cls, fits: Sequence[Approximation], name: str, trainable: bool = False) -> PolynomialActivation:
-        """One activation from fits, one for each channel or a single one."""
-        table = np.array([fit.coefficients for fit in fits]).T
+        """One activation from fits, one for each channel or a single one; lower degrees get zeros."""
+        table = np.zeros((max(fit.degree for fit in fits) + 1, len(fits)))
+        for column, fit in enumerate(fits):
+            table[: fit.degree + 1, column] = fit.coefficients
         return cls(table, np.array([fit.domain for fit in fits]), trainable, name)
 
     @property
@@ -67,9 +77,13 @@ class PolynomialActivation(nn.Module):
             values.to(x.dtype).reshape(-1, *[1] * (x.ndim - 2)) if values.numel() > 1 else values.to(x.dtype)
         )
 
+    def normalised(self, x: Tensor) -> Tensor:
+        """u = (x - mid) / half, in [-1, 1] where x lies inside the interval of the fit; x's shape."""
+        return (x - self._along_channels(self.centre, x)) / self._along_channels(self.radius, x)
+
     def forward(self, x: Tensor) -> Tensor:
         """x: [samples, channels, ...] to the same shape."""
-        u = (x - self._along_channels(self.centre, x)) / self._along_channels(self.radius, x)
+        u = self.normalised(x)
         previous, current = torch.ones_like(u), u
         total = (
             self._along_channels(self.coefficients[0], x) + self._along_channels(self.coefficients[1], x) * u
@@ -83,9 +97,9 @@ class PolynomialActivation(nn.Module):
         """Ascending power-basis coefficients [degree + 1, channels or 1]."""
         columns = []
         for c, mid, half in zip(
-            self.coefficients.detach().double().numpy().T,
-            np.broadcast_to(self.centre.numpy(), self.coefficients.shape[1:]),
-            np.broadcast_to(self.radius.numpy(), self.coefficients.shape[1:]),
+            self.coefficients.detach().cpu().double().numpy().T,
+            np.broadcast_to(self.centre.cpu().numpy(), self.coefficients.shape[1:]),
+            np.broadcast_to(self.radius.cpu().numpy(), self.coefficients.shape[1:]),
             strict=True,
         ):
             fit = Approximation(tuple(c.tolist()), (float(mid - half), float(mid + half)), 0.0, 0.0)
@@ -95,4 +109,5 @@ class PolynomialActivation(nn.Module):
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""
-        return f"{self.name}, degree={self.degree}"
+        channels = self.coefficients.shape[1]
+        return f"{self.name}, degree={self.degree}" + (f", channels={channels}" if channels > 1 else "")

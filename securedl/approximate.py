@@ -3,43 +3,55 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from polyapprox import Approximation, FitError, activation, least_squares, lowest_degree
+from polyapprox import FitError, activation
 from securedl.activation import PolynomialActivation
+from securedl.calibration import fit, observe
 from securedl.errors import InputError
 from securedl.graph import samples_of
+from securedl.replacement import Accuracy, ApproximationReport, Replacement
 from securedl.torch_import import FUNCTIONS, METHODS, activation_name, module_of, trace
+from securedl.tuning import Lessons, Recipe, bar, tune
 
-#: Samples of a pre-activation used in a fit; more changes the coefficients by less than 1 %.
-FIT_SAMPLES = 20_000
-#: Weight of a uniform grid beside the data, which keeps the tails of the fit sane.
-GRID_WEIGHT = 0.05
-#: The fitted interval is the observed one, wider by this factor.
-WIDEN = 1.2
+#: Samples that run through the network at once outside fine-tuning; bounds the memory of calibration.
+PART = 256
 POOLS: dict[type[nn.Module], type[nn.Module]] = {nn.MaxPool1d: nn.AvgPool1d, nn.MaxPool2d: nn.AvgPool2d}
 
 
-@dataclass(frozen=True)
-class Replacement:
-    """One activation that became a polynomial.
+class PolynomialNetwork(fx.GraphModule):
+    """What `approximate` returns: a network without activations other than polynomials.
 
     Attributes:
-        path: module path. function: what it was. degree, interval: of the fit.
-        max_error: largest |f - p| on the calibration data, in units of the activation's output.
+        report: what was replaced and how well. It stays with copies of the module.
     """
 
+    report: ApproximationReport
+
+    @property
+    def replacements(self) -> tuple[Replacement, ...]:
+        """One Replacement for each activation, in order."""
+        return self.report.replacements
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PolynomialNetwork:
+        copied = cast(PolynomialNetwork, super().__deepcopy__(memo))  # fx keeps its own attributes only
+        copied.report = self.report
+        return copied
+
+
+@dataclass(frozen=True)
+class _Site:
+    """An activation in the traced network."""
+
+    node: fx.Node
     path: str
-    function: str
-    degree: int
-    interval: tuple[float, float]
-    max_error: float
+    name: str
 
 
 def approximate(
@@ -49,12 +61,20 @@ def approximate(
     *,
     degree: int = 2,
     bound: float | None = None,
+    per_channel: bool = False,
+    quantile: float = 0.0,
     epochs: int | None = None,
+    layer_by_layer: bool = False,
     learning_rate: float = 1e-3,
     batch_size: int = 64,
     trainable: bool = True,
+    range_penalty: float = 1.0,
+    distillation: float = 0.0,
+    temperature: float = 2.0,
+    validation: tuple[Any, Any] | None = None,
+    progress: bool | None = None,
     seed: int = 0,
-) -> nn.Module:
+) -> PolynomialNetwork:
     """A copy of the model whose activations are polynomials; max pooling becomes average pooling.
 
     Each polynomial is the least-squares fit on the pre-activations that the calibration data produce
@@ -67,82 +87,214 @@ def approximate(
         degree: degree of every polynomial, or the highest one tried when `bound` is given.
         bound: largest error allowed on the calibration data's interval: the lowest degree within it is
             taken (SecureDL, Algorithm 1).
-        epochs: of fine-tuning; 20 by default when labels are given.
+        per_channel: fit one polynomial, on its own interval, for each channel (axis 1).
+        quantile: share of the calibration values to leave out at either end of an interval.
+        epochs: of fine-tuning in all; 20 by default when labels are given.
+        layer_by_layer: replace one activation at a time and tune after each, for an equal share of the
+            epochs (the last ones get what does not divide), instead of all at once.
+        learning_rate, batch_size: of Adam; the rate falls to zero along a cosine.
         trainable: whether fine-tuning may move the polynomials' coefficients too.
+        range_penalty: weight of Σ over layers of mean max(|u| - 1, 0)², where u is the pre-activation
+            scaled to [-1, 1] on its interval: keeps values where the polynomials were fitted.
+        distillation: 0 learns from labels, 1 from the original's logits alone, between from both.
+        temperature: of the logits when distilling.
+        validation: (x, y) whose accuracy the report also gives. Nothing is chosen by it: the returned
+            network is always the one of the last epoch.
+        progress: show a bar on standard error; by default on a terminal only.
         seed: of the fine-tuning's shuffles. Equal seeds give equal models.
 
     Returns:
-        The new module, in evaluation mode; its attribute `replacements` lists a Replacement
-        for each activation.
+        The new module, in evaluation mode; `print(poly.report)` tells what became of each activation.
 
     Raises:
-        InputError: bad samples or labels, a degree below 1, or an error bound that no degree reaches.
+        InputError: bad samples, labels or options, or an error bound that no degree reaches.
+        UnsupportedLayerError: control flow that depends on data.
     """
+    recipe = Recipe(learning_rate, batch_size, range_penalty, distillation, temperature)
+    _check(degree, quantile, epochs, recipe)
+    epochs = (20 if y_train is not None else 0) if epochs is None else epochs
+    if epochs and y_train is None and distillation < 1:
+        raise InputError(
+            f"fine-tuning for {epochs} epochs needs labels: pass y_train, or distillation=1 to learn from "
+            "the original's logits alone"
+        )
+    traced = trace(copy.deepcopy(model)).eval()
+    x = _samples(x_train, traced, "x_train")
+    teacher = _outputs(traced, x, "x_train")
+    y = None if y_train is None else _labels(y_train, teacher, "y_train")
+    if epochs and teacher.ndim != 2:
+        raise InputError(
+            f"fine-tuning needs a network that gives logits [samples, classes], not {list(teacher.shape)}"
+        )
+    scores = [_Scores("x_train", x, y)] if y is not None else []
+    if validation is not None:
+        x_held = _samples(validation[0], traced, "validation x")
+        logits = _outputs(traced, x_held, "validation x")
+        scores.append(_Scores("validation", x_held, _labels(validation[1], logits, "validation y")))
+    for score in scores:
+        score.take(traced)
+
+    pools = _replace_pools(traced)
+    sites = _sites(traced)
+    lessons = Lessons(x, y, teacher)
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[nn.Module, Replacement] = {}
+    stages = [[site] for site in sites] if layer_by_layer and epochs and sites else [sites]
+    with bar(epochs, progress) as tick:
+        for number, stage in enumerate(stages):
+            for site in stage:
+                module, row = _replace(traced, site, x, degree, bound, per_channel, quantile, trainable)
+                found[module] = row
+            traced.recompile()
+            if len(stages) == 1:
+                for score in scores:
+                    score.take(traced)
+            share = epochs // len(stages) + (number >= len(stages) - epochs % len(stages))
+            tune(traced, lessons, recipe, share, generator, tick)
+    for score in scores:
+        score.take(traced)
+    return _finished(traced, found, pools, epochs, x, teacher, scores)
+
+
+def _check(degree: int, quantile: float, epochs: int | None, recipe: Recipe) -> None:
     if degree < 1:
         raise InputError(f"degree must be at least 1, got {degree}")
-    if epochs and y_train is None:
-        raise InputError(f"fine-tuning for {epochs} epochs needs labels: pass y_train")
-    x = torch.as_tensor(samples_of(x_train, what="x_train"))
-    traced = trace(copy.deepcopy(model)).eval()
-    x = x.to(next((p.dtype for p in traced.parameters()), torch.float32))
-    sites = _sites(traced)
-    replacements = []
-    for node, path, name in sites:
-        values = _inputs_of(traced, node, x)
-        try:
-            fit = _fit(name, values, degree, bound)
-        except FitError as error:
-            raise InputError(f"{path} ({name}): {error}") from error
-        _put(traced, node, PolynomialActivation.of([fit], name, trainable))
-        worst = float(np.abs(activation(name)(values) - fit(values)).max())
-        replacements.append(Replacement(path, name, fit.degree, fit.domain, worst))
-    traced.recompile()
-    if y_train is not None:
-        _fine_tune(
-            traced,
-            x,
-            _labels(y_train, len(x)),
-            20 if epochs is None else epochs,
-            learning_rate,
-            batch_size,
-            seed,
-        )
-    setattr(traced, "replacements", tuple(replacements))  # noqa: B010 - modules type every attribute
-    return traced.eval()
-
-
-def _labels(y_train: Any, samples: int) -> Tensor:
-    y = np.asarray(y_train.detach().cpu() if isinstance(y_train, Tensor) else y_train)
-    if y.shape != (samples,) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
+    if epochs is not None and epochs < 0:
+        raise InputError(f"epochs must be 0 or more, got {epochs}")
+    if not 0 <= quantile < 0.5:
         raise InputError(
-            f"y_train must be {samples} class numbers (integers from 0), got {y.dtype} {list(y.shape)}"
+            f"quantile must be at least 0 and below 0.5, got {quantile}; 0.001 leaves out one value in a "
+            "thousand at either end"
         )
-    return torch.as_tensor(y.astype(np.int64))
+    if recipe.batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {recipe.batch_size}")
+    for name in ("learning_rate", "temperature"):
+        if not 0 < getattr(recipe, name) < float("inf"):
+            raise InputError(f"{name} must be a number greater than 0, got {getattr(recipe, name)}")
+    if not 0 <= recipe.range_penalty < float("inf"):
+        raise InputError(f"range_penalty must be 0 (none) or greater, got {recipe.range_penalty}")
+    if not 0 <= recipe.distillation <= 1:
+        raise InputError(
+            f"distillation must be between 0 (labels only) and 1 (the original's logits only), "
+            f"got {recipe.distillation}"
+        )
 
 
-def _sites(traced: fx.GraphModule) -> list[tuple[fx.Node, str, str]]:
-    """Activations in order, as (node, path, name); max pools are replaced on the way."""
+def _samples(x: Any, traced: fx.GraphModule, what: str) -> Tensor:
+    """Samples in the network's type."""
+    found = torch.as_tensor(samples_of(x, what=what))
+    return found.to(next((p.dtype for p in traced.parameters()), torch.float32))
+
+
+def _device(traced: nn.Module) -> torch.device:
+    return next((p.device for p in traced.parameters()), torch.device("cpu"))
+
+
+def _outputs(traced: fx.GraphModule, x: Tensor, what: str) -> Tensor:
+    """What the network gives for x, on the CPU."""
+    device = _device(traced)
+    with torch.no_grad():
+        try:
+            # The interpreter, not a call: torch prints its own message when a generated module fails.
+            run = fx.Interpreter(traced).run
+            return torch.cat([run(part.to(device)).cpu() for part in torch.split(x, PART)])
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"the network does not take {what} of shape {list(x.shape)}: {reason}; give samples "
+                "[samples, ...] as the network's first layer expects them"
+            ) from error
+
+
+def _labels(y: Any, logits: Tensor, what: str) -> Tensor:
+    found = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+    samples, classes = len(logits), logits.shape[-1]
+    if found.shape != (samples,) or not np.issubdtype(found.dtype, np.integer) or found.min() < 0:
+        raise InputError(
+            f"{what} must be {samples} class numbers (integers from 0), got {found.dtype} {list(found.shape)}"
+        )
+    if found.max() >= classes:
+        raise InputError(
+            f"{what} holds class {found.max()}, but the network has the classes 0 to {classes - 1}"
+        )
+    return torch.as_tensor(found.astype(np.int64))
+
+
+class _Scores:
+    """Accuracy on one set, taken at each stage."""
+
+    def __init__(self, what: str, x: Tensor, y: Tensor) -> None:
+        self.what, self.x, self.y = what, x, y
+        self.taken: list[float] = []
+
+    def take(self, traced: fx.GraphModule) -> None:
+        labels = _outputs(traced, self.x, self.what).argmax(1)
+        self.taken.append(float((labels == self.y).double().mean()))
+
+    @property
+    def accuracy(self) -> Accuracy:
+        return Accuracy(self.taken[0], self.taken[1] if len(self.taken) == 3 else None, self.taken[-1])
+
+
+def _replace_pools(traced: fx.GraphModule) -> tuple[str, ...]:
+    """Max pools become average pools of the same window; returns their paths."""
+    found = []
+    for path, module in list(traced.named_modules()):
+        if type(module) in POOLS:
+            pool = POOLS[type(module)](module.kernel_size, module.stride, module.padding, module.ceil_mode)
+            traced.set_submodule(path, pool)
+            found.append(path)
+    return tuple(found)
+
+
+def _sites(traced: fx.GraphModule) -> list[_Site]:
+    """Activations in the order in which they run."""
     sites = []
-    for node in list(traced.graph.nodes):
-        if node.op == "call_module":
-            module = traced.get_submodule(str(node.target))
-            if type(module) in POOLS:
-                pool = POOLS[type(module)](
-                    module.kernel_size, module.stride, module.padding, module.ceil_mode
-                )
-                traced.set_submodule(str(node.target), pool)
+    for node in traced.graph.nodes:
         functional = node.op == "call_function" and node.target in FUNCTIONS
         method = node.op == "call_method" and node.target in METHODS
         if node.op == "call_module" or functional or method:
-            module = module_of(traced, node)
-            name = activation_name(module)
+            name = activation_name(module_of(traced, node))
             if name is not None:
-                sites.append((node, str(node.target) if node.op == "call_module" else node.name, name))
+                path = str(node.target) if node.op == "call_module" else node.name
+                sites.append(_Site(node, path, name))
     return sites
 
 
-def _inputs_of(traced: fx.GraphModule, node: fx.Node, x: Tensor) -> NDArray[np.float64]:
-    """Values that reach `node`, flat."""
+def _replace(
+    traced: fx.GraphModule,
+    site: _Site,
+    x: Tensor,
+    degree: int,
+    bound: float | None,
+    per_channel: bool,
+    quantile: float,
+    trainable: bool,
+) -> tuple[PolynomialActivation, Replacement]:
+    """Fit the polynomial of one site and put it there."""
+    parts = ((part, len(part) / len(x)) for part in _inputs_of(traced, site.node, x))
+    values = observe(parts, per_channel).values
+    try:
+        fits = [fit(site.name, row, degree, bound, quantile) for row in values]
+    except FitError as error:
+        raise InputError(f"{site.path} ({site.name}): {error}") from error
+    module = PolynomialActivation.of(fits, site.name, trainable)
+    _put(traced, site.node, module)
+    exact = activation(site.name)
+    gaps = np.array([exact(row) - p(row) for row, p in zip(values, fits, strict=True)])
+    return module, Replacement(
+        site.path,
+        site.name,
+        max(p.degree for p in fits),
+        (min(p.domain[0] for p in fits), max(p.domain[1] for p in fits)),
+        float(np.abs(gaps).max()),
+        float(np.sqrt(np.mean(gaps**2))),
+        channels=len(fits),
+    )
+
+
+def _inputs_of(traced: fx.GraphModule, node: fx.Node, x: Tensor) -> Iterator[Tensor]:
+    """Values that reach `node`, part by part."""
     seen: list[Tensor] = []
 
     class Stop(Exception):  # noqa: N818 - control flow, not an error
@@ -156,35 +308,18 @@ def _inputs_of(traced: fx.GraphModule, node: fx.Node, x: Tensor) -> NDArray[np.f
             return super().run_node(n)
 
     traced.recompile()
-    with torch.no_grad():
-        for part in torch.split(x, 1024):
+    device = _device(traced)
+    for part in torch.split(x, PART):
+        with torch.no_grad():
             try:
-                Tap(traced, garbage_collect_values=False).run(part)
+                Tap(traced).run(part.to(device))
             except Stop:
-                continue
-    values = torch.cat([s.flatten() for s in seen]).double().numpy()
-    lo, hi = values.min(), values.max()
-    if len(values) > FIT_SAMPLES:
-        values = np.random.default_rng(0).choice(values, FIT_SAMPLES, replace=False)
-    return np.concatenate([values, [lo, hi]])
-
-
-def _fit(name: str, values: NDArray[np.float64], degree: int, bound: float | None) -> Approximation:
-    mid = (values.min() + values.max()) / 2
-    half = max(WIDEN * (values.max() - values.min()) / 2, 1e-3)
-    domain = (float(mid - half), float(mid + half))
-    if bound is not None:
-        return lowest_degree(activation(name), bound, domain, max_degree=degree, min_degree=1)
-    grid = np.linspace(*domain, 201)
-    weights = np.concatenate(
-        [np.full(len(values), (1 - GRID_WEIGHT) / len(values)), np.full(201, GRID_WEIGHT / 201)]
-    )
-    points = np.concatenate([values, grid])
-    return least_squares(activation(name), degree, domain, samples=points, sample_weights=weights)
+                yield seen.pop()
 
 
 def _put(traced: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
     """Let `module` stand where `node` is."""
+    module.to(_device(traced))
     target = f"{node.name}_polynomial" if node.op != "call_module" else str(node.target)
     if node.op == "call_module" and sum(n.target == node.target for n in traced.graph.nodes) > 1:
         target = f"{str(node.target).replace('.', '_')}_{node.name}_polynomial"  # a module used twice
@@ -198,20 +333,54 @@ def _put(traced: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
     traced.graph.erase_node(node)
 
 
-def _fine_tune(
-    model: fx.GraphModule, x: Tensor, y: Tensor, epochs: int, learning_rate: float, batch_size: int, seed: int
-) -> None:
-    """Adam on cross-entropy; batch norm keeps its statistics, so the fitted intervals stay true."""
-    generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
-    for _ in range(epochs):
-        for chosen in torch.split(torch.randperm(len(x), generator=generator), batch_size):
-            optimiser.zero_grad()
-            loss = nn.functional.cross_entropy(model(x[chosen]), y[chosen])
-            if not torch.isfinite(loss):
-                raise InputError(
-                    "fine-tuning diverged: lower learning_rate or degree, and standardise the inputs"
-                )
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
+def _finished(
+    traced: fx.GraphModule,
+    found: dict[nn.Module, Replacement],
+    pools: tuple[str, ...],
+    epochs: int,
+    x: Tensor,
+    teacher: Tensor,
+    scores: Sequence[_Scores],
+) -> PolynomialNetwork:
+    """The module that is returned, its report measured on the calibration data."""
+    network = PolynomialNetwork(traced, traced.graph, type(traced).__name__).eval()
+    logits, ranges = _ranges(network, x)
+    by_name = {score.what: score.accuracy for score in scores}
+    network.report = ApproximationReport(
+        tuple(
+            replace(row, outside=ranges[module][0], observed=ranges[module][1])
+            for module, row in found.items()
+        ),
+        pools,
+        epochs,
+        float((logits.argmax(-1) == teacher.argmax(-1)).double().mean()),
+        by_name.get("x_train"),
+        by_name.get("validation"),
+    )
+    return network
+
+
+def _ranges(
+    network: nn.Module, x: Tensor
+) -> tuple[Tensor, dict[nn.Module, tuple[float, tuple[float, float]]]]:
+    """Logits, and for each polynomial the share of values outside and the smallest and largest."""
+    counts: dict[nn.Module, list[float]] = {}
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(module, PolynomialActivation)
+        values = inputs[0]
+        outside = int((module.normalised(values).abs() > 1).sum())
+        extremes = float(values.min()), float(values.max())
+        old = counts.get(module, [0, 0, *extremes])
+        counts[module] = [
+            old[0] + outside, old[1] + values.numel(), min(old[2], extremes[0]), max(old[3], extremes[1])
+        ]  # fmt: skip
+
+    polynomials = [m for m in network.modules() if isinstance(m, PolynomialActivation)]
+    hooks = [m.register_forward_pre_hook(record) for m in polynomials]
+    device = _device(network)
+    with torch.no_grad():
+        logits = torch.cat([network(part.to(device)).cpu() for part in torch.split(x, PART)])
+    for hook in hooks:
+        hook.remove()
+    return logits, {m: (c[0] / c[1], (c[2], c[3])) for m, c in counts.items()}

@@ -19,7 +19,8 @@ SECRET_NAMES = {"SecretKey", "KeyGenerator", "Decryptor"}
 LAYERS = (
     ("polyapprox", "securedl.errors"),
     ("securedl.files", "securedl.graph", "securedl.he.params", "securedl.activation", "securedl.datasets"),
-    ("securedl.he.layout", "securedl.torch_import", "securedl.verify"),
+    ("securedl.he.layout", "securedl.torch_import", "securedl.verify", "securedl.calibration"),
+    ("securedl.tuning", "securedl.replacement"),
     ("securedl.he.interface", "securedl.he.clear", "securedl.he.seal", "securedl.he.vector"),
     ("securedl.program", "securedl.approximate"),
     ("securedl.packing", "securedl.execute", "securedl.compiler.forms", "securedl.compiler.fuse"),

@@ -1,0 +1,96 @@
+"""Fit polynomials to the values that reach an activation, without keeping all of these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polyapprox import Approximation, activation, least_squares, lowest_degree
+
+#: Values of a pre-activation used in a fit; more changes the coefficients by less than 1 %.
+FIT_SAMPLES = 20_000
+#: Weight of a uniform grid beside the data, which keeps the tails of the fit sane.
+GRID_WEIGHT = 0.05
+GRID_POINTS = 201
+#: The fitted interval is the observed one, wider by this factor.
+WIDEN = 1.2
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What calibration saw of one pre-activation.
+
+    Attributes:
+        values: a sample of them, float64 [channels, count], the smallest and the largest included;
+            one row when all channels share a polynomial.
+    """
+
+    values: NDArray[np.float64]
+
+
+def observe(parts: Iterable[tuple[Tensor, float]], per_channel: bool, count: int = FIT_SAMPLES) -> Observed:
+    """Exact extremes, and a sample drawn evenly from all parts, always the same for the same parts.
+
+    Args:
+        parts: (values [samples, channels, ...], its share of all samples), one part at a time.
+        per_channel: one row for each channel.
+        count: about how many values of each row to keep; all of them if there are no more.
+    """
+    random = np.random.default_rng(0)
+    kept: list[NDArray[np.float64]] = []
+    lows, highs = [], []
+    done = 0.0
+    for part, share in parts:
+        rows = _rows(part, per_channel)
+        lows.append(rows.amin(1).double().cpu().numpy())
+        highs.append(rows.amax(1).double().cpu().numpy())
+        quota = round(count * (done + share)) - round(count * done)
+        done += share
+        if rows.shape[1] > quota:
+            chosen = random.choice(rows.shape[1], quota, replace=False, shuffle=False)
+            rows = rows[:, torch.as_tensor(chosen, device=rows.device)]
+        kept.append(rows.double().cpu().numpy())
+    extremes = [np.min(lows, axis=0)[:, None], np.max(highs, axis=0)[:, None]]
+    return Observed(np.concatenate([*kept, *extremes], axis=1))
+
+
+def _rows(part: Tensor, per_channel: bool) -> Tensor:
+    if not per_channel:
+        return part.reshape(1, -1)
+    return part.transpose(0, 1).reshape(part.shape[1], -1)
+
+
+def fit(
+    name: str, values: NDArray[np.float64], degree: int, bound: float | None, quantile: float
+) -> Approximation:
+    """The least-squares polynomial on `values` [count], with a light uniform grid beside them.
+
+    Args:
+        degree: of the polynomial, or the highest one tried when `bound` is given.
+        bound: largest error on the interval; the lowest degree within it is taken.
+        quantile: share of the values to leave out at either end of the interval.
+
+    Raises:
+        FitError: no degree is within the bound.
+    """
+    lo, hi = np.quantile(values, [quantile, 1 - quantile]) if quantile else (values.min(), values.max())
+    mid = (lo + hi) / 2
+    half = max(WIDEN * (hi - lo) / 2, 1e-3, 1e-6 * abs(mid))
+    domain = (float(mid - half), float(mid + half))
+    if bound is not None:
+        return lowest_degree(activation(name), bound, domain, max_degree=degree, min_degree=1)
+    inside = values[(values >= domain[0]) & (values <= domain[1])]
+    data = np.full(len(inside), (1 - GRID_WEIGHT) / len(inside))
+    grid = np.full(GRID_POINTS, GRID_WEIGHT / GRID_POINTS)
+    return least_squares(
+        activation(name),
+        degree,
+        domain,
+        samples=np.concatenate([inside, np.linspace(*domain, GRID_POINTS)]),
+        sample_weights=np.concatenate([data, grid]),
+    )

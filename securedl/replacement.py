@@ -1,0 +1,88 @@
+"""What `approximate` did to a network, as plain data that can be read, compared and kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """One activation that became a polynomial.
+
+    Attributes:
+        path: module path. function: what it was. degree: of the polynomial.
+        interval: (lo, hi) of the fit; over all channels where there is one polynomial for each.
+        max_error, rms_error: of f - p on the calibration values when it was fitted, in units of the
+            activation's output. Fine-tuning may move p away from f on purpose.
+        outside: share of the calibration values outside the interval in the finished network.
+        observed: smallest and largest calibration value in the finished network.
+        channels: number of polynomials, 1 when all channels share one.
+    """
+
+    path: str
+    function: str
+    degree: int
+    interval: tuple[float, float]
+    max_error: float
+    rms_error: float = 0.0
+    outside: float = 0.0
+    observed: tuple[float, float] = (0.0, 0.0)
+    channels: int = 1
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares of samples with the right label, 0 to 1.
+
+    Attributes:
+        original: of the network that was given. replaced: after all replacements, before any tuning;
+            None when layers were replaced one by one. tuned: of the network that was returned.
+    """
+
+    original: float
+    replaced: float | None
+    tuned: float
+
+
+@dataclass(frozen=True)
+class ApproximationReport:
+    """What became of each activation, and of the network's accuracy. `print` shows a table.
+
+    Attributes:
+        replacements: one for each activation, in order. pools: paths of max pools made average pools.
+        epochs: of fine-tuning, in all.
+        agreement: share of x_train on which the finished network's label is the original's.
+        train, validation: accuracy on x_train with y_train and on the validation set; None without labels.
+    """
+
+    replacements: tuple[Replacement, ...]
+    pools: tuple[str, ...]
+    epochs: int
+    agreement: float
+    train: Accuracy | None = None
+    validation: Accuracy | None = None
+
+    def __str__(self) -> str:
+        lines = [_HEAD, "-" * len(_HEAD), *map(_row, self.replacements)]
+        if self.pools:
+            lines.append(f"max pools made average pools: {', '.join(self.pools)}")
+        for name, found in (("x_train", self.train), ("validation", self.validation)):
+            if found is not None:
+                replaced = "" if found.replaced is None else f"replaced {found.replaced:.2%}, "
+                lines.append(
+                    f"accuracy on {name}: original {found.original:.2%}, {replaced}"
+                    f"after {self.epochs} epochs {found.tuned:.2%}"
+                )
+        lines.append(f"labels equal to the original's on x_train: {self.agreement:.2%}")
+        return "\n".join(lines)
+
+
+_HEAD = f"{'layer':<18} {'was':<8} {'deg':>3} {'interval':>19} {'max err':>8} {'rms err':>8} {'outside':>9}"
+
+
+def _row(r: Replacement) -> str:
+    path = r.path if len(r.path) <= 18 else "…" + r.path[-17:]
+    interval = f"[{r.interval[0]:.3g}, {r.interval[1]:.3g}]"
+    degree = f"{r.degree}" if r.channels == 1 else f"{r.degree}*"
+    errors = f"{r.max_error:>8.2g} {r.rms_error:>8.2g}"
+    return f"{path:<18} {r.function:<8} {degree:>3} {interval:>19} {errors} {r.outside:>9.2%}"
