@@ -151,6 +151,43 @@ def dishonest(
     _serve(store, listen, quiet, evaluator=evaluator.value, threads=threads, wrap_weights=wrap)
 
 
+datasets_app = typer.Typer(help="Public data sets: list them, and where each is now.")
+app.add_typer(datasets_app, name="datasets", invoke_without_command=True)
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
+
+
+@datasets_app.callback()
+def datasets(context: typer.Context, json: JsonOption = None) -> None:
+    """List the public data sets: size, licence, citation, and where each is now."""
+    if context.invoked_subcommand is not None:
+        return
+    from rich.console import Console
+
+    from securedl.datasets import listing
+
+    facts = listing.show(Console())
+    if json is not None:
+        listing.write_json(json, facts)
+
+
+@datasets_app.command()
+def fetch(
+    names: Annotated[list[str], typer.Argument(help="Names of data sets, or all.")], json: JsonOption = None
+) -> None:
+    """Get data sets from their official sources into the cache, unless they are at hand."""
+    from rich.console import Console
+
+    from securedl.datasets import listing
+
+    results = listing.get(names, Console())
+    if json is not None:
+        listing.write_json(json, results)
+    if failed := [result["name"] for result in results if result["failed"]]:
+        raise InputError(
+            f"{len(failed)} of {len(results)} data sets could not be fetched: {', '.join(failed)}"
+        )
+
+
 @app.command()
 def plan(path: Annotated[Path, typer.Argument(help="A file that Plan.save wrote.")]) -> None:
     """Print what a saved plan will do."""

@@ -33,8 +33,12 @@ from securedl.inference import Answer
 from securedl.plan import Plan
 from securedl.planner import compile
 
-#: The embedded tables of scikit-learn, which need no network; hidden layers of the network for each.
+#: Hidden layers of the network for each table.
 DATA = {"wine": (16, 16), "digits": (32, 32), "breast_cancer": (16, 16)}
+#: The same tables in the catalogue, all in scikit-learn's copies: no network is needed.
+VARIANTS = {
+    "wine": ("wine", "wine"), "digits": ("optdigits", "digits"), "breast_cancer": ("wdbc", "wdbc"),
+}  # fmt: skip
 PROBES = 8
 #: Opens a client: (address, owner, progress) to a context manager with upload() and predict().
 Connect = Callable[..., AbstractContextManager[Any]]
@@ -51,14 +55,18 @@ class Split:
 
 
 def load(name: str, seed: int = 0) -> Split:
-    """One of scikit-learn's copies of the UCI tables, split 80/20 with all classes in both parts."""
-    from sklearn import datasets
+    """One of the embedded UCI tables, split 80/20 with all classes in both parts."""
     from sklearn.model_selection import train_test_split
+
+    from securedl import datasets
 
     if name not in DATA:
         raise InputError(f"data {name!r} is not embedded: use one of {', '.join(DATA)}")
-    x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
-    x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=0.2, stratify=y, random_state=seed)
+    source, variant = VARIANTS[name]
+    table = datasets.load(source, variant=variant)
+    x_train, x_test, y_train, y_test = train_test_split(
+        table.x, table.y, test_size=0.2, stratify=table.y, random_state=seed
+    )
     mean, deviation = x_train.mean(axis=0), x_train.std(axis=0)
     # A pixel that is almost always the same must not become huge when it is not.
     deviation = np.maximum(deviation, 0.05 * deviation.max() if name == "digits" else 1e-12)
