@@ -82,16 +82,13 @@ class PolynomialActivation(nn.Module):
         return (x - self._along_channels(self.centre, x)) / self._along_channels(self.radius, x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: [samples, channels, ...] to the same shape."""
+        """x: [samples, channels, ...] to the same shape, by Clenshaw's recurrence."""
         u = self.normalised(x)
-        previous, current = torch.ones_like(u), u
-        total = (
-            self._along_channels(self.coefficients[0], x) + self._along_channels(self.coefficients[1], x) * u
-        )
-        for row in self.coefficients[2:]:
-            previous, current = current, 2 * u * current - previous
-            total = total + self._along_channels(row, x) * current
-        return total
+        rows = [self._along_channels(row, x) for row in self.coefficients]
+        after, current = torch.zeros_like(rows[-1]), rows[-1]
+        for row in rows[-2:0:-1]:
+            after, current = current, torch.addcmul(row - after, 2 * u, current)
+        return torch.addcmul(rows[0] - after, u, current)
 
     def power(self) -> NDArray[np.float64]:
         """Ascending power-basis coefficients [degree + 1, channels or 1]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -29,7 +29,7 @@ class PolynomialNetwork(fx.GraphModule):
     """What `approximate` returns: a network without activations other than polynomials.
 
     Attributes:
-        report: what was replaced and how well. It stays with copies of the module.
+        report: what was replaced and how well. Copies of the module, pickled ones too, keep it.
     """
 
     report: ApproximationReport
@@ -43,6 +43,19 @@ class PolynomialNetwork(fx.GraphModule):
         copied = cast(PolynomialNetwork, super().__deepcopy__(memo))  # fx keeps its own attributes only
         copied.report = self.report
         return copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rebuild, arguments = super().__reduce__()[:2]  # which would make an fx.GraphModule
+        return _rebuilt, (rebuild, arguments, self.report)
+
+
+def _rebuilt(
+    rebuild: Callable[..., fx.GraphModule], arguments: tuple[Any, ...], report: ApproximationReport
+) -> PolynomialNetwork:
+    module = rebuild(*arguments)
+    network = PolynomialNetwork(module, module.graph, type(module).__name__)
+    network.report = report
+    return network
 
 
 @dataclass(frozen=True)

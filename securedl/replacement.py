@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 
 
@@ -46,7 +47,9 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class ApproximationReport:
-    """What became of each activation, and of the network's accuracy. `print` shows a table.
+    """What became of each activation, and of the network's accuracy. `print` shows a table of 80 columns.
+
+    A star beside a degree in the table: one polynomial for each channel.
 
     Attributes:
         replacements: one for each activation, in order. pools: paths of max pools made average pools.
@@ -66,23 +69,24 @@ class ApproximationReport:
         lines = [_HEAD, "-" * len(_HEAD), *map(_row, self.replacements)]
         if self.pools:
             lines.append(f"max pools made average pools: {', '.join(self.pools)}")
+        if self.epochs:
+            lines.append(f"fine-tuned for {self.epochs} epochs")
         for name, found in (("x_train", self.train), ("validation", self.validation)):
             if found is not None:
                 replaced = "" if found.replaced is None else f"replaced {found.replaced:.2%}, "
-                lines.append(
-                    f"accuracy on {name}: original {found.original:.2%}, {replaced}"
-                    f"after {self.epochs} epochs {found.tuned:.2%}"
-                )
+                figures = f"original {found.original:.2%}, {replaced}tuned {found.tuned:.2%}"
+                lines.append(f"accuracy on {name}: {figures}")
         lines.append(f"labels equal to the original's on x_train: {self.agreement:.2%}")
-        return "\n".join(lines)
+        return "\n".join(part for line in lines for part in textwrap.wrap(line, _WIDTH))
 
 
-_HEAD = f"{'layer':<18} {'was':<8} {'deg':>3} {'interval':>19} {'max err':>8} {'rms err':>8} {'outside':>9}"
+_WIDTH = 80
+_HEAD = f"{'layer':<16} {'was':<8} {'deg':>3} {'interval':>22} {'max err':>8} {'rms err':>8} {'outside':>8}"
 
 
 def _row(r: Replacement) -> str:
-    path = r.path if len(r.path) <= 18 else "…" + r.path[-17:]
+    path = r.path if len(r.path) <= 16 else "…" + r.path[-15:]
     interval = f"[{r.interval[0]:.3g}, {r.interval[1]:.3g}]"
     degree = f"{r.degree}" if r.channels == 1 else f"{r.degree}*"
     errors = f"{r.max_error:>8.2g} {r.rms_error:>8.2g}"
-    return f"{path:<18} {r.function:<8} {degree:>3} {interval:>19} {errors} {r.outside:>9.2%}"
+    return f"{path:<16} {r.function:<8} {degree:>3} {interval:>22} {errors} {r.outside:>8.2%}"

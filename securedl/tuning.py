@@ -40,6 +40,7 @@ class Lessons:
     teacher: Tensor
 
 
+@torch.enable_grad()
 def tune(
     model: nn.Module,
     lessons: Lessons,
@@ -67,11 +68,9 @@ def tune(
         total = 0.0
         for chosen in torch.split(torch.randperm(len(lessons.x), generator=generator), recipe.batch_size):
             optimiser.zero_grad()
-            with _excess(model) as excess:
+            with _excess(model if recipe.range_penalty else nn.Identity()) as excess:
                 logits = model(lessons.x[chosen].to(device))
-            loss = _loss(logits, lessons, chosen, recipe)
-            if recipe.range_penalty:
-                loss = loss + recipe.range_penalty * sum(excess)
+            loss = _loss(logits, lessons, chosen, recipe) + recipe.range_penalty * sum(excess)
             if not torch.isfinite(loss):
                 raise InputError(
                     "fine-tuning diverged: lower learning_rate or degree, and standardise the inputs"
@@ -108,7 +107,7 @@ def _excess(model: nn.Module) -> Iterator[list[Tensor]]:
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(module, PolynomialActivation)
-        found.append((module.normalised(inputs[0]).abs() - 1).clamp(min=0).square().mean())
+        found.append(functional.softshrink(module.normalised(inputs[0]), 1.0).square().mean())
 
     polynomials = [m for m in model.modules() if isinstance(m, PolynomialActivation)]
     hooks = [m.register_forward_pre_hook(record) for m in polynomials]
