@@ -141,6 +141,8 @@ def approximate(
         )
     scores = [_Scores("x_train", x, y)] if y is not None else []
     if validation is not None:
+        if not isinstance(validation, tuple | list) or len(validation) != 2:
+            raise InputError(f"validation must be a pair (x, y), got {type(validation).__name__}")
         x_held = _samples(validation[0], traced, "validation x")
         logits = _outputs(traced, x_held, "validation x")
         scores.append(_Scores("validation", x_held, _labels(validation[1], logits, "validation y")))
@@ -170,8 +172,8 @@ def approximate(
 
 
 def _check(degree: int, quantile: float, epochs: int | None, recipe: Recipe) -> None:
-    if degree < 1:
-        raise InputError(f"degree must be at least 1, got {degree}")
+    if not isinstance(degree, int | np.integer) or degree < 1:
+        raise InputError(f"degree must be a whole number of at least 1, got {degree!r}")
     if epochs is not None and epochs < 0:
         raise InputError(f"epochs must be 0 or more, got {epochs}")
     if not 0 <= quantile < 0.5:

@@ -212,21 +212,106 @@ def test_a_constant_activation_has_an_interval():
     assert lo < hi
 
 
-def test_power_is_the_same_polynomial():
-    random = np.random.default_rng(0)
-    layer = PolynomialActivation(random.normal(size=(5, 3)), [(-1, 2), (0, 4), (-3, -1)])
-    x = random.uniform(-3, 4, (20, 3))
-    want = layer(torch.tensor(x)).numpy()
-    powers = sum(c * x**k for k, c in enumerate(layer.power()))
-    np.testing.assert_allclose(powers, want, rtol=1e-9, atol=1e-9)
-    assert layer.degree == 4
-    assert "degree=4" in repr(layer)
+def test_equal_seeds_give_equal_states_and_touch_no_randomness(network, wine):
+    states, draws = [], []
+    for start in (1, 2):
+        torch.manual_seed(start)
+        before = torch.get_rng_state()
+        np.random.seed(start)
+        poly = securedl.approximate(
+            network, *wine, epochs=4, layer_by_layer=True, per_channel=True, distillation=0.5, seed=9
+        )
+        assert torch.equal(torch.get_rng_state(), before)
+        draws.append(np.random.get_state()[2])
+        states.append(poly.state_dict())
+    assert draws == [624, 624], "numpy's global generator was used"
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
+
+
+def test_layer_by_layer_tunes_before_the_next_fit(network, wine):
+    """The second activation's interval is that of the network whose first one is already tuned."""
+    x, y = wine
+    at_once, in_turn = (
+        securedl.approximate(network, x, y, epochs=6, layer_by_layer=turn) for turn in (False, True)
+    )
+    first, second = zip(at_once.replacements, in_turn.replacements, strict=True)
+    assert first[0].interval == first[1].interval
+    assert second[0].interval != second[1].interval
+    assert loss(in_turn, x, y) < loss(securedl.approximate(network, x), x, y)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5])
+def test_layer_by_layer_keeps_the_total_of_epochs(network, wine, monkeypatch, epochs):
+    from securedl import tuning
+
+    steps = []
+    step = torch.optim.Adam.step
+
+    def counted(self, *arguments, **options):
+        steps.append(1)
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(tuning.torch.optim.Adam, "step", counted)
+    securedl.approximate(network, *wine, epochs=epochs, layer_by_layer=True, batch_size=89)
+    assert len(steps) == epochs * 2
+
+
+def test_distilling_needs_no_labels(network, wine):
+    x, y = wine
+    plain = securedl.approximate(network, x)
+    tuned = securedl.approximate(network, x, epochs=20, distillation=1)
+    with torch.no_grad():
+        want = functional.softmax(network(x), 1)
+        gaps = [float((functional.softmax(m(x), 1) - want).square().mean()) for m in (plain, tuned)]
+    assert gaps[1] < 0.5 * gaps[0]
+    assert tuned.report.train is None
+    assert tuned.report.epochs == 20
+
+
+def test_the_penalty_keeps_tuned_networks_in_range(network, wine):
+    x, y = wine
+    tuned = [
+        securedl.approximate(network, x, y, epochs=30, learning_rate=1e-2, range_penalty=penalty)
+        for penalty in (0.0, 100.0)
+    ]
+    free, held = ([r.outside for r in poly.replacements] for poly in tuned)
+    assert sum(held) < 0.5 * sum(free)
+
+
+def test_a_nested_module_and_one_without_weights():
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = nn.ReLU()
+
+        def forward(self, x):
+            return self.act(x)
+
+    model = nn.Sequential(Block(), nn.Flatten(), Block())
+    x = np.random.default_rng(0).normal(size=(40, 2, 3))
+    found = securedl.approximate(model, x, np.zeros(40, dtype=int), epochs=2, trainable=False)
+    assert [r.path for r in found.replacements] == ["0.act", "2.act"]
+
+
+def test_large_calibration_sets_run_in_parts():
+    """Whatever the number of samples, at most `PART` of them are in the network at once."""
+    from securedl.approximate import PART
+
+    sizes = []
+
+    layer = nn.Linear(2, 2)
+    layer.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    securedl.approximate(nn.Sequential(layer, nn.ReLU(), nn.Linear(2, 2)), np.zeros((PART * 3 + 1, 2)))
+    assert max(sizes) == PART
+    assert sum(sizes) % (PART * 3 + 1) == 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"degree": 0}, "at least 1"),
+        ({"degree": 0}, "at least 1, got 0"),
+        ({"degree": 2.5}, "whole number"),
         ({"epochs": 3}, "needs labels"),
         ({"y_train": np.zeros(3, dtype=int)}, "class numbers"),
         ({"y_train": np.zeros(178)}, "float64"),
@@ -235,6 +320,20 @@ def test_power_is_the_same_polynomial():
         ({"x_train": np.zeros((0, 13))}, "at least one"),
         ({"x_train": np.full((4, 13), np.nan)}, "NaN"),
         ({"x_train": "digits"}, "numbers"),
+        ({"x_train": np.zeros((8, 7))}, r"does not take x_train of shape \[8, 7\]"),
+        ({"y_train": np.full(178, 3)}, "holds class 3, but the network has the classes 0 to 2"),
+        ({"epochs": -1}, "epochs must be 0 or more, got -1"),
+        ({"epochs": 3, "distillation": 0.5}, "distillation=1"),
+        ({"quantile": 0.5}, "below 0.5, got 0.5"),
+        ({"quantile": -0.1}, "got -0.1"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be a number greater than 0"),
+        ({"temperature": float("nan")}, "temperature .* got nan"),
+        ({"range_penalty": -1.0}, "range_penalty must be 0"),
+        ({"distillation": 1.5}, "between 0 .* got 1.5"),
+        ({"validation": (np.zeros((5, 13)), np.zeros(4, dtype=int))}, "validation y must be 5"),
+        ({"validation": (np.zeros((5, 12)), np.zeros(5, dtype=int))}, "validation x of shape"),
+        ({"validation": np.zeros((5, 13))}, r"a pair \(x, y\)"),
     ],
 )
 def test_bad_arguments(network, wine, arguments, message):
@@ -254,11 +353,3 @@ def test_what_cannot_be_traced():
 
     with pytest.raises(UnsupportedLayerError, match="cannot trace Net"):
         securedl.approximate(Net(), np.ones((2, 2)))
-
-
-@pytest.mark.parametrize("domain", [(1.0, 1.0), (2.0, 1.0)])
-def test_an_empty_interval_is_refused(domain):
-    with pytest.raises(InputError, match="lo < hi"):
-        PolynomialActivation(np.zeros(3), domain)
-    with pytest.raises(InputError, match="degree >= 1"):
-        PolynomialActivation(np.zeros(1), (0.0, 1.0))
