@@ -45,15 +45,16 @@ class Journal:
             sound = start + ENTRY.size
         return done, sound
 
-    def append(self, entries: Iterable[tuple[int, bytes]], end: int) -> int:
-        """Write entries from byte `end`, the sound part's, on; once they are on disk, their own end."""
+    def append(self, entries: Iterable[tuple[int, bytes]], end: int, wait: bool = True) -> int:
+        """Write entries from byte `end`, the sound part's, on; their own end, with `wait` once on disk."""
         with open(self._path, "r+b") as file:
             file.truncate(end)
             file.seek(end)
             for number, digest in entries:
                 file.write(ENTRY.pack(number, digest, self._check(number, digest)))
             file.flush()
-            os.fsync(file.fileno())
+            if wait:
+                os.fsync(file.fileno())
             return file.tell()
 
     def replace(self, entries: dict[int, bytes]) -> None:

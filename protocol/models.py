@@ -99,26 +99,45 @@ class StoredWeights:
 
 
 class Weights:
-    """Handles of weights, kept as far as `room` bytes go.
+    """Handles of weights: places in a map of a file where the evaluator allows it (`mapped`).
 
-    What no longer fits is read again for each query: queries scan the weights in one order, so
-    replacing the oldest would evict each weight just before its next use.
+    Others are kept as far as `room` bytes go. What no longer fits is read again for each query: queries
+    scan the weights in one order, so replacing the oldest would evict each weight just before its next use.
     """
 
     def __init__(self, source: RecordSource, stored: StoredModel, evaluator: Evaluator, room: int) -> None:
-        self._source, self._evaluator, self._room = source, evaluator, room
+        self._source, self._evaluator = source, evaluator
         self._shapes = stored.table.shapes
         self._row = 8 * stored.program.params.ring
         self._handles: dict[int, Handle] = {}
         self._packed = getattr(evaluator, "load_packed", None) if isinstance(source, StoredWeights) else None
+        self._mapped = self._map(stored) if self._packed is not None else None
+        self.room = room if self._mapped is None else 0
+        self._room = self.room
         self._lock = threading.Lock()
+
+    def _map(self, stored: StoredModel) -> Any:
+        # Imported late: only the vector evaluator has packed weights, and only it may load its kernels.
+        from protocol.mapped import MappedWeights, mappable
+
+        if not mappable(stored.program.params):
+            return None
+        try:
+            return MappedWeights(stored, self._load)
+        except OSError as error:
+            log.warning(
+                "weights stay in memory: their file cannot be made: %s", os.strerror(error.errno or 0)
+            )
+            return None
 
     def __getitem__(self, index: int) -> Handle:
         if index in self._handles:
             return self._handles[index]
-        handle = self._load(index)
         shape = self._shapes[index]
-        cost = shape.size * (shape.level + 1) * self._row
+        if self._mapped is not None:
+            handle, cost = self._mapped[index], 0
+        else:
+            handle, cost = self._load(index), shape.size * (shape.level + 1) * self._row
         with self._lock:
             if index not in self._handles and cost <= self._room:
                 self._room -= cost
@@ -128,7 +147,7 @@ class Weights:
     def warm(self, alive: Callable[[], bool]) -> None:
         """Read what fits before the first query does."""
         for index in range(len(self._shapes)):
-            if not alive() or self._room <= 0:
+            if not alive() or (self._mapped is None and self._room <= 0):
                 return
             self[index]
 
@@ -193,7 +212,7 @@ def load(
     key_bytes, weight_bytes = stored.table.expanded()
     room = max(0, min(weight_bytes, max_bytes - key_bytes))
     weights = Weights(source if wrap is None else wrap(source), stored, evaluator, room)
-    program, cost = stored.program, key_bytes + room
+    program, cost = stored.program, key_bytes + weights.room
     return LoadedModel(program, stored.program_id, Expectations.of(program), evaluator, weights, cost)
 
 

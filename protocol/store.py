@@ -27,13 +27,19 @@ from protocol.wire import ID_BYTES
 from securedl.errors import FormatError, InputError, ProtocolError, QuotaError, ServerError
 from securedl.program import Program
 
+#: Files of this server's own making, which no client's share pays for.
+DERIVED = "packed-"
 #: Half-made folders older than this were left by a server that died.
 STALE_S = 3600
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one client may keep, and how many streams the server works on at once."""
+    """What one client may keep, and how many streams the server works on at once.
+
+    Attributes:
+        max_bytes: of uploads; on disk a model takes up to three times as much (`mapped`).
+    """
 
     max_models: int = 32
     max_bytes: int = 64 << 30
@@ -133,7 +139,8 @@ class Store:
         used = 0
         for model_id in models:
             with disk(), contextlib.suppress(FileNotFoundError):
-                used += sum(p.stat().st_size for p in self._folder(client, model_id).iterdir())
+                files = self._folder(client, model_id).iterdir()
+                used += sum(p.stat().st_size for p in files if not p.name.startswith(DERIVED))
         if used + wanted > self.limits.max_bytes:
             raise QuotaError(
                 f"this model takes {wanted:,} bytes, but of this client's {self.limits.max_bytes:,} bytes on "

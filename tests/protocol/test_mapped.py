@@ -1,0 +1,194 @@
+"""Packed weights in a file: the same residues, made once, and never believed when damaged."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from protocol_fakes import FakeOwner, random_record, small_program
+
+from protocol import Store, mapped
+from protocol.mapped import MappedWeights, mappable
+from protocol.models import load
+from protocol.store import Limits
+from securedl.errors import QuotaError
+from securedl.he.layout import Record, Shape, pack
+from securedl.he.params import Parameters, ckks_parameters
+from securedl.he.vector import VectorEvaluator
+
+BGV_MODULUS = 65537
+
+
+class Packing:
+    """Packed handles of random weights, and which were asked for."""
+
+    def __init__(self, params: Parameters, shapes: list[Shape]) -> None:
+        rng = np.random.default_rng(0)
+        self.evaluator = VectorEvaluator(params)
+        records = [random_record(params, shape, rng) for shape in shapes]
+        if params.scheme == "bgv":
+            records = [Record(r.shape, r.residues, r.seed, 3 + k) for k, r in enumerate(records)]
+        self.data, self.shapes = [pack(params, record) for record in records], shapes
+        self.asked: list[int] = []
+
+    def __call__(self, index: int):
+        self.asked.append(index)
+        return self.evaluator.load_packed(self.data[index], self.shapes[index])
+
+    def same(self, index: int, handle) -> bool:
+        """Every field and residue."""
+        found = self.evaluator.dump(handle)
+        due = self.evaluator.dump(self.evaluator.load_packed(self.data[index], self.shapes[index]))
+        same = (found.shape, found.correction) == (due.shape, due.correction)
+        return same and bool((found.residues == due.residues).all())
+
+
+@pytest.fixture(params=["encrypted", "plain", "bgv"])
+def stored(request, tmp_path: Path):
+    """A model on disk and its weights; `bgv` stands for the parameters alone."""
+    program = small_program(encrypted=request.param != "plain")
+    model = Store(tmp_path).create("local", bytes(16), program)
+    if request.param == "bgv":
+        known = model.program.params
+        params = Parameters("bgv", known.ring, known.primes, known.special, BGV_MODULUS)
+        object.__setattr__(model.program, "params", params)
+    return model, Packing(model.program.params, model.table.shapes)
+
+
+def packed_file(model, suffix: str) -> Path:
+    (path,) = model.folder.glob(f"packed-*{suffix}")
+    return path
+
+
+def test_the_map_holds_what_the_evaluator_loads(stored) -> None:
+    model, packing = stored
+    weights = MappedWeights(model, packing)
+    for index in range(len(packing.shapes)):
+        handle = weights[index]
+        assert handle.packed
+        assert packing.same(index, handle)
+    assert packing.asked == list(range(len(packing.shapes)))
+
+
+def test_a_restart_loads_nothing_again(stored) -> None:
+    model, packing = stored
+    for index in range(len(packing.shapes)):
+        MappedWeights(model, packing)[index]
+    packing.asked.clear()
+    again = MappedWeights(model, packing)
+    handles = [again[index] for index in range(len(packing.shapes))]
+    del again  # handles keep the map
+    assert all(packing.same(index, handle) for index, handle in enumerate(handles))
+    assert packing.asked == []
+
+
+def test_products_from_the_map_are_the_same(stored) -> None:
+    model, packing = stored
+    evaluator, shape = packing.evaluator, packing.shapes[0]
+    rng = np.random.default_rng(1)
+    xs = [evaluator.load(random_record(evaluator.params, Shape(shape.level, 2, 1.0), rng)) for _ in range(4)]
+    weights = MappedWeights(model, packing)
+    found = evaluator.dump(evaluator.dot(xs, [weights[k] for k in range(4)]))
+    due = evaluator.dump(evaluator.dot(xs, [packing(k) for k in range(4)]))
+    assert found.shape == due.shape
+    np.testing.assert_array_equal(found.residues, due.residues)
+
+
+@pytest.mark.parametrize("place", [0, 70, -100])
+def test_damage_is_repaired(stored, place: int) -> None:
+    model, packing = stored
+    weights = MappedWeights(model, packing)
+    assert packing.same(0, weights[0])
+    assert packing.same(1, weights[1])
+    start, length = weights._starts[1], weights._lengths[1]
+    with open(packed_file(model, ".bin"), "r+b") as file:
+        file.seek(start + place % length)
+        octet = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([octet[0] ^ 1]))
+    packing.asked.clear()
+    again = MappedWeights(model, packing)
+    assert packing.same(0, again[0])
+    assert packing.same(1, again[1])
+    assert packing.asked == [1]
+    assert packing.same(1, MappedWeights(model, packing)[1])
+    assert packing.asked == [1]
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".journal"])
+@pytest.mark.parametrize("left", [0, 100])
+def test_a_cut_off_file_is_made_again(stored, suffix: str, left: int) -> None:
+    model, packing = stored
+    for index in range(6):
+        MappedWeights(model, packing)[index]
+    os.truncate(packed_file(model, suffix), left)
+    again = MappedWeights(model, packing)
+    assert all(packing.same(index, again[index]) for index in range(6))
+
+
+def test_another_version_makes_its_own(stored, monkeypatch) -> None:
+    """While the old version's server still works."""
+    model, packing = stored
+    old = MappedWeights(model, packing)
+    handle = old[0]
+    monkeypatch.setattr(mapped, "source_hash", lambda: "another")
+    new = MappedWeights(model, packing)
+    assert packed_file(model, ".bin").name == "packed-another.bin"
+    assert packing.same(0, new[0])
+    assert packing.asked == [0, 0]
+    assert packing.same(0, handle)
+    assert packing.same(1, old[1])
+
+
+def test_primes_that_are_not_packed() -> None:
+    params = ckks_parameters(4096, 1)
+    assert mappable(params)
+    assert not mappable(Parameters("ckks", params.ring, (params.primes[1], 40961), params.special))
+
+
+def complete(tmp_path: Path, owner: FakeOwner, limits: Limits | None = None):
+    """A model with all its blobs."""
+    model = Store(tmp_path, limits).create("local", owner.model_id, owner.program)
+    with model.writer() as writer:
+        for number in range(len(model.table)):
+            keys = model.table.keys
+            data = owner.key(keys[number]) if number < len(keys) else owner.weight(number - len(keys))
+            writer.write(number, data)
+    return model
+
+
+def test_a_disk_without_room_leaves_weights_in_memory(tmp_path: Path, monkeypatch, caplog) -> None:
+    model = complete(tmp_path, FakeOwner())
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(mapped.os, "posix_fallocate", refuse)
+    with caplog.at_level(logging.WARNING):
+        loaded = load(model, VectorEvaluator, None, 1 << 30)
+    assert "weights stay in memory: their file cannot be made: No space left on device" in caplog.text
+    assert loaded.weights[0].packed
+    assert loaded.cost == sum(model.table.expanded())
+
+
+def test_only_keys_count_as_memory(tmp_path: Path) -> None:
+    model = complete(tmp_path, FakeOwner())
+    loaded = load(model, VectorEvaluator, None, 1 << 30)
+    loaded.weights.warm(lambda: True)
+    assert loaded.cost == model.table.expanded()[0]
+    assert packed_file(model, ".bin").stat().st_size > model.table.sizes()["weights.bin"]
+
+
+def test_no_client_pays_for_derived_files(tmp_path: Path) -> None:
+    owner = FakeOwner()
+    model = complete(tmp_path, owner)
+    size = sum(p.stat().st_size for p in model.folder.iterdir())
+    load(model, VectorEvaluator, None, 1 << 30).weights.warm(lambda: True)
+    other = FakeOwner(1)
+    need = size + model.table.total_bytes
+    with pytest.raises(QuotaError):
+        Store(tmp_path, Limits(max_bytes=need - 1)).create("local", other.model_id, other.program)
+    Store(tmp_path, Limits(max_bytes=need)).create("local", other.model_id, other.program)
