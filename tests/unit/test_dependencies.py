@@ -137,7 +137,9 @@ def test_only_the_client_of_protocol_reaches_the_owner():
     for module in MODULES:
         if module.startswith("protocol"):
             found = {i for i in imports(module) if i.startswith("securedl")} - public - EMPTY
-            assert found <= ({"securedl.inference"} if module == "protocol.client" else set()), module
+            # Imported late, by servers that have this evaluator: the form of its weights on disk.
+            also = {"protocol.client": {"securedl.inference"}, "protocol.mapped": {"securedl.he.vector"}}
+            assert {row(i) for i in found} <= also.get(module, set()), module
 
 
 def named(path: Path) -> set[str]:
