@@ -84,7 +84,17 @@ class Setting:
         c, n = self.vector._engine.chain, self.params.ring
         block = self.vector._engine.rows(2)
         block.array(2, n)[:] = 1.0
-        arguments = (block.at, block.at + 8 * n, int(c.ahead[1]), n, c.q[1], c.q_inverse[1], 0, 0, 0)
+        arguments = (
+            block.at,
+            block.at + 8 * n,
+            int(c.ahead[1]),
+            n,
+            c.q[1],
+            c.q_inverse[1],
+            int(c.methods[1]),
+            0,
+            0,
+        )
         return min(_timed(lambda: forward(*arguments)) for _ in range(300))
 
 

@@ -22,8 +22,9 @@ from securedl.he.vector.buffers import Buffers, address
 from securedl.he.vector.cache import cache_folder, source_hash
 from securedl.he.vector.correction import balance
 from securedl.he.vector.dot import group_length, key_group_length
-from securedl.he.vector.ntt import bit_reversal, minimal_root
+from securedl.he.vector.ntt_words import LARGEST_BITS, NEVER, OFTEN, ON_LOADING
 from securedl.he.vector.seed import expand
+from securedl.he.vector.twiddles import bit_reversal, minimal_root
 
 sys.path.insert(0, str(Path(__file__).parent))
 from vector_oracle import KINDS, STEPS, Oracle, oracle, same  # found by path, not by package
@@ -270,6 +271,31 @@ def test_group_lengths_keep_their_bounds() -> None:
     assert MAGIC == 1.5 * 2.0**52
 
 
+@pytest.mark.parametrize("ring", [4096, 8192, 16384, 32768])
+def test_words_keep_their_bounds(ring: int) -> None:
+    """The table in `ntt_words`: distances from B, in exact integers, for the extreme primes of every size."""
+    levels = ring.bit_length() - 1
+    passes = [levels - 4 - (closing := {12: 5, 13: 5, 14: 6, 15: 7}[levels]), 4, closing]
+    for bits in range(20, 50):
+        how = next(number for number, largest in LARGEST_BITS.items() if bits <= largest)
+        for q in ((1 << bits - 1) + 1, (1 << bits) - 1):
+            centre = (1 << 51) // q * q
+            distance = 1 << 49  # of inputs
+            reduced = distance if how == NEVER else q  # of X; Y may be as far as the inputs are
+            assert distance <= centre
+            for number, depth in enumerate(passes):
+                inside = depth - 3 if number == 2 else None
+                for level in range(depth):
+                    first = level == 0 and number == 0
+                    often = how == OFTEN and (
+                        level == inside or (level % 2 == 0 and (inside is None or level < inside))
+                    )
+                    x = reduced if often or (how == ON_LOADING and first) else distance
+                    distance = x + q
+                    assert distance <= centre
+                    assert centre + distance <= 1 << 52
+
+
 def test_memory_is_reused_only_when_free() -> None:
     buffers = Buffers()
     a = buffers.take(2048).array(2, 1024)
@@ -325,9 +351,16 @@ print(digest.hexdigest())
 """
 
 
+ENVIRONMENTS: tuple[dict[str, str], ...] = (
+    {},
+    {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+    {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2"},
+)
+
+
 @pytest.mark.slow
 def test_right_without_avx_and_fma() -> None:
-    """The same residues on a processor with neither; FMA then comes from libm."""
+    """The same residues on a processor with neither (FMA then comes from libm), and on one without IFMA."""
     params = oracle("ckks", 4096, (35, 31), 38).params
     code = PORTABLE.format(primes=params.primes, special=params.special)
     outputs = {
@@ -339,7 +372,7 @@ def test_right_without_avx_and_fma() -> None:
             capture_output=True,
             timeout=280,
         ).stdout
-        for extra in ({}, {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""})
+        for extra in ENVIRONMENTS
     }
     assert len(outputs) == 1
     assert len(outputs.pop()) == 65

@@ -48,6 +48,7 @@ class Lanes:
 
     def __init__(self, builder: Any, q: Value, q_inverse: Value) -> None:
         self.builder = builder
+        self.prime = q
         self.q = self.splat(q)
         self.q_inverse = self.splat(q_inverse)
         self.magic = ir.Constant(VECTOR, [MAGIC] * LANES)

@@ -14,7 +14,8 @@ from securedl.he.params import MAX_PRIME_BITS, Parameters
 from securedl.he.vector.arith import LANE_ORDERS, LANES
 from securedl.he.vector.buffers import address
 from securedl.he.vector.dot import group_length, key_group_length, start_value
-from securedl.he.vector.ntt import NARROW_BITS, bit_reversal, centred, tables
+from securedl.he.vector.ntt import method
+from securedl.he.vector.twiddles import bit_reversal, centred, tables
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -61,9 +62,9 @@ class Chain:
         return 1.0 / self.q
 
     @cached_property
-    def wide(self) -> Integers:
-        """How often a forward transform must reduce between passes."""
-        return np.array([max(0, q.bit_length() - NARROW_BITS) for q in self.primes])
+    def methods(self) -> Integers:
+        """How to transform, see `ntt.method`."""
+        return np.array([method(q) for q in self.primes])
 
     @cached_property
     def starts(self) -> Floats:
@@ -84,7 +85,7 @@ class Chain:
 
     @cached_property
     def _tables(self) -> list[tuple[Floats, Floats, float]]:
-        return [tables(q, self.params.ring) for q in self.primes]
+        return [tables(q, self.params.ring, method(q) < 0) for q in self.primes]
 
     @cached_property
     def ahead(self) -> Integers:

@@ -15,6 +15,7 @@ from securedl.he.vector.buffers import Block, Buffers, address
 from securedl.he.vector.chain import Automorphism, Floats, chain_of
 from securedl.he.vector.handles import Handle, SwitchKey
 from securedl.he.vector.keyswitch import DIVIDE, SUM, TRANSFORM, digits, switch
+from securedl.he.vector.ntt import forward, inverse
 from securedl.he.vector.rescale import divide
 from securedl.he.vector.rows import add, add_permuted, permute
 
@@ -62,14 +63,20 @@ class Engine:
         c = self.chain
         d = c.division(c.special, count)
         t = float(c.params.plain_modulus)
-        moduli = (c.ahead, c.back, c.shrink, c.q, c.q_inverse, c.wide, c.starts, c.key_lengths)
+        moduli = (c.ahead, c.back, c.shrink, c.q, c.q_inverse, c.methods, c.starts, c.key_lengths)
         return (*moduli, d.inverse, d.residue, t, d.plain_factor)
 
     def _make_divide_constants(self, dropped: int, count: int) -> tuple[Any, ...]:
         c = self.chain
         d = c.division(dropped, count)
-        one = (int(c.back[dropped]), c.shrink[dropped], c.q[dropped], c.q_inverse[dropped])
-        many = (c.ahead, c.q[:count], c.q_inverse[:count], c.wide, d.inverse, d.residue)
+        one = (
+            int(c.back[dropped]),
+            c.shrink[dropped],
+            c.q[dropped],
+            c.q_inverse[dropped],
+            int(c.methods[dropped]),
+        )
+        many = (c.ahead, c.q[:count], c.q_inverse[:count], c.methods, d.inverse, d.residue)
         return (*one, *many, float(c.params.plain_modulus), d.plain_factor)
 
     # --- threads ---------------------------------------------------------------------------------
@@ -113,6 +120,20 @@ class Engine:
         bounds = [total * k // pieces // unit * unit for k in range(pieces)] + [total]
         self.run([partial(part, bounds[k], bounds[k + 1]) for k in range(pieces)])
 
+    # --- transforms ------------------------------------------------------------------------------
+
+    def forward(self, source: int, out: int, prime: int) -> None:
+        """Transform one row."""
+        c = self.chain
+        at, q, q_inverse, how = int(c.ahead[prime]), c.q[prime], c.q_inverse[prime], int(c.methods[prime])
+        forward(source, out, at, self.n, q, q_inverse, how, 0, 0)
+
+    def inverse(self, source: int, out: int, prime: int) -> None:
+        """Transform one row back to exactly centred coefficients."""
+        c = self.chain
+        at, q, q_inverse, how = int(c.back[prime]), c.q[prime], c.q_inverse[prime], int(c.methods[prime])
+        inverse(source, out, at, self.n, c.shrink[prime], 0.0, q, q_inverse, how)
+
     # --- key switching ---------------------------------------------------------------------------
 
     def digits(self, source: int, count: int, signs: int = 0, serial: bool = False) -> Block:
@@ -120,7 +141,7 @@ class Engine:
         out, c = self.rows(count), self.chain
 
         def part(first: int, end: int) -> None:
-            digits(source, out.at, self.n, signs, first, end, c.back, c.shrink, c.q, c.q_inverse)
+            digits(source, out.at, self.n, signs, first, end, c.back, c.shrink, c.q, c.q_inverse, c.methods)
 
         if serial or not self._shared(count * (count + 1)):
             part(0, count)

@@ -20,9 +20,9 @@ from securedl.he.vector.correction import balance
 from securedl.he.vector.dot import dot, dot_packed
 from securedl.he.vector.engine import Engine
 from securedl.he.vector.handles import Handle, SwitchKey
-from securedl.he.vector.ntt import centred
 from securedl.he.vector.packed import SLACK, WIDTHS, check_header, convert
 from securedl.he.vector.seed import expand
+from securedl.he.vector.twiddles import centred
 
 #: Scales that differ by less than this are the same scale reached along two paths.
 SCALE_TOLERANCE = 1e-9
@@ -222,13 +222,14 @@ class VectorEvaluator:
         return out
 
     def _scaled_plain(self, plain: Handle, factor: int) -> Handle:
+        """The plaintext times `factor` modulo t, lifted centred: SEAL's `add_plain`."""
         engine, t = self._engine, self.params.plain_modulus
-        chain, scratch = engine.chain, engine.rows(1)
         out = engine.handle(1, plain.level, plain.scale, factor)
-        rows.scale_plain(
-            plain.at, out.at, scratch.at, int(chain.back[0]), chain.shrink[0], centred(factor, t), float(t),
-            self.params.ring, chain.ahead, *engine.moduli(plain.level), chain.wide,
-        )  # fmt: skip
+        coefficients = engine.rows(1)
+        engine.inverse(plain.at, coefficients.at, 0)
+        rows.scale_plain(coefficients.at, self.params.ring, centred(factor, t), float(t))
+        for prime in range(plain.level + 1):
+            engine.forward(coefficients.at, out.at + prime * engine.row, prime)
         return out
 
     def multiply(self, a: Handle, b: Handle) -> Handle:

@@ -28,15 +28,17 @@ from securedl.he.vector.rows import permute
 TRANSFORM, SUM, DIVIDE = 1, 2, 4
 
 
-@kernel("void(int64,int64,int64,int64,int64,int64,int64[::1],float64[::1],float64[::1],float64[::1])")
-def digits(source, out, n, signs, begin, end, back, shrink, q, q_inverse):  # type: ignore[no-untyped-def]
+@kernel(
+    "void(int64,int64,int64,int64,int64,int64,int64[::1],float64[::1],float64[::1],float64[::1],int64[::1])"
+)
+def digits(source, out, n, signs, begin, end, back, shrink, q, q_inverse, methods):  # type: ignore[no-untyped-def]
     """Digits begin..end of the polynomial whose rows lie at `source`.
 
     signs: address of the automorphism's N signs, or 0 for none.
     """
     row = 8 * n
     for i in range(begin, end):
-        inverse(source + i * row, out + i * row, back[i], n, shrink[i], q[i], q[i], q_inverse[i])
+        inverse(source + i * row, out + i * row, back[i], n, shrink[i], q[i], q[i], q_inverse[i], methods[i])
         if signs != 0:
             for j in range(0, row, 64):
                 arith.flip_digits(out + i * row + j, signs + j, q[i], q[i], q_inverse[i])
@@ -50,8 +52,8 @@ def digits(source, out, n, signs, begin, end, back, shrink, q, q_inverse):  # ty
 )
 def switch(  # type: ignore[no-untyped-def]
     digit_rows, source, expanded, expanded_step, key, key_digits, begin, end, n, phases, out, added,
-    added_too, remainders, scratch, signs, next_key, moves, counts, ahead, back, shrink, q, q_inverse, wide,
-    starts, lengths, factors, residues, t, t_factor, dropping,
+    added_too, remainders, scratch, signs, next_key, moves, counts, ahead, back, shrink, q, q_inverse,
+    methods, starts, lengths, factors, residues, t, t_factor, dropping,
 ):  # fmt: skip
     """One polynomial of `count` = factors.size primes, switched; positions begin..end of count + 1 primes.
 
@@ -83,7 +85,7 @@ def switch(  # type: ignore[no-untyped-def]
                 soon = key + 2 * (prime * key_digits + j) * row
                 first, second = (soon, soon + row) if phases & 2 else (0, 0)
                 forward(
-                    digit_rows + j * row, ws[j], ahead[prime], n, q[prime], q_inverse[prime], wide[prime],
+                    digit_rows + j * row, ws[j], ahead[prime], n, q[prime], q_inverse[prime], methods[prime],
                     first, second,
                 )  # fmt: skip
         sums, step = (scratch, row) if phases & 4 else (out + i * row, (count + 1) * row)
@@ -97,14 +99,14 @@ def switch(  # type: ignore[no-untyped-def]
                 if position == 0:
                     remainder(
                         sums + p * row, remainders + 2 * p * row, n, signs, back[last], shrink[last], q[last],
-                        q_inverse[last], t, t_factor,
+                        q_inverse[last], methods[last], t, t_factor,
                     )  # fmt: skip
                 elif dropping.size and i == count - 1:
                     more = added_too if p else added
                     quotient = scratch + 3 * row
                     divide_row(
                         remainders + 2 * p * row, sums + p * row, more + i * row, quotient, scratch + 2 * row,
-                        n, 0, ahead[i], q[i], q_inverse[i], wide[i], factors[i], residues[i], t, 0,
+                        n, 0, ahead[i], q[i], q_inverse[i], methods[i], factors[i], residues[i], t, 0,
                     )  # fmt: skip
                     inverse(
                         quotient,
@@ -115,13 +117,14 @@ def switch(  # type: ignore[no-untyped-def]
                         0.0,
                         q[i],
                         q_inverse[i],
+                        methods[i],
                     )
                 elif dropping.size:
                     more = added_too if p else added
                     divide_row_twice(
                         remainders + 2 * p * row, sums + p * row, more + i * row,
                         out + (p * (count - 1) + i) * row, scratch + 2 * row, n, ahead[i], q[i], q_inverse[i],
-                        factors[i], dropping[i],
+                        methods[i], factors[i], dropping[i],
                     )  # fmt: skip
                 else:
                     more = added_too if p else added
@@ -133,7 +136,7 @@ def switch(  # type: ignore[no-untyped-def]
                     divide_row(
                         remainders + 2 * p * row, sums + p * row, more + i * row if more != 0 else 0,
                         quotient, scratch + 2 * row, n, signs, ahead[i], q[i],
-                        q_inverse[i], wide[i], factors[i], residues[i], t, soon,
+                        q_inverse[i], methods[i], factors[i], residues[i], t, soon,
                     )  # fmt: skip
                     if moves != 0:
                         permute(quotient, target, 1, n, moves, counts)

@@ -16,10 +16,10 @@ from securedl.he.vector.ntt import forward, inverse
 
 
 @inner
-def remainder(last, out, n, signs, back, shrink, p, p_inverse, t, t_factor):  # type: ignore[no-untyped-def]
+def remainder(last, out, n, signs, back, shrink, p, p_inverse, how, t, t_factor):  # type: ignore[no-untyped-def]
     """Coefficients of c at `out` and, for BGV, of k one row further; `last` is the row modulo p."""
     row = 8 * n
-    inverse(last, out, back, n, shrink, p if t > 0.0 else 0.0, p, p_inverse)
+    inverse(last, out, back, n, shrink, p if t > 0.0 else 0.0, p, p_inverse, how)
     if t > 0.0:
         t_inverse = 1.0 / t
         for j in range(0, row, 64):
@@ -31,7 +31,7 @@ def remainder(last, out, n, signs, back, shrink, p, p_inverse, t, t_factor):  # 
 
 @inner
 def divide_row(  # type: ignore[no-untyped-def]
-    remainders, rows, added, out, work, n, signs, ahead, q, q_inverse, wide, factor, residue, t, soon
+    remainders, rows, added, out, work, n, signs, ahead, q, q_inverse, how, factor, residue, t, soon
 ):  # fmt: skip
     """out = (row - c)/p + added modulo one prime; `added` may be 0 for none, work is one row.
 
@@ -45,7 +45,7 @@ def divide_row(  # type: ignore[no-untyped-def]
             arith.corrected_remainder(remainders + j, remainders + row + j, residue, work + j, q, q_inverse)
             if signs != 0:
                 arith.negate_where(work + j, signs + j, q, q_inverse)
-    forward(source, work, ahead, n, q, q_inverse, wide, soon, soon + row if soon != 0 else 0)
+    forward(source, work, ahead, n, q, q_inverse, how, soon, soon + row if soon != 0 else 0)
     if added != 0:
         for j in range(0, row, 64):
             arith.divide_add_rows(rows + j, work + j, factor, added + j, out + j, q, q_inverse)
@@ -56,7 +56,7 @@ def divide_row(  # type: ignore[no-untyped-def]
 
 @inner
 def divide_row_twice(  # type: ignore[no-untyped-def]
-    remainders, rows, added, out, work, n, ahead, q, q_inverse, factor, factor_too
+    remainders, rows, added, out, work, n, ahead, q, q_inverse, how, factor, factor_too
 ):  # fmt: skip
     """out = ((row - c)/p + added - d)/p' modulo one prime, for CKKS: as two divisions, with one transform.
 
@@ -67,18 +67,18 @@ def divide_row_twice(  # type: ignore[no-untyped-def]
     row = 8 * n
     for j in range(0, row, 64):
         arith.corrected_remainder(remainders + row + j, remainders + j, factor, work + j, q, q_inverse)
-    forward(work, work, ahead, n, q, q_inverse, 0, 0, 0)
+    forward(work, work, ahead, n, q, q_inverse, how, 0, 0)
     for j in range(0, row, 64):
         arith.divide_twice_rows(rows + j, work + j, factor, added + j, factor_too, out + j, q, q_inverse)
 
 
 @kernel(
-    "void(int64,int64,int64,int64,int64,int64,int64,float64,float64,float64,int64[::1],float64[::1],"
+    "void(int64,int64,int64,int64,int64,int64,int64,float64,float64,float64,int64,int64[::1],float64[::1],"
     "float64[::1],int64[::1],float64[::1],float64[::1],float64,float64)"
 )
 def divide(  # type: ignore[no-untyped-def]
-    last, rows, added, out, scratch, n, back, shrink, p, p_inverse, ahead, q, q_inverse, wide, factors,
-    residues, t, t_factor,
+    last, rows, added, out, scratch, n, back, shrink, p, p_inverse, how, ahead, q, q_inverse, methods,
+    factors, residues, t, t_factor,
 ):  # fmt: skip
     """out = (rows - c)/p + added for one polynomial; `last` is its row modulo p, all in NTT form.
 
@@ -86,9 +86,9 @@ def divide(  # type: ignore[no-untyped-def]
     t is BGV's plain modulus or 0.
     """
     row = 8 * n
-    remainder(last, scratch, n, 0, back, shrink, p, p_inverse, t, t_factor)
+    remainder(last, scratch, n, 0, back, shrink, p, p_inverse, how, t, t_factor)
     for i in range(q.size):
         divide_row(
             scratch, rows + i * row, added + i * row if added != 0 else 0, out + i * row, scratch + 2 * row,
-            n, 0, ahead[i], q[i], q_inverse[i], wide[i], factors[i], residues[i], t, 0,
+            n, 0, ahead[i], q[i], q_inverse[i], methods[i], factors[i], residues[i], t, 0,
         )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from securedl.he.vector import arith
 from securedl.he.vector.cache import kernel
-from securedl.he.vector.ntt import forward, inverse
 
 
 @kernel("void(int64,int64,int64,int64,float64[::1],float64[::1])")
@@ -43,16 +42,11 @@ def scale(a, out, rows, n, factors, q, q_inverse):  # type: ignore[no-untyped-de
             arith.scale_row(a + j, factors[k], out + j, q[k], q_inverse[k])
 
 
-@kernel(
-    "void(int64,int64,int64,int64,float64,float64,float64,int64,int64[::1],float64[::1],float64[::1],int64[::1])"
-)
-def scale_plain(a, out, scratch, back, shrink, factor, t, n, ahead, q, q_inverse, wide):  # type: ignore[no-untyped-def]
-    """out = the plaintext a times `factor` modulo t, lifted centred: BGV's `add_plain`. t is below q[0]."""
-    inverse(a, scratch, back, n, shrink, 0.0, q[0], q_inverse[0])
+@kernel("void(int64,int64,float64,float64)")
+def scale_plain(data, n, factor, t):  # type: ignore[no-untyped-def]
+    """Coefficients of a plaintext times `factor` modulo t, centred, in place."""
     for j in range(0, 8 * n, 64):
-        arith.correction_digits(scratch + j, scratch + j, factor, 0.0, t, 1.0 / t)
-    for i in range(q.size):
-        forward(scratch, out + 8 * n * i, ahead[i], n, q[i], q_inverse[i], wide[i], 0, 0)
+        arith.correction_digits(data + j, data + j, factor, 0.0, t, 1.0 / t)
 
 
 @kernel("void(int64,int64,int64,float64[::1],float64[::1])")

@@ -1,0 +1,446 @@
+"""Passes of the number-theoretic transform on 52-bit integers; `ntt` puts them together.
+
+Rows hold doubles before and after a transform, and words between its passes.
+
+Forward, each level (X, Y) -> (X + s, X - s) with s = Y·w - q mod q in [-q, q): values move by at most q a
+level. They start with B = q·floor(2^51 / q) added, and must stay within B of it, where B >= q·2^(51 - b) for
+a prime of b bits:
+
+    bits    inputs |x|     reduced                                 largest distance from B
+    <= 46   2^49           never                                   2^49 + 15 q < 2^51 - q
+    47      2^49           X on loading (to q)                     16 q = B
+    48, 49  2^49           X before the first and third level      4 q <= B
+                           of each pass, and before the three
+                           within vectors
+
+A reduction gives [0, 2q) - q + B. Only X needs one: s is small whatever Y was. Primes of 50 bits go through
+`ntt_doubles`.
+
+Inverse, each level (X, Y) -> (X + Y, (X - Y + D)·w) with D a multiple of q that is at least Y: products are
+in [0, 2q), sums double. `_Sums` follows each register and reduces it in time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from securedl.he.vector.arith import Lanes, Value, fetch, lane_kernel
+from securedl.he.vector.cache import inner
+from securedl.he.vector.ntt_doubles import FETCH_OCTETS
+from securedl.he.vector.words import IFMA, Words
+
+#: How a forward transform keeps its values small.
+NEVER, ON_LOADING, OFTEN = -1, -2, -3
+#: Most bits of a prime for each.
+LARGEST_BITS = {NEVER: 46, ON_LOADING: 47, OFTEN: 49}
+
+#: Octets of the constants before a table's twiddles: 2^52 + B and 2^52 + q (doubles), floor(2^52 / q), 1/N
+#: and its quotient (words).
+HEADER_OCTETS = 64
+_OFFSET, _SMALL_OFFSET, _ONE, _SHRINK, _SHRINK_QUOTIENT = 0, 8, 16, 24, 32
+#: Octets of the twiddles of a leading or middle block: 15 and their 15 quotients, each padded to 16.
+RADIX_OCTETS = 256
+
+# Pairs of vectors A, B = a0..a7, b0..b7 and the orders in which the last three levels see them, such that
+# twiddles repeat and one load from memory spreads them.
+_HALVES = ([0, 8, 1, 9, 2, 10, 3, 11], [4, 12, 5, 13, 6, 14, 7, 15])  # a0 b0 a1 b1.. | a4 b4 a5 b5..
+_QUARTERS = ([0, 1, 8, 9, 2, 3, 10, 11], [4, 5, 12, 13, 6, 7, 14, 15])  # a0 b0 a4 b4 a1.. | a2 b2 a6 b6 a3..
+_SINGLES = ([0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15])  # a0 b0 a4 b4 a2.. | a1 b1 a5 b5 a3..
+_IN_ORDER = ([0, 8, 4, 12, 2, 10, 6, 14], [1, 9, 5, 13, 3, 11, 7, 15])  # A | B
+_SINGLES_BACK = _IN_ORDER  # from A, B
+_QUARTERS_BACK = _SINGLES
+_HALVES_BACK = ([0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 14, 15])
+_IN_ORDER_BACK = ([0, 2, 4, 6, 8, 10, 12, 14], [1, 3, 5, 7, 9, 11, 13, 15])
+
+
+def _both(lanes: Lanes, a: Value, b: Value, masks: tuple[list[int], list[int]]) -> tuple[Value, Value]:
+    return lanes.shuffle(a, b, masks[0]), lanes.shuffle(a, b, masks[1])
+
+
+def closing_octets(depth: int) -> int:
+    """Octets of the twiddles of a closing block: 2^depth vectors, `depth` levels across and three within.
+
+    Twiddles across and their quotients (2^depth words each); then for every pair of vectors two twiddles and
+    quotients of halves, four of quarters, eight of singles.
+    """
+    return 128 << depth
+
+
+# --- forward -------------------------------------------------------------------------------------
+
+
+class _Forward:
+    """A forward pass under construction; `constants` is the address of the table."""
+
+    def __init__(self, lanes: Lanes, constants: Value) -> None:
+        self.words = Words(lanes)
+        self.lanes = lanes
+        self.constants = constants
+
+    def offset(self) -> Value:
+        return self.lanes.load_splat(self.constants, _OFFSET)
+
+    def reduce(self, x: list[Value], which: list[int]) -> None:
+        """Registers back to within q of B."""
+        words = self.words
+        one = words.load_splat(self.constants, _ONE)
+        centre = words.sub(self.lanes.builder.bitcast(self.offset(), words.q.type), words.q)
+        for k in which:
+            x[k] = words.add(words.reduce(x[k], one), centre)
+
+    def pair(self, x: Value, y: Value, w: Value, quotient: Value) -> tuple[Value, Value]:
+        s = self.words.product(y, w, quotient, self.words.minus_q)
+        return self.words.add(x, s), self.words.sub(x, s)
+
+    def network(self, x: list[Value], depth: int, twiddles: list[Value], gap: int, often: bool) -> None:
+        """`depth` levels on 2^depth vectors for each of `twiddles`; quotients follow `gap` octets later."""
+        count = 1 << depth
+        for level in range(depth):
+            half = count >> (level + 1)
+            pairs = [
+                (first + half, table, group)
+                for block, table in enumerate(twiddles)
+                for group in range(1 << level)
+                for first in range(count * block + 2 * half * group - half, count * block + 2 * half * group)
+            ]
+            if often and level % 2 == 0:
+                self.reduce(x, [a for a, _, _ in pairs])
+            for a, table, group in pairs:
+                at = 8 * ((1 << level) - 1 + group)
+                w = self.words.load_splat(table, at)
+                quotient = self.words.load_splat(table, at + gap)
+                x[a], x[a + half] = self.pair(x[a], x[a + half], w, quotient)
+
+
+def _forward_radix(depth: int, from_doubles: bool, often: bool, on_loading: bool = False) -> Any:
+    @lane_kernel("iiiiidd")
+    def forward(
+        lanes: Lanes, source: Value, target: Value, gap: Value, twiddles: Value, constants: Value
+    ) -> None:
+        if not IFMA:
+            return
+        radix = 1 << depth
+        work = _Forward(lanes, constants)
+        step = [lanes.builder.mul(gap, gap.type(8 * k)) for k in range(radix)]
+        places = [lanes.builder.add(source, s) for s in step]
+        if from_doubles:
+            offset = work.offset()
+            x = [work.words.from_double(lanes.load(place), offset) for place in places]
+        else:
+            x = [work.words.load(place) for place in places]
+        if on_loading:
+            work.reduce(x, list(range(radix // 2)))
+        work.network(x, depth, [twiddles], RADIX_OCTETS // 2, often)
+        for value, s in zip(x, step, strict=True):
+            lanes.store(value, lanes.builder.add(target, s))
+
+    return forward
+
+
+def _closing(depth: int, blocks: int, often: bool) -> Any:
+    """Forward levels on blocks of 8·2^depth values: `depth` across vectors, three within them."""
+
+    @lane_kernel("iiidd")
+    def closing(lanes: Lanes, data: Value, twiddles: Value, constants: Value) -> None:
+        if not IFMA:
+            return
+        count = 1 << depth
+        work = _Forward(lanes, constants)
+        words = work.words
+        x = [words.load(data, 64 * k) for k in range(count * blocks)]
+        starts = [lanes.offset(twiddles, closing_octets(depth) * b) for b in range(blocks)]
+        work.network(x, depth, starts, 8 * count, often)
+        firsts = range(0, count * blocks, 2)
+        if often:
+            for k in firsts:
+                x[k], x[k + 1] = _both(lanes, x[k], x[k + 1], _HALVES)
+            work.reduce(x, list(firsts))
+        for level, masks in enumerate((_HALVES, _QUARTERS, _SINGLES)):
+            for k in firsts:
+                a, b = (x[k], x[k + 1]) if often and level == 0 else _both(lanes, x[k], x[k + 1], masks)
+                w, quotient = _inner_twiddles(words, starts[k // count], depth, level, k % count // 2)
+                x[k], x[k + 1] = work.pair(a, b, w, quotient)
+        offset = work.offset()
+        for k in firsts:
+            even, odd = (lanes.reduce(words.to_double(value, offset)) for value in x[k : k + 2])
+            a, b = _both(lanes, even, odd, _IN_ORDER)
+            lanes.store(a, data, 64 * k)
+            lanes.store(b, data, 64 * k + 64)
+
+    return closing
+
+
+def _inner_twiddles(words: Words, start: Value, depth: int, level: int, pair: int) -> tuple[Value, Value]:
+    """Twiddles of a level within vectors (0: halves, 1: quarters, 2: singles), and their quotients."""
+    count = 1 << depth
+    before = (16 * count, 32 * count, 64 * count)[level]  # octets of what comes first
+    size = 16 << level
+    at = before + 2 * size * pair
+    return words.load_repeated(start, at, 2 << level), words.load_repeated(start, at + size, 2 << level)
+
+
+# --- inverse -------------------------------------------------------------------------------------
+
+
+class _Inverse:
+    """Registers of an inverse pass, each with its bound in multiples of q."""
+
+    PRODUCT = 2  # bound of a product and of what is loaded from doubles
+
+    def __init__(self, lanes: Lanes, constants: Value, x: list[Value], bound: int, often: bool) -> None:
+        self.words = Words(lanes)
+        self.lanes = lanes
+        self.constants = constants
+        self.x = x
+        self.bound = [bound] * len(x)
+        #: 2^52 / q.
+        self.limit = 8 if often else 64
+
+    def shrink(self, index: int, most: int) -> None:
+        """Reduce a register unless its bound is `most` or less."""
+        if self.bound[index] > most:
+            one = self.words.load_splat(self.constants, _ONE)
+            self.x[index] = self.words.reduce(self.x[index], one)
+            self.bound[index] = self.PRODUCT
+
+    def pair(
+        self, a: int, b: int, w: Value, quotient: Value, scale: tuple[Value, Value] | None = None
+    ) -> None:
+        """(X, Y) -> (X + Y, (X - Y)·w), the sum times `scale` if there is one."""
+        words, x, bound = self.words, self.x, self.bound
+        while bound[a] + bound[b] > self.limit:
+            self.shrink(a if bound[a] >= bound[b] else b, self.PRODUCT)
+        total = words.add(x[a], x[b])
+        difference = words.sub(words.add(x[a], words.multiple(bound[b])), x[b])
+        x[a] = total if scale is None else words.product(total, *scale)
+        x[b] = words.product(difference, w, quotient)
+        bound[a] = bound[a] + bound[b] if scale is None else self.PRODUCT
+        bound[b] = self.PRODUCT
+
+    def network(
+        self, depth: int, twiddles: list[Value], gap: int, scale: tuple[Value, Value] | None = None
+    ) -> None:
+        """`depth` levels on 2^depth registers for each of `twiddles`; `scale` multiplies the last sums."""
+        count = 1 << depth
+        for level in reversed(range(depth)):
+            half = count >> (level + 1)
+            for block, table in enumerate(twiddles):
+                for group in range(1 << level):
+                    at = 8 * ((1 << level) - 1 + group)
+                    w = self.words.load_splat(table, at)
+                    quotient = self.words.load_splat(table, at + gap)
+                    first = count * block + 2 * half * group
+                    for a in range(first, first + half):
+                        self.pair(a, a + half, w, quotient, scale if level == 0 else None)
+
+
+def _stored(often: bool) -> int:
+    """Bound of words between the passes of an inverse transform."""
+    return 2 if often else 4
+
+
+def _inverse_radix(depth: int, last: bool, often: bool) -> Any:
+    @lane_kernel("iiiidd" if not last else "iiiiddd")
+    def inverse(
+        lanes: Lanes, data: Value, gap: Value, twiddles: Value, constants: Value, *tops: Value
+    ) -> None:
+        if not IFMA:
+            return
+        words = Words(lanes)
+        places = [lanes.builder.add(data, lanes.builder.mul(gap, gap.type(8 * k))) for k in range(1 << depth)]
+        x = [words.load(place) for place in places]
+        work = _Inverse(lanes, constants, x, _stored(often), often)
+        scale = None
+        if last:
+            scale = words.load_splat(constants, _SHRINK), words.load_splat(constants, _SHRINK_QUOTIENT)
+        work.network(depth, [twiddles], RADIX_OCTETS // 2, scale)
+        for k, place in enumerate(places):
+            work.shrink(k, _stored(often))
+            value = work.x[k]
+            if last:
+                value = lanes.reduce(words.to_double(value, words.unit))
+                value = lanes.lift(value, lanes.splat(tops[0]))
+            lanes.store(value, place)
+
+    return inverse
+
+
+def _opening(depth: int, blocks: int, often: bool) -> Any:
+    """Inverse levels on blocks of 8·2^depth values: three within vectors, `depth` across them."""
+
+    @lane_kernel("iiiidd")
+    def opening(lanes: Lanes, source: Value, target: Value, twiddles: Value, constants: Value) -> None:
+        if not IFMA:
+            return
+        count = 1 << depth
+        words = Words(lanes)
+        offset = lanes.load_splat(constants, _SMALL_OFFSET)
+        x = [words.from_double(lanes.load(source, 64 * k), offset) for k in range(count * blocks)]
+        starts = [lanes.offset(twiddles, closing_octets(depth) * b) for b in range(blocks)]
+        work = _Inverse(lanes, constants, x, _Inverse.PRODUCT, often)
+        firsts = range(0, count * blocks, 2)
+        for level, masks in ((2, _SINGLES_BACK), (1, _QUARTERS_BACK), (0, _HALVES_BACK)):
+            for k in firsts:
+                x[k], x[k + 1] = _both(lanes, x[k], x[k + 1], masks)
+                work.bound[k] = work.bound[k + 1] = max(work.bound[k : k + 2])
+                twiddle = _inner_twiddles(words, starts[k // count], depth, level, k % count // 2)
+                work.pair(k, k + 1, *twiddle)
+        for k in firsts:
+            x[k], x[k + 1] = _both(lanes, x[k], x[k + 1], _IN_ORDER_BACK)
+            work.bound[k] = work.bound[k + 1] = max(work.bound[k : k + 2])
+        work.network(depth, starts, 8 * count)
+        for k in range(count * blocks):
+            work.shrink(k, _stored(often))
+            lanes.store(work.x[k], target, 64 * k)
+
+    return opening
+
+
+# --- whole transforms ----------------------------------------------------------------------------
+
+# A leading pass of radix 8 (N = 4096) or 16, a middle pass, a closing pass for each ring.
+leading8, leading16 = _forward_radix(3, True, False), _forward_radix(4, True, False)
+leading8_reduced, leading16_reduced = (_forward_radix(depth, True, False, True) for depth in (3, 4))
+leading8_often, leading16_often = _forward_radix(3, True, True), _forward_radix(4, True, True)
+middle16, middle16_often = _forward_radix(4, False, False), _forward_radix(4, False, True)
+closing32, closing64, closing128 = (_closing(depth, 16 >> depth, False) for depth in (2, 3, 4))
+closing32_often, closing64_often, closing128_often = (
+    _closing(depth, 16 >> depth, True) for depth in (2, 3, 4)
+)
+
+opening32, opening64, opening128 = (_opening(depth, 16 >> depth, False) for depth in (2, 3, 4))
+opening32_often, opening64_often, opening128_often = (
+    _opening(depth, 16 >> depth, True) for depth in (2, 3, 4)
+)
+back16, back16_often = _inverse_radix(4, False, False), _inverse_radix(4, False, True)
+last8, last16 = _inverse_radix(3, True, False), _inverse_radix(4, True, False)
+last8_often, last16_often = _inverse_radix(3, True, True), _inverse_radix(4, True, True)
+
+
+@inner
+def _leading_pass(source, target, twiddles, table, n, how, q, q_inverse, first, second):  # type: ignore[no-untyped-def]
+    gap = n // 8 if n == 4096 else n // 16
+    for j in range(0, 8 * gap, 64):
+        a, b = source + j, target + j
+        if first != 0:
+            fetch(first, second, j // 64 * FETCH_OCTETS, q, q_inverse)
+        if n == 4096:
+            if how == NEVER:
+                leading8(a, b, gap, twiddles, table, q, q_inverse)
+            elif how == ON_LOADING:
+                leading8_reduced(a, b, gap, twiddles, table, q, q_inverse)
+            else:
+                leading8_often(a, b, gap, twiddles, table, q, q_inverse)
+        elif how == NEVER:
+            leading16(a, b, gap, twiddles, table, q, q_inverse)
+        elif how == ON_LOADING:
+            leading16_reduced(a, b, gap, twiddles, table, q, q_inverse)
+        else:
+            leading16_often(a, b, gap, twiddles, table, q, q_inverse)
+
+
+@inner
+def _middle_pass(data, twiddles, table, blocks, gap, how, q, q_inverse, first, second):  # type: ignore[no-untyped-def]
+    for block in range(blocks):
+        here = twiddles + RADIX_OCTETS * block
+        for j in range(0, 8 * gap, 64):
+            a = data + 128 * gap * block + j
+            if first != 0:
+                fetch(first, second, (gap * block + j // 8) // 8 * FETCH_OCTETS, q, q_inverse)
+            if how == OFTEN:
+                middle16_often(a, a, gap, here, table, q, q_inverse)
+            else:
+                middle16(a, a, gap, here, table, q, q_inverse)
+
+
+@inner
+def _closing_pass(data, twiddles, table, n, how, q, q_inverse, first, second):  # type: ignore[no-untyped-def]
+    for step in range(n // 128):  # of 16 vectors, whose twiddles take 2 kilobytes
+        a, here = data + 1024 * step, twiddles + 2048 * step
+        if first != 0:
+            fetch(first, second, step * FETCH_OCTETS, q, q_inverse)
+        if n <= 8192:
+            if how == OFTEN:
+                closing32_often(a, here, table, q, q_inverse)
+            else:
+                closing32(a, here, table, q, q_inverse)
+        elif n == 16384:
+            if how == OFTEN:
+                closing64_often(a, here, table, q, q_inverse)
+            else:
+                closing64(a, here, table, q, q_inverse)
+        elif how == OFTEN:
+            closing128_often(a, here, table, q, q_inverse)
+        else:
+            closing128(a, here, table, q, q_inverse)
+
+
+@inner
+def forward_words(source, target, table, n, q, q_inverse, how, first, second):  # type: ignore[no-untyped-def]
+    """`ntt.forward`."""
+    radix = 8 if n == 4096 else 16
+    third = n // 128 * FETCH_OCTETS
+    leading = table + HEADER_OCTETS
+    middle = leading + RADIX_OCTETS
+    _leading_pass(source, target, leading, table, n, how, q, q_inverse, first, second)
+    if first != 0:
+        first, second = first + third, second + third
+    _middle_pass(target, middle, table, radix, n // radix // 16, how, q, q_inverse, first, second)
+    if first != 0:
+        first, second = first + third, second + third
+    _closing_pass(target, middle + RADIX_OCTETS * radix, table, n, how, q, q_inverse, first, second)
+
+
+@inner
+def _opening_pass(source, target, twiddles, table, n, often, q, q_inverse):  # type: ignore[no-untyped-def]
+    for step in range(n // 128):
+        a, b, here = source + 1024 * step, target + 1024 * step, twiddles + 2048 * step
+        if n <= 8192:
+            if often:
+                opening32_often(a, b, here, table, q, q_inverse)
+            else:
+                opening32(a, b, here, table, q, q_inverse)
+        elif n == 16384:
+            if often:
+                opening64_often(a, b, here, table, q, q_inverse)
+            else:
+                opening64(a, b, here, table, q, q_inverse)
+        elif often:
+            opening128_often(a, b, here, table, q, q_inverse)
+        else:
+            opening128(a, b, here, table, q, q_inverse)
+
+
+@inner
+def _last_pass(data, twiddles, table, n, top, often, q, q_inverse):  # type: ignore[no-untyped-def]
+    gap = n // 8 if n == 4096 else n // 16
+    for a in range(data, data + 8 * gap, 64):
+        if n == 4096:
+            if often:
+                last8_often(a, gap, twiddles, table, top, q, q_inverse)
+            else:
+                last8(a, gap, twiddles, table, top, q, q_inverse)
+        elif often:
+            last16_often(a, gap, twiddles, table, top, q, q_inverse)
+        else:
+            last16(a, gap, twiddles, table, top, q, q_inverse)
+
+
+@inner
+def inverse_words(source, target, table, n, top, q, q_inverse, how):  # type: ignore[no-untyped-def]
+    """`ntt.inverse`."""
+    often = how != NEVER
+    radix = 8 if n == 4096 else 16
+    gap = n // radix // 16
+    leading = table + HEADER_OCTETS
+    middle = leading + RADIX_OCTETS
+    _opening_pass(source, target, middle + RADIX_OCTETS * radix, table, n, often, q, q_inverse)
+    for block in range(radix):
+        here = middle + RADIX_OCTETS * block
+        first = target + 128 * gap * block
+        for a in range(first, first + 8 * gap, 64):
+            if often:
+                back16_often(a, gap, here, table, q, q_inverse)
+            else:
+                back16(a, gap, here, table, q, q_inverse)
+    _last_pass(target, leading, table, n, top, often, q, q_inverse)

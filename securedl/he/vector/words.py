@@ -1,0 +1,106 @@
+"""Arithmetic modulo a prime on eight 52-bit integers at a time, for processors with AVX-512 IFMA.
+
+A lane is a 64-bit word of which the low 52 bits count; IFMA's multiplications read no others, and what is
+above them is never looked at. The values that the words stand for are never negative.
+
+The product of y < 2^52 and w < q, with w' = floor(w·2^52 / q) from a table (Shoup):
+
+    k = floor(y·w' / 2^52)        one instruction
+    r = y·w - k·q mod 2^52        two
+
+0 <= y·w/q - y·w'/2^52 < y/2^52, so 0 <= r < q·(1 + y/2^52) < 2q. A butterfly takes five instructions where
+doubles (`arith`) take eight.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba.core.registry import cpu_target
+
+from securedl.he.vector.arith import LANES, VECTOR, WORDS, Lanes, Value
+
+_WORD = ir.IntType(64)
+
+
+def has_ifma() -> bool:
+    """Whether the processor that kernels are compiled for has the instructions."""
+    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+    return {"+avx512f", "+avx512dq", "+avx512vl", "+avx512ifma"} <= set(features)
+
+
+#: Whether kernels may use this arithmetic; where not, its code is never emitted.
+IFMA = has_ifma()
+
+
+class Words:
+    """Writes arithmetic on words modulo the prime of `lanes`."""
+
+    def __init__(self, lanes: Lanes) -> None:
+        self.lanes = lanes
+        self.builder = lanes.builder
+        self.zero = ir.Constant(WORDS, [0] * LANES)
+        self.prime = self.builder.fptosi(lanes.prime, _WORD)
+        self.q = self.splat(self.prime)
+        #: -q, which as a factor is 2^52 - q.
+        self.minus_q = self.builder.sub(self.zero, self.q)
+        #: The offset of words that stand for themselves, see `from_double`.
+        self.unit = ir.Constant(VECTOR, [4503599627370496.0] * LANES)
+
+    def multiple(self, count: int) -> Value:
+        """count·q."""
+        return self.splat(self.builder.mul(self.prime, _WORD(count)))
+
+    def splat(self, scalar: Value) -> Value:
+        index = ir.IntType(32)
+        first = self.builder.insert_element(ir.Constant(WORDS, ir.Undefined), scalar, index(0))
+        return self.lanes.shuffle(first, first, [0] * LANES)
+
+    def load_splat(self, address: Value, octets: int = 0) -> Value:
+        return self.splat(self.builder.load(self.lanes.pointer(self.lanes.offset(address, octets), _WORD)))
+
+    def load_repeated(self, address: Value, octets: int, count: int) -> Value:
+        """`count` words, again and again."""
+        some = self.lanes.load(address, octets, ir.VectorType(_WORD, count))
+        return self.lanes.shuffle(some, some, [k % count for k in range(LANES)])
+
+    def load(self, address: Value, octets: int = 0) -> Value:
+        return self.builder.load(self.lanes.pointer(self.lanes.offset(address, octets), WORDS), align=8)
+
+    def add(self, a: Value, b: Value) -> Value:
+        return self.builder.add(a, b)
+
+    def sub(self, a: Value, b: Value) -> Value:
+        return self.builder.sub(a, b)
+
+    def _multiply(self, half: str, c: Value, a: Value, b: Value) -> Value:
+        kind = ir.FunctionType(WORDS, [WORDS] * 3)
+        name = f"llvm.x86.avx512.vpmadd52{half}.uq.512"
+        return self.builder.call(self.lanes.function(kind, name), [c, a, b])
+
+    def low(self, c: Value, a: Value, b: Value) -> Value:
+        """c + the low 52 bits of a·b."""
+        return self._multiply("l", c, a, b)
+
+    def high(self, c: Value, a: Value, b: Value) -> Value:
+        """c + the bits of a·b from the 52nd on."""
+        return self._multiply("h", c, a, b)
+
+    def product(self, y: Value, w: Value, quotient: Value, start: Value | None = None) -> Value:
+        """y·w mod q in [0, 2q), plus `start`; `quotient` is w'."""
+        k = self.high(self.zero, y, quotient)
+        return self.low(self.low(self.zero if start is None else start, y, w), k, self.minus_q)
+
+    def reduce(self, y: Value, one: Value) -> Value:
+        """y mod q in [0, 2q); `one` is floor(2^52 / q)."""
+        return self.low(y, self.high(self.zero, y, one), self.minus_q)
+
+    def from_double(self, x: Value, offset: Value) -> Value:
+        """x + B as words, for `offset` = 2^52 + B and integers -B <= x < 2^52 - B."""
+        return self.builder.bitcast(self.lanes.add(x, offset), WORDS)
+
+    def to_double(self, words: Value, offset: Value) -> Value:
+        """The inverse of `from_double`."""
+        exponent = ir.Constant(WORDS, [0x4330000000000000] * LANES)
+        mask = ir.Constant(WORDS, [0x000FFFFFFFFFFFFF] * LANES)
+        bits = self.builder.or_(self.builder.and_(words, mask), exponent)
+        return self.lanes.sub(self.builder.bitcast(bits, VECTOR), offset)
