@@ -75,14 +75,14 @@ def approximate(
     degree: int = 2,
     bound: float | None = None,
     per_channel: bool = False,
-    quantile: float = 0.0,
+    quantile: float = 0.001,
     epochs: int | None = None,
     layer_by_layer: bool = False,
     learning_rate: float = 1e-3,
     batch_size: int = 64,
     trainable: bool = True,
     range_penalty: float = 1.0,
-    distillation: float = 0.0,
+    distillation: float = 0.5,
     temperature: float = 2.0,
     validation: tuple[Any, Any] | None = None,
     progress: bool | None = None,
@@ -101,7 +101,8 @@ def approximate(
         bound: largest error allowed on the calibration data's interval: the lowest degree within it is
             taken (SecureDL, Algorithm 1).
         per_channel: fit one polynomial, on its own interval, for each channel (axis 1).
-        quantile: share of the calibration values to leave out at either end of an interval.
+        quantile: share of the calibration values that an interval may leave out at either end, so that a
+            few outliers do not spoil the fit for all others; 0 keeps every value inside.
         epochs: of fine-tuning in all; 20 by default when labels are given.
         layer_by_layer: replace one activation at a time and tune after each, for an equal share of the
             epochs (the last ones get what does not divide), instead of all at once.

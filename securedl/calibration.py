@@ -14,8 +14,9 @@ from polyapprox import Approximation, activation, least_squares, lowest_degree
 
 #: Values of a pre-activation used in a fit; more changes the coefficients by less than 1 %.
 FIT_SAMPLES = 20_000
-#: Weight of a uniform grid beside the data, which keeps the tails of the fit sane.
-GRID_WEIGHT = 0.05
+#: Weight of a uniform grid beside the data, which keeps the tails of the fit sane. Before tuning, a CNN on
+#: MNIST (99.0 % with ReLU) has 86.0 % at 0.05 and 93.4 % at 0.01; 95.3 and 96.6 % at a quantile of 0.001.
+GRID_WEIGHT = 0.01
 GRID_POINTS = 201
 #: The fitted interval is the observed one, wider by this factor.
 WIDEN = 1.2
