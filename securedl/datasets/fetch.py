@@ -60,7 +60,7 @@ class _Download:
                 length = answer.headers.get("Content-Length", "")
                 size, done = int(length) if length.isdecimal() and len(length) < 16 else None, 0
                 self.bar.update(task, total=size)
-                for chunk in answer.iter_content(1 << 16):
+                for chunk in _chunks(answer):
                     done += len(chunk)
                     if done > self.file.limit:
                         raise _RefusedError(f"the answer is longer than {self.file.limit} bytes")
@@ -70,6 +70,20 @@ class _Download:
                     self.bar.update(task, completed=done)
         finally:
             self.bar.remove_task(task)
+
+
+def _chunks(answer: Any) -> Iterator[bytes]:
+    """Bytes as they come: to wait for a chunk to fill up is to wait without end for a server that drips."""
+    import urllib3
+
+    if not hasattr(answer.raw, "read1"):  # before urllib3 2.1
+        yield from answer.iter_content(1 << 12)
+        return
+    try:
+        while chunk := answer.raw.read1(1 << 16, decode_content=True):
+            yield chunk
+    except urllib3.exceptions.HTTPError as error:  # no OSError, unlike those of requests
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 @contextlib.contextmanager
@@ -109,7 +123,7 @@ def _why(error: Exception) -> str:
         return NO_NAME
     if "refused" in str(error):
         return "the connection was refused"
-    if "IncompleteRead" in str(error) or name == "ChunkedEncodingError":
+    if any(word in f"{name} {error}" for word in ("IncompleteRead", "ProtocolError", "ChunkedEncodingError")):
         return "the answer broke off"
     if "hash" in str(error) and isinstance(error, ValueError):
         return "the checksum of what came is not the published one"

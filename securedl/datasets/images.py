@@ -54,7 +54,7 @@ def cifar10(files: Mapping[str, Path], batch: int = 10000) -> Arrays:
     return np.ascontiguousarray(x), table[:, 0].astype(np.int64)
 
 
-_NETPBM = re.compile(rb"(P[56])(?:\s+|\s*#[^\n]{0,200}\n)+(\d{1,4})\s+(\d{1,4})\s+(\d{1,3})\s")
+_NETPBM = re.compile(rb"(P[56])(?:\s|#[^\n]{0,200}\n)+(\d{1,4})\s+(\d{1,4})\s+(\d{1,3})\s")
 
 
 def netpbm(data: bytes, where: str) -> Array:

@@ -115,14 +115,16 @@ def _npy(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], path: Path
             if version != (1, 0):
                 raise FormatError(f"{path}: {name} has an unusual version of numpy's format")
             found, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        except (Warning, SyntaxError, RecursionError, MemoryError) as error:
+        except FormatError:
+            raise
+        except Exception as error:  # numpy parses it as Python: SyntaxError, TokenError, TypeError, ...
             raise FormatError(f"{path}: {name} has a damaged header") from error
         if found != shape or dtype != np.uint8 or fortran:
             raise FormatError(f"{path}: {name} is {dtype} {found}; expected uint8 {shape}")
         size = int(np.prod(shape))
         data = bytearray(size)
         view, at = memoryview(data), 0
-        while at < size and (step := file.read(1 << 24)):
+        while at < size and (step := file.read(min(size - at, 1 << 24))):
             view[at : at + len(step)] = step
             at += len(step)
         if at != size or file.read(1):
