@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 import securedl
 
-pytestmark = pytest.mark.slow
+#: About 80 s on an idle core; several times that where other programs share it.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 #: Points of test accuracy that polynomials and average pools may cost.
 ALLOWED = 0.003
 TRAINING_EPOCHS = 4
-TUNING_EPOCHS = 4
+TUNING_EPOCHS = 3
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_accuracy_survives(mnist, one_thread, record_property) -> None:
     for stage in ("original", "replaced", "tuned"):
         record_property(stage, getattr(found, stage))
     assert found.original >= 0.985
-    assert found.replaced > 0.5
+    assert found.replaced > 0.9  # 96.6 % when written: fits on the data, before any tuning
     assert found.tuned >= found.original - ALLOWED
     assert [r.degree for r in poly.replacements] == [2, 2, 2]
     assert poly.report.pools == ("2", "5")
