@@ -42,8 +42,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--interval", type=float, nargs=2, metavar=("LO", "HI"), help="default: the function's usual one"
     )
-    parser.add_argument("--method", choices=("ls", "minimax", "both"), default="ls")
-    parser.add_argument("--weight", choices=WEIGHTS, default="uniform", help="weight of least squares")
+    parser.add_argument(
+        "--method",
+        choices=("ls", "minimax", "both"),
+        default="ls",
+        help="least squares (default), the best in the maximum norm, or both to compare",
+    )
+    parser.add_argument(
+        "--weight", choices=WEIGHTS, default="uniform", help="weight of least squares (default uniform)"
+    )
     parser.add_argument("--out", metavar="FILE", help="draw the fit and its error (png, svg or pdf)")
     return parser
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.polynomial import Polynomial, chebyshev, legendre
 from scipy.integrate import quad
+from scipy.linalg import lstsq
 
 import polyapprox
 from polyapprox import Activation, FitError, least_squares
@@ -96,6 +97,35 @@ def test_samples_match_numpy(degree, seed, weighted):
     mean = np.average(error**2, weights=None if weights is None else weights.ravel())
     assert fit.data_rms_error == pytest.approx(np.sqrt(mean), abs=1e-9)
     assert fit.data_max_error <= fit.max_error
+
+
+@pytest.mark.parametrize("name", polyapprox.ACTIVATIONS)
+@pytest.mark.parametrize("degree", [2, 7, 15])
+def test_samples_match_numpys_chebyshev_fit_and_scipys_solver(name, degree):
+    """Both on [-50, 50]: numpy gives our very coefficients, scipy's lstsq (LAPACK gelsd) the same values."""
+    x = np.random.default_rng(degree).uniform(-50, 50, 3000)
+    values = polyapprox.activation(name)(x)
+    fit = least_squares(name, degree, (-50, 50), samples=x)
+    theirs = chebyshev.Chebyshev.fit(x, values, degree, domain=[-50, 50])
+    size = np.abs(values).max()
+    np.testing.assert_allclose(fit.coefficients, theirs.coef, atol=1e-12 * size)
+    solution, *_ = lstsq(legendre.legvander(x / 50, degree), values)
+    np.testing.assert_allclose(fit(x), legendre.legval(x / 50, solution), atol=1e-12 * size)
+
+
+def test_published_sigmoid():
+    """Least squares of the sigmoid on [-8, 8] in x/8, as published for encrypted logistic regression.
+
+    Kim, Song, Wang, Xia and Jiang, JMIR Med. Inform. 6(2):e19, 2018: degree 3 to its last digit. Their
+    degree 7 is of a grid of points, as its distance from the integral's shows.
+    """
+    scale = 8.0 ** np.arange(8)
+    cubic = least_squares("sigmoid", 3, (-8, 8)).power() * scale[:4]
+    np.testing.assert_allclose(cubic, [0.5, 1.20096, 0, -0.81562], atol=5.1e-6)
+    seventh = least_squares("sigmoid", 7, (-8, 8)).power() * scale
+    np.testing.assert_allclose(
+        seventh, [0.5, 1.73496, 0, -4.19407, 0, 5.43402, 0, -2.50739], rtol=1e-3, atol=1e-12
+    )
 
 
 def test_many_samples_in_blocks():
