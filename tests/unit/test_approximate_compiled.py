@@ -101,3 +101,24 @@ def test_batch_norm_is_tuned_with_its_statistics_kept(make):
         want = poly(x[:32]).double().numpy()
     simulated = securedl.compile(poly, x, batch=16).simulate(x[:32])
     np.testing.assert_allclose(simulated, want, atol=2**-10 * np.ptp(want))
+
+
+@pytest.mark.parametrize("offsets", [(0.0, 0.0, 0.0, 0.0), (0.0, 1.0, -2.0, 0.0)])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_a_quadratic_that_is_almost_linear(offsets, per_channel):
+    """A sigmoid on an even interval has a2 of about 1e-17; with one polynomial a channel, some have it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = nn.Sequential(nn.Linear(6, 4), nn.Sigmoid(), nn.Linear(4, 3))
+    with torch.no_grad():
+        model[0].bias.copy_(torch.tensor(offsets))
+    half = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
+    x = torch.cat([half, -half])
+    poly = securedl.approximate(model, x, per_channel=per_channel)
+    leading = np.abs(poly.get_submodule("1").power()[2])
+    assert (leading.min() < 1e-6) == (per_channel or not any(offsets))
+    assert (leading.max() > 1e-3) == any(offsets)
+    with torch.no_grad():
+        want = poly(x[:32]).double().numpy()
+    simulated = securedl.compile(poly, x, batch=16).simulate(x[:32])
+    np.testing.assert_allclose(simulated, want, atol=2**-10 * np.ptp(want))
