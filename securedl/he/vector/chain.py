@@ -14,6 +14,7 @@ from securedl.he.params import MAX_PRIME_BITS, Parameters
 from securedl.he.vector.arith import LANE_ORDERS, LANES
 from securedl.he.vector.buffers import address
 from securedl.he.vector.dot import group_length, key_group_length, start_value
+from securedl.he.vector.keysum import DOUBLE_BYTES, word_group_length
 from securedl.he.vector.ntt import method
 from securedl.he.vector.twiddles import bit_reversal, centred, tables
 
@@ -76,7 +77,19 @@ class Chain:
 
     @cached_property
     def key_lengths(self) -> Integers:
-        return np.array([key_group_length(q.bit_length()) for q in self.primes])
+        """Terms of a key switch that are summed before a reduction."""
+        bits = [q.bit_length() for q in self.primes]
+        return np.array(
+            [
+                word_group_length(b) if how < 0 else key_group_length(b)
+                for b, how in zip(bits, self.methods, strict=True)
+            ]
+        )
+
+    @cached_property
+    def key_widths(self) -> Integers:
+        """Bytes that a residue of a switch key takes."""
+        return np.where(self.methods < 0, np.maximum(self.widths, 3), DOUBLE_BYTES)
 
     @cached_property
     def widths(self) -> Integers:

@@ -19,7 +19,6 @@ from securedl.he.vector.ntt import forward, inverse
 from securedl.he.vector.rescale import divide
 from securedl.he.vector.rows import add, add_permuted, permute
 
-_NOTHING = np.zeros(0)
 #: Transformed values from which one operation is given to several threads. At N = 8192 with 4 primes
 #: (20 transforms) two threads gain nothing on a key switch, at 16384 with 6 primes (42) 1.5 times.
 _SHARED_VALUES = 400_000
@@ -63,8 +62,16 @@ class Engine:
         c = self.chain
         d = c.division(c.special, count)
         t = float(c.params.plain_modulus)
-        moduli = (c.ahead, c.back, c.shrink, c.q, c.q_inverse, c.methods, c.starts, c.key_lengths)
-        return (*moduli, d.inverse, d.residue, t, d.plain_factor)
+        primes = len(c.primes)
+
+        def column(values: Any) -> Any:
+            return np.pad(np.asarray(values), (0, primes - len(values)))
+
+        dropping = c.division(count - 1, count - 1).inverse if count > 1 else np.zeros(0)
+        whole = [c.ahead, c.back, c.methods, c.key_lengths, c.key_widths]
+        real = [c.q, c.q_inverse, c.shrink, c.starts, d.inverse, d.residue, dropping]
+        columns = (np.stack([column(some) for some in table], axis=1) for table in (whole, real))
+        return (*(np.ascontiguousarray(table) for table in columns), t, d.plain_factor)
 
     def _make_divide_constants(self, dropped: int, count: int) -> tuple[Any, ...]:
         c = self.chain
@@ -160,10 +167,9 @@ class Engine:
         moves, counts = (0, self.chain.lengths) if turn is None else (address(turn.moves), turn.counts)
         switch(
             digit_rows.at, source, expanded.at, self.row * count if shared else 0,
-            0 if key is None else key.block.at, 0 if key is None else key.digits, begin, end, self.n, phases,
-            out, added[0], added[1], remainders, scratch.at, signs, next_key, moves, counts,
-            *self._switch_constants(count),
-            self.chain.division(count - 1, count - 1).inverse if dropping else _NOTHING,
+            0 if key is None else key.block.at, 0 if key is None else key.digits, count, begin, end, self.n,
+            phases, out, added[0], added[1], remainders, scratch.at, signs, next_key, moves, counts,
+            *self._switch_constants(count), dropping,
         )  # fmt: skip
 
     def switched(self, a: Handle, polynomial: int, key: SwitchKey, added: tuple[int, int]) -> Handle:

@@ -20,6 +20,7 @@ from securedl.he.vector.correction import balance
 from securedl.he.vector.dot import dot, dot_packed
 from securedl.he.vector.engine import Engine
 from securedl.he.vector.handles import Handle, SwitchKey
+from securedl.he.vector.keysum import pack_key
 from securedl.he.vector.packed import SLACK, WIDTHS, check_header, convert
 from securedl.he.vector.seed import expand
 from securedl.he.vector.twiddles import centred
@@ -79,8 +80,8 @@ class VectorEvaluator:
         chain, primes = engine.chain, engine.chain.special + 1
         element = None if step is None else pow(3, step, 2 * n)
         back = None if element is None else automorphism(n, element, backwards=True)
-        block = engine.rows(primes * len(records) * 2)
-        data = block.array(primes, n // 8, len(records), 2, 8)
+        octets = 2 * n * len(records) * int(chain.key_widths.sum())
+        block = engine.buffers.take(-(-(octets + SLACK) // 8))
         plain, permuted = engine.rows(2 * primes), engine.rows(2 * primes)
         for digit, record in enumerate(records):
             words, work = self._words(record, chain.primes), plain
@@ -88,7 +89,7 @@ class VectorEvaluator:
             if back is not None:
                 rows.permute(work.at, permuted.at, 2 * primes, n, address(back.moves), back.counts)
                 work = permuted
-            data[:, :, digit] = work.array(2, primes, n // 8, 8).transpose(1, 2, 0, 3)
+            pack_key(work.at, block.at, digit, len(records), n, chain.key_widths, chain.q, chain.q_inverse)
         return SwitchKey(block, len(records), None if element is None else automorphism(n, element))
 
     def _words(self, record: Record, primes: tuple[int, ...]) -> NDArray[np.uint64]:

@@ -38,7 +38,7 @@ class SwitchKey:
     """A switch key; for a rotation, permuted backwards.
 
     Attributes:
-        block: centred residues [primes, N/8, digits, 2, 8], the order in which they are read.
+        block: the residues, see `keysum`.
         digits: number of digits.
         turn: the automorphism of a rotation, None for relinearisation.
     """

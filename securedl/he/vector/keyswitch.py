@@ -18,9 +18,12 @@ from __future__ import annotations
 import numpy as np
 
 from securedl.he.vector import arith
-from securedl.he.vector.cache import kernel
+from securedl.he.vector.cache import inner, kernel
 from securedl.he.vector.dot import rows
+from securedl.he.vector.keysum import sum_words
 from securedl.he.vector.ntt import forward, inverse
+from securedl.he.vector.ntt_doubles import FETCH_OCTETS
+from securedl.he.vector.ntt_words import close_words, enter_words, start_words
 from securedl.he.vector.rescale import divide_row, divide_row_twice, remainder
 from securedl.he.vector.rows import permute
 
@@ -44,18 +47,77 @@ def digits(source, out, n, signs, begin, end, back, shrink, q, q_inverse, method
                 arith.flip_digits(out + i * row + j, signs + j, q[i], q[i], q_inverse[i])
 
 
+#: Columns of a switch's constants, one line a prime: integers and doubles.
+AHEAD, BACK, METHOD, GROUP, WIDTH = range(5)
+Q, Q_INVERSE, SHRINK, START, FACTOR, RESIDUE, DROPPING = range(7)
+
+
+@inner
+def _sums(  # type: ignore[no-untyped-def]
+    digit_rows, source, room, key, key_digits, count, position, phases, sums, step, n, whole, real
+):
+    """TRANSFORM and SUM of one position.
+
+    On words the closing passes of all digits and the sum go through the row together, 128 values at a time:
+    twiddles are read once for all digits, and what one step leaves is in the first-level cache for the next.
+    """
+    row, i = 8 * n, position - 1
+    prime = i if position else whole.shape[0] - 1
+    q, q_inverse, how, table = (
+        real[prime, Q],
+        real[prime, Q_INVERSE],
+        whole[prime, METHOD],
+        whole[prime, AHEAD],
+    )
+    width, length = whole[prime, WIDTH], whole[prime, GROUP]
+    for k in range(prime):
+        key += 2 * key_digits * n * whole[k, WIDTH]
+    xs, ws = np.empty(count, np.int64), np.empty(count, np.int64)
+    for j in range(count):
+        ws[j] = room + j * row
+        if phases & 1 and j != i:
+            first, second = 0, 0
+            if phases & 2:
+                first = key + 2 * j * n * width
+                second = first + n // 64 * FETCH_OCTETS
+            if how < 0:
+                start_words(digit_rows + j * row, ws[j], table, n, q, q_inverse, how, first, second)
+            else:
+                forward(digit_rows + j * row, ws[j], table, n, q, q_inverse, how, first, first + row)
+    if how < 0:
+        for part in range(n // 128):
+            for j in range(count):
+                at = ws[j] + 1024 * part
+                if phases & 1 and j != i:
+                    close_words(ws[j], table, n, part, part + 1, q, q_inverse, how)
+                elif phases & 1:
+                    for k in range(0, 1024, 64):
+                        enter_words(source + j * row + 1024 * part + k, at + k, table, q, q_inverse)
+            if phases & 2:
+                sum_words(
+                    ws.ctypes.data, count, length, key, 16 * key_digits * width, width, sums, step, 128 * part,
+                    128 * (part + 1), table, q, q_inverse,
+                )  # fmt: skip
+    elif phases & 2:
+        for j in range(count):
+            xs[j] = key + 128 * j
+            if j == i:
+                ws[j] = source + j * row
+        rows(
+            False, xs.ctypes.data, ws.ctypes.data, count, length, 2 * key_digits, 64, 0, sums, step, 0, n,
+            real[prime, START], q, q_inverse,
+        )  # fmt: skip
+
+
 @kernel(
     "void(int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,"
-    "int64,int64,int64[::1],int64[::1],int64[::1],float64[::1],float64[::1],float64[::1],int64[::1],"
-    "float64[::1],int64[::1],"
-    "float64[::1],float64[::1],float64,float64,float64[::1])"
+    "int64,int64,int64,int64[::1],int64[:,::1],float64[:,::1],float64,float64,boolean)"
 )
 def switch(  # type: ignore[no-untyped-def]
-    digit_rows, source, expanded, expanded_step, key, key_digits, begin, end, n, phases, out, added,
-    added_too, remainders, scratch, signs, next_key, moves, counts, ahead, back, shrink, q, q_inverse,
-    methods, starts, lengths, factors, residues, t, t_factor, dropping,
+    digit_rows, source, expanded, expanded_step, key, key_digits, count, begin, end, n, phases, out, added,
+    added_too, remainders, scratch, signs, next_key, moves, counts, whole, real, t, t_factor, dropping,
 ):  # fmt: skip
-    """One polynomial of `count` = factors.size primes, switched; positions begin..end of count + 1 primes.
+    """One polynomial of `count` primes, switched; positions begin..end of count + 1 primes.
 
     Position 0 is the special prime, position k is prime k - 1. `phases` are added up: TRANSFORM the digits,
     SUM digit x key, DIVIDE by the special prime. Without DIVIDE the sums go to out [2, count + 1, N], the
@@ -64,79 +126,58 @@ def switch(  # type: ignore[no-untyped-def]
 
     digit_rows: `count` rows of digits; source: the same polynomial's rows in NTT form, which serve as the
     transform of digit i modulo prime i. expanded: room for `count` transformed digits of each position,
-    expanded_step octets from one to the next (0 to use the same room again). key: [primes, N/8,
-    key_digits, 2, 8] residues, in the order in which they are read. remainders: four rows, shared by all
-    positions. scratch: four rows. next_key: the key that this prime's digits meet next, or 0. moves, counts:
-    the permutation that the quotients undergo, see `chain.Automorphism`; moves is 0 for none. dropping: if
-    not empty, the inverses of the last prime modulo the others, by which the quotients are divided too (CKKS,
-    both `added`, no permutation): out is [2, count - 1, N] and position `count` must be done second.
+    expanded_step octets from one to the next (0 to use the same room again). key: see `keysum`. remainders:
+    four rows, shared by all positions. scratch: four rows. next_key: the key that this prime's digits meet
+    next, or 0. moves, counts: the permutation that the quotients undergo, see `chain.Automorphism`; moves is
+    0 for none. whole, real: constants of every prime, in the columns above. dropping: whether the quotients
+    are also divided by the last of the `count` primes (CKKS, both `added`, no permutation): out is
+    [2, count - 1, N] and position `count` must be done second.
     """
     row = 8 * n
-    count, last = factors.size, q.size - 1
-    xs, ws = np.empty(count, np.int64), np.empty(count, np.int64)
+    last = whole.shape[0] - 1
     for position in range(begin, end):
         i = position - 1 if position else count
         prime = i if position else last
         room = expanded + position * expanded_step
-        for j in range(count):
-            ws[j] = source + j * row if j == i else room + j * row
-            xs[j] = key + prime * 2 * key_digits * row + 128 * j
-            if phases & 1 and j != i:
-                soon = key + 2 * (prime * key_digits + j) * row
-                first, second = (soon, soon + row) if phases & 2 else (0, 0)
-                forward(
-                    digit_rows + j * row, ws[j], ahead[prime], n, q[prime], q_inverse[prime], methods[prime],
-                    first, second,
-                )  # fmt: skip
         sums, step = (scratch, row) if phases & 4 else (out + i * row, (count + 1) * row)
-        if phases & 2:
-            rows(
-                False, xs.ctypes.data, ws.ctypes.data, count, lengths[prime], 2 * key_digits, 64, 0, sums,
-                step, 0, n, starts[prime], q[prime], q_inverse[prime],
+        if phases & 3:
+            _sums(
+                digit_rows, source, room, key, key_digits, count, position, phases, sums, step, n, whole, real
+            )
+        if not phases & 4:
+            continue
+        q, q_inverse, how, ahead = (
+            real[prime, Q],
+            real[prime, Q_INVERSE],
+            whole[prime, METHOD],
+            whole[prime, AHEAD],
+        )
+        back, shrink, factor = whole[prime, BACK], real[prime, SHRINK], real[prime, FACTOR]
+        for p in range(2):
+            total, rest, work = sums + p * row, remainders + 2 * p * row, scratch + 2 * row
+            more = added_too if p else added
+            if position == 0:
+                remainder(total, rest, n, signs, back, shrink, q, q_inverse, how, t, t_factor)
+                continue
+            more = more + i * row if more != 0 else 0
+            if dropping and i < count - 1:
+                divide_row_twice(
+                    rest, total, more, out + (p * (count - 1) + i) * row, work, n, ahead, q, q_inverse, how,
+                    factor, real[prime, DROPPING],
+                )  # fmt: skip
+                continue
+            target = out + (p * count + i) * row
+            quotient = scratch + 3 * row if dropping or moves != 0 else target
+            soon = 0
+            if next_key != 0:
+                soon = next_key + 2 * p * n * whole[prime, WIDTH]
+                for k in range(prime):
+                    soon += 2 * key_digits * n * whole[k, WIDTH]
+            divide_row(
+                rest, total, more, quotient, work, n, signs, ahead, q, q_inverse, how, factor,
+                real[prime, RESIDUE], t, soon,
             )  # fmt: skip
-        if phases & 4:
-            for p in range(2):
-                if position == 0:
-                    remainder(
-                        sums + p * row, remainders + 2 * p * row, n, signs, back[last], shrink[last], q[last],
-                        q_inverse[last], methods[last], t, t_factor,
-                    )  # fmt: skip
-                elif dropping.size and i == count - 1:
-                    more = added_too if p else added
-                    quotient = scratch + 3 * row
-                    divide_row(
-                        remainders + 2 * p * row, sums + p * row, more + i * row, quotient, scratch + 2 * row,
-                        n, 0, ahead[i], q[i], q_inverse[i], methods[i], factors[i], residues[i], t, 0,
-                    )  # fmt: skip
-                    inverse(
-                        quotient,
-                        remainders + (2 * p + 1) * row,
-                        back[i],
-                        n,
-                        shrink[i],
-                        0.0,
-                        q[i],
-                        q_inverse[i],
-                        methods[i],
-                    )
-                elif dropping.size:
-                    more = added_too if p else added
-                    divide_row_twice(
-                        remainders + 2 * p * row, sums + p * row, more + i * row,
-                        out + (p * (count - 1) + i) * row, scratch + 2 * row, n, ahead[i], q[i], q_inverse[i],
-                        methods[i], factors[i], dropping[i],
-                    )  # fmt: skip
-                else:
-                    more = added_too if p else added
-                    target = out + (p * count + i) * row
-                    quotient = target if moves == 0 else scratch + 3 * row
-                    soon = 0
-                    if next_key != 0:
-                        soon = next_key + 2 * (prime * key_digits + p) * row
-                    divide_row(
-                        remainders + 2 * p * row, sums + p * row, more + i * row if more != 0 else 0,
-                        quotient, scratch + 2 * row, n, signs, ahead[i], q[i],
-                        q_inverse[i], methods[i], factors[i], residues[i], t, soon,
-                    )  # fmt: skip
-                    if moves != 0:
-                        permute(quotient, target, 1, n, moves, counts)
+            if dropping:
+                inverse(quotient, rest + row, back, n, shrink, 0.0, q, q_inverse, how)
+            elif moves != 0:
+                permute(quotient, target, 1, n, moves, counts)

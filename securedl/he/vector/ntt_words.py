@@ -27,17 +27,22 @@ from typing import Any
 from securedl.he.vector.arith import Lanes, Value, fetch, lane_kernel
 from securedl.he.vector.cache import inner
 from securedl.he.vector.ntt_doubles import FETCH_OCTETS
-from securedl.he.vector.words import IFMA, Words
+from securedl.he.vector.words import (
+    HEADER_OCTETS,
+    IFMA,
+    OFFSET,
+    ONE,
+    SHRINK,
+    SHRINK_QUOTIENT,
+    SMALL_OFFSET,
+    Words,
+)
 
 #: How a forward transform keeps its values small.
 NEVER, ON_LOADING, OFTEN = -1, -2, -3
 #: Most bits of a prime for each.
 LARGEST_BITS = {NEVER: 46, ON_LOADING: 47, OFTEN: 49}
 
-#: Octets of the constants before a table's twiddles: 2^52 + B and 2^52 + q (doubles), floor(2^52 / q), 1/N
-#: and its quotient (words).
-HEADER_OCTETS = 64
-_OFFSET, _SMALL_OFFSET, _ONE, _SHRINK, _SHRINK_QUOTIENT = 0, 8, 16, 24, 32
 #: Octets of the twiddles of a leading or middle block: 15 and their 15 quotients, each padded to 16.
 RADIX_OCTETS = 256
 
@@ -78,12 +83,12 @@ class _Forward:
         self.constants = constants
 
     def offset(self) -> Value:
-        return self.lanes.load_splat(self.constants, _OFFSET)
+        return self.lanes.load_splat(self.constants, OFFSET)
 
     def reduce(self, x: list[Value], which: list[int]) -> None:
         """Registers back to within q of B."""
         words = self.words
-        one = words.load_splat(self.constants, _ONE)
+        one = words.load_splat(self.constants, ONE)
         centre = words.sub(self.lanes.builder.bitcast(self.offset(), words.q.type), words.q)
         for k in which:
             x[k] = words.add(words.reduce(x[k], one), centre)
@@ -160,10 +165,8 @@ def _closing(depth: int, blocks: int, often: bool) -> Any:
                 a, b = (x[k], x[k + 1]) if often and level == 0 else _both(lanes, x[k], x[k + 1], masks)
                 w, quotient = _inner_twiddles(words, starts[k // count], depth, level, k % count // 2)
                 x[k], x[k + 1] = work.pair(a, b, w, quotient)
-        offset = work.offset()
         for k in firsts:
-            even, odd = (lanes.reduce(words.to_double(value, offset)) for value in x[k : k + 2])
-            a, b = _both(lanes, even, odd, _IN_ORDER)
+            a, b = _both(lanes, x[k], x[k + 1], _IN_ORDER)
             lanes.store(a, data, 64 * k)
             lanes.store(b, data, 64 * k + 64)
 
@@ -199,7 +202,7 @@ class _Inverse:
     def shrink(self, index: int, most: int) -> None:
         """Reduce a register unless its bound is `most` or less."""
         if self.bound[index] > most:
-            one = self.words.load_splat(self.constants, _ONE)
+            one = self.words.load_splat(self.constants, ONE)
             self.x[index] = self.words.reduce(self.x[index], one)
             self.bound[index] = self.PRODUCT
 
@@ -252,7 +255,7 @@ def _inverse_radix(depth: int, last: bool, often: bool) -> Any:
         work = _Inverse(lanes, constants, x, _stored(often), often)
         scale = None
         if last:
-            scale = words.load_splat(constants, _SHRINK), words.load_splat(constants, _SHRINK_QUOTIENT)
+            scale = words.load_splat(constants, SHRINK), words.load_splat(constants, SHRINK_QUOTIENT)
         work.network(depth, [twiddles], RADIX_OCTETS // 2, scale)
         for k, place in enumerate(places):
             work.shrink(k, _stored(often))
@@ -274,7 +277,7 @@ def _opening(depth: int, blocks: int, often: bool) -> Any:
             return
         count = 1 << depth
         words = Words(lanes)
-        offset = lanes.load_splat(constants, _SMALL_OFFSET)
+        offset = lanes.load_splat(constants, SMALL_OFFSET)
         x = [words.from_double(lanes.load(source, 64 * k), offset) for k in range(count * blocks)]
         starts = [lanes.offset(twiddles, closing_octets(depth) * b) for b in range(blocks)]
         work = _Inverse(lanes, constants, x, _Inverse.PRODUCT, often)
@@ -354,11 +357,26 @@ def _middle_pass(data, twiddles, table, blocks, gap, how, q, q_inverse, first, s
 
 
 @inner
-def _closing_pass(data, twiddles, table, n, how, q, q_inverse, first, second):  # type: ignore[no-untyped-def]
-    for step in range(n // 128):  # of 16 vectors, whose twiddles take 2 kilobytes
+def start_words(source, target, table, n, q, q_inverse, how, first, second):  # type: ignore[no-untyped-def]
+    """The leading and the middle pass of a forward transform; `ntt.forward` but for the closing pass.
+
+    first, second: addresses of 2 N / 128 times 384 octets each that will be needed soon, or 0.
+    """
+    radix = 8 if n == 4096 else 16
+    leading = table + HEADER_OCTETS
+    _leading_pass(source, target, leading, table, n, how, q, q_inverse, first, second)
+    if first != 0:
+        first, second = first + n // 128 * FETCH_OCTETS, second + n // 128 * FETCH_OCTETS
+    middle = leading + RADIX_OCTETS
+    _middle_pass(target, middle, table, radix, n // radix // 16, how, q, q_inverse, first, second)
+
+
+@inner
+def close_words(data, table, n, begin, end, q, q_inverse, how):  # type: ignore[no-untyped-def]
+    """The closing pass on values 128·begin..128·end, words that are within B of B."""
+    twiddles = table + HEADER_OCTETS + RADIX_OCTETS * (9 if n == 4096 else 17)
+    for step in range(begin, end):  # of 16 vectors, whose twiddles take 2 kilobytes
         a, here = data + 1024 * step, twiddles + 2048 * step
-        if first != 0:
-            fetch(first, second, step * FETCH_OCTETS, q, q_inverse)
         if n <= 8192:
             if how == OFTEN:
                 closing32_often(a, here, table, q, q_inverse)
@@ -375,20 +393,31 @@ def _closing_pass(data, twiddles, table, n, how, q, q_inverse, first, second):  
             closing128(a, here, table, q, q_inverse)
 
 
+@lane_kernel("iidd")
+def leave_words(lanes: Lanes, data: Value, constants: Value) -> None:
+    """What the closing pass left, as centred doubles."""
+    if IFMA:
+        words = Words(lanes)
+        offset = lanes.load_splat(constants, OFFSET)
+        lanes.store(lanes.reduce(words.to_double(words.load(data), offset)), data)
+
+
+@lane_kernel("iiidd")
+def enter_words(lanes: Lanes, source: Value, target: Value, constants: Value) -> None:
+    """Centred doubles as words."""
+    if IFMA:
+        offset = lanes.load_splat(constants, SMALL_OFFSET)
+        lanes.store(Words(lanes).from_double(lanes.load(source), offset), target)
+
+
 @inner
 def forward_words(source, target, table, n, q, q_inverse, how, first, second):  # type: ignore[no-untyped-def]
     """`ntt.forward`."""
-    radix = 8 if n == 4096 else 16
-    third = n // 128 * FETCH_OCTETS
-    leading = table + HEADER_OCTETS
-    middle = leading + RADIX_OCTETS
-    _leading_pass(source, target, leading, table, n, how, q, q_inverse, first, second)
-    if first != 0:
-        first, second = first + third, second + third
-    _middle_pass(target, middle, table, radix, n // radix // 16, how, q, q_inverse, first, second)
-    if first != 0:
-        first, second = first + third, second + third
-    _closing_pass(target, middle + RADIX_OCTETS * radix, table, n, how, q, q_inverse, first, second)
+    start_words(source, target, table, n, q, q_inverse, how, first, second)
+    for step in range(n // 128):
+        close_words(target, table, n, step, step + 1, q, q_inverse, how)
+        for j in range(target + 1024 * step, target + 1024 * (step + 1), 64):
+            leave_words(j, table, q, q_inverse)
 
 
 @inner

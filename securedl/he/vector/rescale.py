@@ -11,8 +11,11 @@ canonical c is not: it is computed for the permuted coefficients, then carried b
 from __future__ import annotations
 
 from securedl.he.vector import arith
+from securedl.he.vector.arith import WORDS, Lanes, Value, lane_kernel
 from securedl.he.vector.cache import inner, kernel
 from securedl.he.vector.ntt import forward, inverse
+from securedl.he.vector.ntt_words import close_words, start_words
+from securedl.he.vector.words import IFMA, OFFSET, Words
 
 
 @inner
@@ -29,13 +32,46 @@ def remainder(last, out, n, signs, back, shrink, p, p_inverse, how, t, t_factor)
             arith.correction_digits(out + j, out + row + j, t_factor, t, t, t_inverse)
 
 
+@lane_kernel("iidiidd")
+def _divide_words(lanes: Lanes, a: Value, n: Value, w: Value, constants: Value, out: Value) -> None:
+    """out = (a - n)·w mod q for centred a and n as a closing pass leaves it: |a - n| < 2^51 + q < 2^52."""
+    if IFMA:
+        number = Words(lanes).to_double(lanes.load(n, 0, WORDS), lanes.load_splat(constants, OFFSET))
+        product = lanes.product(lanes.sub(lanes.load(a), number), lanes.splat(w))
+        lanes.store(lanes.reduce(product), out)
+
+
+@lane_kernel("iidiiidd")
+def _divide_add_words(
+    lanes: Lanes, a: Value, n: Value, w: Value, c: Value, constants: Value, out: Value
+) -> None:
+    """out = c + (a - n)·w mod q, as `_divide_words`; the sum stays below 1.3 q."""
+    if IFMA:
+        number = Words(lanes).to_double(lanes.load(n, 0, WORDS), lanes.load_splat(constants, OFFSET))
+        product = lanes.product(lanes.sub(lanes.load(a), number), lanes.splat(w))
+        lanes.store(lanes.reduce(lanes.add(product, lanes.load(c))), out)
+
+
+@lane_kernel("iididiidd")
+def _divide_twice_words(
+    lanes: Lanes, a: Value, n: Value, u: Value, c: Value, w: Value, constants: Value, out: Value
+) -> None:
+    """out = (a·u + c - n)·w mod q, as `_divide_words`: the bracket is below 2^51 + 1.1 q < 2^52."""
+    if IFMA:
+        number = Words(lanes).to_double(lanes.load(n, 0, WORDS), lanes.load_splat(constants, OFFSET))
+        product = lanes.product(lanes.load(a), lanes.splat(u))
+        difference = lanes.sub(lanes.add(product, lanes.load(c)), number)
+        lanes.store(lanes.reduce(lanes.product(difference, lanes.splat(w))), out)
+
+
 @inner
 def divide_row(  # type: ignore[no-untyped-def]
     remainders, rows, added, out, work, n, signs, ahead, q, q_inverse, how, factor, residue, t, soon
 ):  # fmt: skip
     """out = (row - c)/p + added modulo one prime; `added` may be 0 for none, work is one row.
 
-    soon: address of two rows that will be needed next, or 0.
+    soon: address of two rows that will be needed next, or 0. On words each part of the row is divided as
+    soon as its transform is done, while it is in the first-level cache.
     """
     row = 8 * n
     source = remainders
@@ -45,7 +81,18 @@ def divide_row(  # type: ignore[no-untyped-def]
             arith.corrected_remainder(remainders + j, remainders + row + j, residue, work + j, q, q_inverse)
             if signs != 0:
                 arith.negate_where(work + j, signs + j, q, q_inverse)
-    forward(source, work, ahead, n, q, q_inverse, how, soon, soon + row if soon != 0 else 0)
+    soon_too = soon + row if soon != 0 else 0
+    if how < 0:
+        start_words(source, work, ahead, n, q, q_inverse, how, soon, soon_too)
+        for step in range(n // 128):
+            close_words(work, ahead, n, step, step + 1, q, q_inverse, how)
+            for j in range(1024 * step, 1024 * (step + 1), 64):
+                if added != 0:
+                    _divide_add_words(rows + j, work + j, factor, added + j, ahead, out + j, q, q_inverse)
+                else:
+                    _divide_words(rows + j, work + j, factor, ahead, out + j, q, q_inverse)
+        return
+    forward(source, work, ahead, n, q, q_inverse, how, soon, soon_too)
     if added != 0:
         for j in range(0, row, 64):
             arith.divide_add_rows(rows + j, work + j, factor, added + j, out + j, q, q_inverse)
@@ -67,6 +114,15 @@ def divide_row_twice(  # type: ignore[no-untyped-def]
     row = 8 * n
     for j in range(0, row, 64):
         arith.corrected_remainder(remainders + row + j, remainders + j, factor, work + j, q, q_inverse)
+    if how < 0:
+        start_words(work, work, ahead, n, q, q_inverse, how, 0, 0)
+        for step in range(n // 128):
+            close_words(work, ahead, n, step, step + 1, q, q_inverse, how)
+            for j in range(1024 * step, 1024 * (step + 1), 64):
+                _divide_twice_words(
+                    rows + j, work + j, factor, added + j, factor_too, ahead, out + j, q, q_inverse
+                )
+        return
     forward(work, work, ahead, n, q, q_inverse, how, 0, 0)
     for j in range(0, row, 64):
         arith.divide_twice_rows(rows + j, work + j, factor, added + j, factor_too, out + j, q, q_inverse)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from securedl.he.vector.buffers import address
 from securedl.he.vector.ntt_doubles import splats
-from securedl.he.vector.ntt_words import HEADER_OCTETS
+from securedl.he.vector.words import HEADER_OCTETS
 
 Integers = NDArray[np.int64]
 
@@ -116,7 +116,8 @@ def _for_words(powers: Integers, prime: int, last: int | None) -> Integers:
     offsets = np.array([(1 << 52) + (1 << 51) // prime * prime, (1 << 52) + prime], dtype=np.float64)
     header = np.zeros(HEADER_OCTETS // 8, dtype=np.int64)
     header[:2] = offsets.view(np.int64)
-    header[2:5] = (1 << 52) // prime, shrink, (shrink << 52) // prime
+    wrap = (1 << 52) % prime
+    header[2:7] = (1 << 52) // prime, shrink, (shrink << 52) // prime, wrap, (wrap << 52) // prime
     parts = [header]
     for levels, count in ((leading, 1), (4, 1 << leading)):
         networks = [_network(some, levels, count, _RADIX_ENTRIES) for some in (powers, quotients)]

@@ -21,6 +21,11 @@ from securedl.he.vector.arith import LANES, VECTOR, WORDS, Lanes, Value
 
 _WORD = ir.IntType(64)
 
+#: Octets of each constant before a table of twiddles (`twiddles`): 2^52 + B (see `ntt_words`) and 2^52 + q as
+#: doubles; floor(2^52 / q), 1/N and its quotient, 2^52 mod q and its quotient as words.
+OFFSET, SMALL_OFFSET, ONE, SHRINK, SHRINK_QUOTIENT, WRAP, WRAP_QUOTIENT = range(0, 56, 8)
+HEADER_OCTETS = 64
+
 
 def has_ifma() -> bool:
     """Whether the processor that kernels are compiled for has the instructions."""
@@ -93,6 +98,10 @@ class Words:
     def reduce(self, y: Value, one: Value) -> Value:
         """y mod q in [0, 2q); `one` is floor(2^52 / q)."""
         return self.low(y, self.high(self.zero, y, one), self.minus_q)
+
+    def carry(self, y: Value) -> Value:
+        """What a word holds above its 52 bits."""
+        return self.builder.lshr(y, ir.Constant(WORDS, [52] * LANES))
 
     def from_double(self, x: Value, offset: Value) -> Value:
         """x + B as words, for `offset` = 2^52 + B and integers -B <= x < 2^52 - B."""
