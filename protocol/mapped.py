@@ -22,7 +22,7 @@ import struct
 import threading
 import weakref
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Any, cast
 
@@ -80,7 +80,12 @@ class MappedWeights:
         self._journal = Journal(journal, stored.model_id, len(self._shapes))
         self._sums, self._end = self._journal.read()
         self._at = int(np.frombuffer(self._map, np.uint8).__array_interface__["data"][0])
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._busy: set[int] = set()
+
+    def busy(self, index: int) -> bool:
+        """Whether some thread is loading this weight right now."""
+        return index in self._busy
 
     def __getitem__(self, index: int) -> Handle:
         """A handle into the map; the weight is written there first if it is missing or damaged.
@@ -89,14 +94,28 @@ class MappedWeights:
             ServerError: the disk refuses, or the weight is damaged there, too.
         """
         view = memoryview(self._map)[self._starts[index] : self._starts[index] + self._lengths[index]]
-        known = self._sums.get(index)
-        if known is None or known != _checksum(view):
-            handle = self._load(index)
-            with disk():
-                self._write(index, handle)
-                self._note(index, _checksum(view))
+        with self._turn(index):
+            known = self._sums.get(index)
+            if known is None or known != _checksum(view):
+                handle = self._load(index)
+                with disk():
+                    self._write(index, handle)
+                    self._note(index, _checksum(view))
         (correction,) = _HEAD.unpack_from(view)
         return self._handle(self._at + self._starts[index] + _HEAD.size, self._shapes[index], correction)
+
+    @contextlib.contextmanager
+    def _turn(self, index: int) -> Iterator[None]:
+        """One thread at a time loads a weight; others want it too, a first query and `Weights.warm` say."""
+        with self._changed:
+            self._changed.wait_for(lambda: index not in self._busy)
+            self._busy.add(index)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy.discard(index)
+                self._changed.notify_all()
 
     def _handle(self, at: int, shape: Shape, correction: int) -> Handle:
         # The kernels read addresses only; a handle's block is what keeps its memory alive.
@@ -113,7 +132,7 @@ class MappedWeights:
 
         The files may be gone, with their model or by another version; the map outlives them.
         """
-        with self._lock, contextlib.suppress(FileNotFoundError):
+        with self._changed, contextlib.suppress(FileNotFoundError):
             self._sums[index] = checksum
             self._end = self._journal.append([(index, checksum)], self._end, wait=False)
 

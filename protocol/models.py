@@ -149,7 +149,8 @@ class Weights:
         for index in range(len(self._shapes)):
             if not alive() or (self._mapped is None and self._room <= 0):
                 return
-            self[index]
+            if self._mapped is None or not self._mapped.busy(index):
+                self[index]  # else a query is at it: go ahead of it, and both share the work
 
     def _load(self, index: int) -> Handle:
         if self._packed is not None:

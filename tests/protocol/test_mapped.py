@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from protocol import Store, mapped
 from protocol.mapped import MappedWeights, mappable
 from protocol.models import load
 from protocol.store import Limits
-from securedl.errors import QuotaError
+from securedl.errors import QuotaError, ServerError
 from securedl.he.layout import Record, Shape, pack
 from securedl.he.params import Parameters, ckks_parameters
 from securedl.he.vector import VectorEvaluator
@@ -141,6 +143,45 @@ def test_another_version_makes_its_own(stored, monkeypatch) -> None:
     assert packing.asked == [0, 0]
     assert packing.same(0, handle)
     assert packing.same(1, old[1])
+
+
+def test_a_weight_that_two_want_is_loaded_once(stored) -> None:
+    """The other waits, and `busy` tells it that it could do something else."""
+    model, packing = stored
+    started, finish = threading.Event(), threading.Event()
+
+    def slowly(index: int):
+        started.set()
+        assert finish.wait(20)
+        return packing(index)
+
+    weights = MappedWeights(model, slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(weights.__getitem__, 0)
+        assert started.wait(20)
+        assert weights.busy(0)
+        assert not weights.busy(1)
+        second = pool.submit(weights.__getitem__, 0)
+        finish.set()
+        assert packing.same(0, first.result(20))
+        assert packing.same(0, second.result(20))
+    assert packing.asked == [0]
+    assert not weights.busy(0)
+
+
+def test_a_failure_frees_the_weight(stored) -> None:
+    model, packing = stored
+    failures = [ServerError("damaged")]
+
+    def once(index: int):
+        if failures:
+            raise failures.pop()
+        return packing(index)
+
+    weights = MappedWeights(model, once)
+    with pytest.raises(ServerError, match="damaged"):
+        weights[0]
+    assert packing.same(0, weights[0])
 
 
 def test_primes_that_are_not_packed() -> None:
