@@ -117,11 +117,10 @@ def load(
         known = ", ".join(v.name for v in entry.variants)
         raise InputError(f"{entry.name} has no variant {variant!r}: use one of {known}")
     data = _data_folder(folder)
+    damaged = ""
     for form in chosen:
         if data is not None and (path := data / form.file).exists():
             return _dataset(entry, form, _placed(entry, form, path), str(path))
-    damaged = ""
-    for form in chosen:
         if (path := cache_folder() / form.file).exists():
             try:
                 return _dataset(entry, form, store.read(entry, form, path), str(path))
@@ -174,9 +173,9 @@ def where(source: str | Source, *, folder: str | Path | None = None) -> list[Pla
     """
     entry, data = _entry(source), _data_folder(folder)
     forms = [v for v in entry.variants if v.automatic]
-    found = []
-    for kind, place in ((VARIABLE, data), ("cache", cache_folder())):
-        found += [Place(kind, v.name, place / v.file) for v in forms if place and (place / v.file).exists()]
+    places = [(kind, p) for kind, p in ((VARIABLE, data), ("cache", cache_folder())) if p is not None]
+    files = [Place(kind, v.name, p / v.file) for v in forms for kind, p in places]
+    found = [place for place in files if place.path is not None and place.path.exists()]
     return found + [Place("scikit-learn", v.name, None) for v in forms if v.embedded]
 
 

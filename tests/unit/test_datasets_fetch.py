@@ -7,6 +7,7 @@ import gzip
 import http.server
 import io
 import json
+import logging
 import socket
 import sys
 import threading
@@ -313,14 +314,14 @@ class TestFetching:
         def interrupt(*_: Any, **__: Any) -> None:
             raise KeyboardInterrupt
 
-        level = pooch.get_logger().level
+        monkeypatch.setattr(pooch.get_logger(), "level", logging.INFO)
         source = web.wine(body(GOOD))
         with monkeypatch.context() as patch:
             patch.setattr("rich.progress.Progress.update", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 load(source)
         assert [*cache.iterdir()] == []
-        assert pooch.get_logger().level == level
+        assert pooch.get_logger().level == logging.INFO
         with monkeypatch.context() as patch:
             patch.setattr("os.replace", interrupt)
             with pytest.raises(KeyboardInterrupt):

@@ -462,6 +462,28 @@ class TestWritingWhole:
             store.write(TABLE, TABLE.full, np.ones((4, 3)), LABELS[:4], tmp_path / "none" / "tiny.csv.gz")
 
 
+def test_the_complete_set_goes_before_a_part(tmp_path, cache):
+    """A part in the folder of the user does not hide the complete set in the cache."""
+    part = replace(IMAGES.full, name="part", file="part.npz", rows=3, train_rows=2)
+    source = replace(IMAGES, variants=(IMAGES.full, part))
+    (tmp_path / "mine").mkdir()
+    store.write(source, part, PIXELS[:3], LABELS[:3], tmp_path / "mine" / "part.npz")
+
+    def found() -> tuple[str, str]:
+        (first, *_) = datasets.where(source, folder=tmp_path / "mine")
+        data = datasets.load(source, folder=tmp_path / "mine")
+        assert (data.variant, data.where) == (first.variant, str(first.path))
+        assert len(data.x) == {"dots": 5, "part": 3}[data.variant]
+        return first.kind, first.variant
+
+    assert found() == ("SECUREDL_DATA", "part")
+    cache.mkdir(parents=True)
+    store.write(source, source.full, PIXELS, LABELS, cache / "dots.npz")
+    assert found() == ("cache", "dots")
+    store.write(source, source.full, PIXELS, LABELS, tmp_path / "mine" / "dots.npz")
+    assert found() == ("SECUREDL_DATA", "dots")
+
+
 @pytest.mark.parametrize("source", [TABLE, IMAGES], ids=str)
 def test_a_damaged_file_of_the_user_is_refused_and_kept(tmp_path, source):
     path = tmp_path / source.full.file
