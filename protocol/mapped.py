@@ -24,6 +24,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -33,7 +34,7 @@ from protocol.stored import StoredModel, disk
 from securedl.he.layout import Shape, residue_bytes
 from securedl.he.params import Parameters
 from securedl.he.vector import Handle
-from securedl.he.vector.cache import source_hash
+from securedl.he.vector.cache import cache_folder, source_hash
 from securedl.he.vector.packed import WIDTHS
 
 #: Before the residues of a weight: BGV's correction factor. A whole cache line, as all offsets are.
@@ -41,6 +42,12 @@ _HEAD = struct.Struct("<Q56x")
 _LINE = 64
 #: A kernel may read this far beyond the last residue.
 _SLACK = 64
+
+
+def kernels() -> str:
+    """The hash of the kernels that this process loaded; their sources on disk may be newer by now."""
+    folder = cache_folder()  # found once, when they were loaded
+    return source_hash() if folder is None else Path(folder).name.rpartition("-")[2]
 
 
 def mappable(params: Parameters) -> bool:
@@ -67,7 +74,7 @@ class MappedWeights:
         self._lengths = [_HEAD.size + s.size * ring * ends[s.level + 1] for s in self._shapes]
         spaces = (-(-(length + _SLACK) // _LINE) * _LINE for length in self._lengths)
         self._starts = list(accumulate(spaces, initial=0))
-        path = stored.folder / f"packed-{source_hash()}.bin"
+        path = stored.folder / f"packed-{kernels()}.bin"
         for other in stored.folder.glob("packed-*"):
             if other.stem != path.stem:
                 other.unlink(missing_ok=True)  # a server that still maps it keeps it

@@ -136,7 +136,7 @@ def test_another_version_makes_its_own(stored, monkeypatch) -> None:
     model, packing = stored
     old = MappedWeights(model, packing)
     handle = old[0]
-    monkeypatch.setattr(mapped, "source_hash", lambda: "another")
+    monkeypatch.setattr(mapped, "kernels", lambda: "another")
     new = MappedWeights(model, packing)
     assert packed_file(model, ".bin").name == "packed-another.bin"
     assert packing.same(0, new[0])
@@ -182,6 +182,17 @@ def test_a_failure_frees_the_weight(stored) -> None:
     with pytest.raises(ServerError, match="damaged"):
         weights[0]
     assert packing.same(0, weights[0])
+
+
+def test_the_version_is_the_one_that_runs(monkeypatch) -> None:
+    """New sources under a running server do not make it name its files after them."""
+    running = mapped.kernels()
+    assert len(running) == 16
+    monkeypatch.setattr("securedl.he.vector.cache.source_hash", lambda: "newer")
+    monkeypatch.setattr(mapped, "source_hash", lambda: "newer")
+    assert mapped.kernels() == running
+    monkeypatch.setattr(mapped, "cache_folder", lambda: None)
+    assert mapped.kernels() == "newer"
 
 
 def test_primes_that_are_not_packed() -> None:
