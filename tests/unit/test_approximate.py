@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -344,6 +346,17 @@ def test_bad_arguments(network, wine, arguments, message):
 def test_divergence_is_reported(network, wine):
     with pytest.raises(InputError, match="diverged"):
         securedl.approximate(network, wine[0], wine[1], degree=4, epochs=40, learning_rate=1e6)
+
+
+@pytest.mark.parametrize("first", ["import securedl.approximate", "from securedl.demo import train"])
+def test_importing_the_module_first_changes_nothing(first):
+    """The module and the function have one name; whichever Python binds, it can be called."""
+    program = f"""{first}
+import numpy, securedl, torch
+model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU())
+print(len(securedl.approximate(model, numpy.eye(2), degree=2).replacements))"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert run.stdout == "1\n", run.stderr
 
 
 def test_what_cannot_be_traced():
