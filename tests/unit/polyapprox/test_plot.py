@@ -19,6 +19,11 @@ def test_panels_labels_and_marks(tmp_path):
     assert labels == ["relu", "least squares, degree 2", "minimax, degree 2"]
     assert f"max {fits[0].max_error:.3g}" in bottom.get_legend().get_texts()[0].get_text()
     assert bottom.get_xlabel() == "x"
+    assert bottom.get_title() == "dot: largest error; dotted: its bound"
+    # Curves that coincide all show: a wide one, a solid one on it, a dashed one on both.
+    wide, solid, dashed = top.lines
+    assert wide.get_linewidth() > 2 * solid.get_linewidth()
+    assert (solid.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
     assert top.get_ylabel()
     assert bottom.get_ylabel()
     assert density.get_ylabel()
