@@ -16,7 +16,7 @@ from securedl.he.vector.buffers import address
 from securedl.he.vector.dot import group_length, key_group_length, start_value
 from securedl.he.vector.keysum import DOUBLE_BYTES, word_group_length
 from securedl.he.vector.ntt import method
-from securedl.he.vector.twiddles import bit_reversal, centred, tables
+from securedl.he.vector.twiddles import aligned, bit_reversal, centred, tables
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -140,11 +140,14 @@ class Automorphism:
     Attributes:
         moves: [N/8, 2] octet offsets of a block in the source and in the result, pattern after pattern.
         counts: how many blocks have each of the 32 patterns of `arith.LANE_ORDERS`.
+        scatter: the 32 orders, and for each block of the source its octet offset in the result plus the
+            number of its pattern: for one block at a time, 64 bytes aligned.
         signs: of each coefficient.
     """
 
     moves: Integers
     counts: Integers
+    scatter: Integers
     signs: Floats
 
 
@@ -165,5 +168,9 @@ def automorphism(ring: int, element: int, backwards: bool = False) -> Automorphi
     order = np.argsort(patterns, kind="stable")
     octets = 8 * LANES
     moves = np.stack([blocks[order, 0] // LANES * octets, order * octets], axis=1)
+    places = np.empty(len(blocks), dtype=np.int64)
+    places[blocks[:, 0] // LANES] = np.arange(len(blocks)) * octets + patterns
+    scatter = aligned([orders.astype(np.int64), places])
     signs = np.where(np.arange(ring) * element % (2 * ring) >= ring, -1.0, 1.0)
-    return Automorphism(np.ascontiguousarray(moves), np.bincount(patterns, minlength=len(orders)), signs)
+    counts = np.bincount(patterns, minlength=len(orders))
+    return Automorphism(np.ascontiguousarray(moves), counts, scatter, signs)

@@ -160,16 +160,18 @@ class Engine:
         self, digit_rows: Block, source: int, expanded: Block, shared: bool, key: SwitchKey | None,
         phases: int, begin: int, end: int, count: int, out: int = 0, added: tuple[int, int] = (0, 0),
         remainders: int = 0, signs: int = 0, next_key: int = 0, turn: Automorphism | None = None,
-        dropping: bool = False,
+        dropping: bool = False, adding: bool = False,
     ) -> None:  # fmt: skip
         """Call the kernel; `expanded` holds every position if `shared`, otherwise one."""
         scratch = self.rows(4)
-        moves, counts = (0, self.chain.lengths) if turn is None else (address(turn.moves), turn.counts)
+        moves, counts, scatter = 0, self.chain.lengths, 0
+        if turn is not None:
+            moves, counts, scatter = address(turn.moves), turn.counts, address(turn.scatter)
         switch(
             digit_rows.at, source, expanded.at, self.row * count if shared else 0,
             0 if key is None else key.block.at, 0 if key is None else key.digits, count, begin, end, self.n,
             phases, out, added[0], added[1], remainders, scratch.at, signs, next_key, moves, counts,
-            *self._switch_constants(count), dropping,
+            scatter, adding, *self._switch_constants(count), dropping,
         )  # fmt: skip
 
     def switched(self, a: Handle, polynomial: int, key: SwitchKey, added: tuple[int, int]) -> Handle:
@@ -246,17 +248,8 @@ class Engine:
         self.run([partial(some, items[k::pieces]) for k in range(pieces)])
         return found
 
-    def sums(self, a: Handle, key: SwitchKey) -> Block:
-        """Σ digit x key [2, primes + 1, N] for a's second polynomial, in this thread."""
-        count = a.level + 1
-        source = a.at + count * self.row
-        digit_rows = self.digits(source, count, serial=True)
-        out, expanded = self.rows(2 * (count + 1)), self.rows(count)
-        self.switch(digit_rows, source, expanded, False, key, TRANSFORM | SUM, 0, count + 1, count, out.at)
-        return out
-
     def accumulate(self, total: tuple[Block, Block], more: tuple[Block, Block], count: int) -> None:
-        """Add to total what `sums` gave and the first polynomial beside it."""
+        """Add to total another one of `turn_and_add`."""
         add(total[0].at, more[0].at, total[0].at, 2 * (count + 1), self.n, *self._extended(count))
         add(total[1].at, more[1].at, total[1].at, count, self.n, *self._moduli(count - 1))
 
@@ -268,19 +261,25 @@ class Engine:
     def turn_and_add(
         self, a: Handle, key: SwitchKey, total: tuple[Block, Block] | None
     ) -> tuple[Block, Block]:
-        """Add to `total` what `sums` gives and a's first polynomial, both under the key's automorphism."""
+        """Add to `total` Σ digit x key [2, primes + 1, N] for a's second polynomial and, beside it, a's first
+        polynomial, both under the key's automorphism; in this thread.
+        """
         if key.turn is None:
             raise InputError("a relinearisation key rotates nothing")
-        count, sums = a.level + 1, self.sums(a, key)
-        moves, counts, n = address(key.turn.moves), key.turn.counts, self.n
+        count, n = a.level + 1, self.n
+        source = a.at + count * self.row
+        digit_rows, expanded = self.digits(source, count, serial=True), self.rows(count)
+        moves, counts = address(key.turn.moves), key.turn.counts
+        adding = total is not None
         if total is None:
             total = self.rows(2 * (count + 1)), self.rows(count)
-            permute(sums.at, total[0].at, 2 * (count + 1), n, moves, counts)
             permute(a.at, total[1].at, count, n, moves, counts)
         else:
-            extended, moduli = self._extended(count), self._moduli(count - 1)
-            add_permuted(sums.at, total[0].at, 2 * (count + 1), n, moves, counts, *extended)
-            add_permuted(a.at, total[1].at, count, n, moves, counts, *moduli)
+            add_permuted(a.at, total[1].at, count, n, moves, counts, *self._moduli(count - 1))
+        self.switch(
+            digit_rows, source, expanded, False, key, TRANSFORM | SUM, 0, count + 1, count, total[0].at,
+            turn=key.turn, adding=adding,
+        )  # fmt: skip
         return total
 
     def divide(self, source: int, last: int, added: int, out: int, dropped: int, count: int) -> None:

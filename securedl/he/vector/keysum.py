@@ -116,6 +116,35 @@ def sum_words(  # type: ignore[no-untyped-def]
                 _sum7(x, some, j, w, to, out_step, first, table, q, q_inverse)
 
 
+def _placing(adding: bool) -> Any:
+    """Eight values to their place under an automorphism, added to what is there if `adding`."""
+
+    @lane_kernel("iiiidd")
+    def place_sum(lanes: Lanes, source: Value, out: Value, turn: Value, place: Value) -> None:
+        if not IFMA:
+            return
+        value, offset = Words(lanes).turned(lanes.load(source), turn, place)
+        target = lanes.builder.add(out, offset)
+        lanes.store(lanes.reduce(lanes.add(lanes.load(target), value)) if adding else value, target)
+
+    return place_sum
+
+
+_place, _place_add = _placing(False), _placing(True)
+
+
+@inner
+def place_sums(source, step, out, out_step, begin, end, turn, adding, q, q_inverse):  # type: ignore[no-untyped-def]
+    """Positions begin..end of both sums to their places in the result under an automorphism."""
+    for p in range(2):
+        for j in range(8 * begin, 8 * end, 64):
+            a, to, place = source + p * step + j, out + p * out_step, turn + 2048 + j // 8
+            if adding:
+                _place_add(a, to, turn, place, q, q_inverse)
+            else:
+                _place(a, to, turn, place, q, q_inverse)
+
+
 @kernel("void(int64,int64,int64,int64,int64,int64[::1],float64[::1],float64[::1])")
 def pack_key(source, out, digit, digits, n, widths, q, q_inverse):  # type: ignore[no-untyped-def]
     """One digit's two polynomials, centred doubles [2, primes, N], into the key at `out`."""

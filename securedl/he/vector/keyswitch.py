@@ -20,12 +20,12 @@ import numpy as np
 from securedl.he.vector import arith
 from securedl.he.vector.cache import inner, kernel
 from securedl.he.vector.dot import rows
-from securedl.he.vector.keysum import sum_words
+from securedl.he.vector.keysum import place_sums, sum_words
 from securedl.he.vector.ntt import forward, inverse
 from securedl.he.vector.ntt_doubles import FETCH_OCTETS
 from securedl.he.vector.ntt_words import close_words, enter_words, start_words
 from securedl.he.vector.rescale import divide_row, divide_row_twice, remainder
-from securedl.he.vector.rows import permute
+from securedl.he.vector.rows import add_permuted_row, permute
 
 #: What `switch` does with each prime.
 TRANSFORM, SUM, DIVIDE = 1, 2, 4
@@ -54,9 +54,11 @@ Q, Q_INVERSE, SHRINK, START, FACTOR, RESIDUE, DROPPING = range(7)
 
 @inner
 def _sums(  # type: ignore[no-untyped-def]
-    digit_rows, source, room, key, key_digits, count, position, phases, sums, step, n, whole, real
-):
-    """TRANSFORM and SUM of one position.
+    digit_rows, source, room, key, key_digits, count, position, phases, sums, step, n, turn, out, adding,
+    whole, real,
+):  # fmt: skip
+    """TRANSFORM and SUM of one position; on words the sums then go to `out` under an automorphism, unless
+    `turn` is 0.
 
     On words the closing passes of all digits and the sum go through the row together, 128 values at a time:
     twiddles are read once for all digits, and what one step leaves is in the first-level cache for the next.
@@ -95,9 +97,14 @@ def _sums(  # type: ignore[no-untyped-def]
                         enter_words(source + j * row + 1024 * part + k, at + k, table, q, q_inverse)
             if phases & 2:
                 sum_words(
-                    ws.ctypes.data, count, length, key, 16 * key_digits * width, width, sums, step, 128 * part,
-                    128 * (part + 1), table, q, q_inverse,
+                    ws.ctypes.data, count, length, key, 16 * key_digits * width, width, sums, step,
+                    128 * part, 128 * (part + 1), table, q, q_inverse,
                 )  # fmt: skip
+                if turn != 0:
+                    out_step = (count + 1) * row
+                    place_sums(
+                        sums, step, out, out_step, 128 * part, 128 * (part + 1), turn, adding, q, q_inverse
+                    )
     elif phases & 2:
         for j in range(count):
             xs[j] = key + 128 * j
@@ -111,11 +118,12 @@ def _sums(  # type: ignore[no-untyped-def]
 
 @kernel(
     "void(int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,"
-    "int64,int64,int64,int64[::1],int64[:,::1],float64[:,::1],float64,float64,boolean)"
+    "int64,int64,int64,int64[::1],int64,boolean,int64[:,::1],float64[:,::1],float64,float64,boolean)"
 )
 def switch(  # type: ignore[no-untyped-def]
     digit_rows, source, expanded, expanded_step, key, key_digits, count, begin, end, n, phases, out, added,
-    added_too, remainders, scratch, signs, next_key, moves, counts, whole, real, t, t_factor, dropping,
+    added_too, remainders, scratch, signs, next_key, moves, counts, turn, adding, whole, real, t,
+    t_factor, dropping,
 ):  # fmt: skip
     """One polynomial of `count` primes, switched; positions begin..end of count + 1 primes.
 
@@ -124,14 +132,20 @@ def switch(  # type: ignore[no-untyped-def]
     special prime last. With DIVIDE the quotients go to out [2, count, N], `added` and `added_too` (addresses
     of `count` rows, or 0) added to them, and position 0 must be done before all others.
 
-    digit_rows: `count` rows of digits; source: the same polynomial's rows in NTT form, which serve as the
-    transform of digit i modulo prime i. expanded: room for `count` transformed digits of each position,
-    expanded_step octets from one to the next (0 to use the same room again). key: see `keysum`. remainders:
-    four rows, shared by all positions. scratch: four rows. next_key: the key that this prime's digits meet
-    next, or 0. moves, counts: the permutation that the quotients undergo, see `chain.Automorphism`; moves is
-    0 for none. whole, real: constants of every prime, in the columns above. dropping: whether the quotients
-    are also divided by the last of the `count` primes (CKKS, both `added`, no permutation): out is
-    [2, count - 1, N] and position `count` must be done second.
+    Args:
+        digit_rows: `count` rows of digits.
+        source: the same polynomial's rows in NTT form, which serve as the transform of digit i modulo prime i.
+        expanded: room for `count` transformed digits of each position.
+        expanded_step: octets from one position's room to the next, 0 to use the same again.
+        key, key_digits: see `keysum`.
+        remainders: four rows, shared by all positions. scratch: four rows.
+        next_key: the key that this prime's digits meet next, or 0.
+        moves, counts, turn: the automorphism that the quotients undergo, without DIVIDE the sums: a
+            `chain.Automorphism`'s moves and counts, and its scatter; moves and turn are 0 for none.
+        adding: without DIVIDE, add the sums to what is at `out`.
+        whole, real: constants of every prime, in the columns above.
+        dropping: divide the quotients by the last of the `count` primes too (CKKS, both `added`, no
+            automorphism): out is [2, count - 1, N] and position `count` must be done second.
     """
     row = 8 * n
     last = whole.shape[0] - 1
@@ -139,11 +153,22 @@ def switch(  # type: ignore[no-untyped-def]
         i = position - 1 if position else count
         prime = i if position else last
         room = expanded + position * expanded_step
-        sums, step = (scratch, row) if phases & 4 else (out + i * row, (count + 1) * row)
+        total = out + i * row
+        sums, step = (scratch, row) if phases & 4 or moves != 0 else (total, (count + 1) * row)
         if phases & 3:
             _sums(
-                digit_rows, source, room, key, key_digits, count, position, phases, sums, step, n, whole, real
-            )
+                digit_rows, source, room, key, key_digits, count, position, phases, sums, step, n,
+                0 if phases & 4 else turn, total, adding, whole, real,
+            )  # fmt: skip
+            if phases & 2 and not phases & 4 and moves != 0 and whole[prime, METHOD] >= 0:
+                for p in range(2):
+                    target = total + p * (count + 1) * row
+                    if adding:
+                        add_permuted_row(
+                            sums + p * step, target, moves, counts, real[prime, Q], real[prime, Q_INVERSE]
+                        )
+                    else:
+                        permute(sums + p * step, target, 1, n, moves, counts)
         if not phases & 4:
             continue
         q, q_inverse, how, ahead = (
@@ -167,7 +192,8 @@ def switch(  # type: ignore[no-untyped-def]
                 )  # fmt: skip
                 continue
             target = out + (p * count + i) * row
-            quotient = scratch + 3 * row if dropping or moves != 0 else target
+            after = moves != 0 and how >= 0
+            quotient = scratch + 3 * row if dropping or after else target
             soon = 0
             if next_key != 0:
                 soon = next_key + 2 * p * n * whole[prime, WIDTH]
@@ -175,9 +201,9 @@ def switch(  # type: ignore[no-untyped-def]
                     soon += 2 * key_digits * n * whole[k, WIDTH]
             divide_row(
                 rest, total, more, quotient, work, n, signs, ahead, q, q_inverse, how, factor,
-                real[prime, RESIDUE], t, soon,
+                real[prime, RESIDUE], t, soon, turn,
             )  # fmt: skip
             if dropping:
                 inverse(quotient, rest + row, back, n, shrink, 0.0, q, q_inverse, how)
-            elif moves != 0:
+            elif after:
                 permute(quotient, target, 1, n, moves, counts)

@@ -10,6 +10,8 @@ canonical c is not: it is computed for the permuted coefficients, then carried b
 
 from __future__ import annotations
 
+from typing import Any
+
 from securedl.he.vector import arith
 from securedl.he.vector.arith import WORDS, Lanes, Value, lane_kernel
 from securedl.he.vector.cache import inner, kernel
@@ -32,31 +34,41 @@ def remainder(last, out, n, signs, back, shrink, p, p_inverse, how, t, t_factor)
             arith.correction_digits(out + j, out + row + j, t_factor, t, t, t_inverse)
 
 
-@lane_kernel("iidiidd")
-def _divide_words(lanes: Lanes, a: Value, n: Value, w: Value, constants: Value, out: Value) -> None:
-    """out = (a - n)·w mod q for centred a and n as a closing pass leaves it: |a - n| < 2^51 + q < 2^52."""
-    if IFMA:
-        number = Words(lanes).to_double(lanes.load(n, 0, WORDS), lanes.load_splat(constants, OFFSET))
-        product = lanes.product(lanes.sub(lanes.load(a), number), lanes.splat(w))
-        lanes.store(lanes.reduce(product), out)
+def _quotient(added: bool, turning: bool) -> Any:
+    """out = (a - n)·w mod q, plus c if `added`: centred a, c, and n as a closing pass leaves it.
+
+    |a - n| < 2^51 + q < 2^52, and the sum with c stays below 1.3 q. With `turning` the result goes to its
+    place under an automorphism, see `Words.turned`.
+    """
+
+    @lane_kernel("iidiiiiidd")
+    def divide(
+        lanes: Lanes, a: Value, n: Value, w: Value, c: Value, constants: Value, out: Value, turn: Value,
+        place: Value,
+    ) -> None:  # fmt: skip
+        if not IFMA:
+            return
+        words = Words(lanes)
+        number = words.to_double(lanes.load(n, 0, WORDS), lanes.load_splat(constants, OFFSET))
+        value = lanes.product(lanes.sub(lanes.load(a), number), lanes.splat(w))
+        value = lanes.reduce(lanes.add(value, lanes.load(c)) if added else value)
+        if turning:
+            value, offset = words.turned(value, turn, place)
+            out = lanes.builder.add(out, offset)
+        lanes.store(value, out)
+
+    return divide
 
 
-@lane_kernel("iidiiidd")
-def _divide_add_words(
-    lanes: Lanes, a: Value, n: Value, w: Value, c: Value, constants: Value, out: Value
-) -> None:
-    """out = c + (a - n)·w mod q, as `_divide_words`; the sum stays below 1.3 q."""
-    if IFMA:
-        number = Words(lanes).to_double(lanes.load(n, 0, WORDS), lanes.load_splat(constants, OFFSET))
-        product = lanes.product(lanes.sub(lanes.load(a), number), lanes.splat(w))
-        lanes.store(lanes.reduce(lanes.add(product, lanes.load(c))), out)
+_divide, _divide_add = _quotient(False, False), _quotient(True, False)
+_divide_turn, _divide_add_turn = _quotient(False, True), _quotient(True, True)
 
 
 @lane_kernel("iididiidd")
 def _divide_twice_words(
     lanes: Lanes, a: Value, n: Value, u: Value, c: Value, w: Value, constants: Value, out: Value
 ) -> None:
-    """out = (a·u + c - n)·w mod q, as `_divide_words`: the bracket is below 2^51 + 1.1 q < 2^52."""
+    """out = (a·u + c - n)·w mod q, as `_quotient`: the bracket is below 2^51 + 1.1 q < 2^52."""
     if IFMA:
         number = Words(lanes).to_double(lanes.load(n, 0, WORDS), lanes.load_splat(constants, OFFSET))
         product = lanes.product(lanes.load(a), lanes.splat(u))
@@ -66,11 +78,12 @@ def _divide_twice_words(
 
 @inner
 def divide_row(  # type: ignore[no-untyped-def]
-    remainders, rows, added, out, work, n, signs, ahead, q, q_inverse, how, factor, residue, t, soon
+    remainders, rows, added, out, work, n, signs, ahead, q, q_inverse, how, factor, residue, t, soon, turn
 ):  # fmt: skip
     """out = (row - c)/p + added modulo one prime; `added` may be 0 for none, work is one row.
 
-    soon: address of two rows that will be needed next, or 0. On words each part of the row is divided as
+    soon: address of two rows that will be needed next, or 0. turn: on words, the automorphism that the result
+    undergoes (the address of its `scatter`), or 0. On words each part of the row is divided as
     soon as its transform is done, while it is in the first-level cache.
     """
     row = 8 * n
@@ -87,10 +100,16 @@ def divide_row(  # type: ignore[no-untyped-def]
         for step in range(n // 128):
             close_words(work, ahead, n, step, step + 1, q, q_inverse, how)
             for j in range(1024 * step, 1024 * (step + 1), 64):
-                if added != 0:
-                    _divide_add_words(rows + j, work + j, factor, added + j, ahead, out + j, q, q_inverse)
+                a, c, place = rows + j, added + j, turn + 2048 + j // 8
+                if turn != 0:
+                    if added != 0:
+                        _divide_add_turn(a, work + j, factor, c, ahead, out, turn, place, q, q_inverse)
+                    else:
+                        _divide_turn(a, work + j, factor, c, ahead, out, turn, place, q, q_inverse)
+                elif added != 0:
+                    _divide_add(a, work + j, factor, c, ahead, out + j, turn, place, q, q_inverse)
                 else:
-                    _divide_words(rows + j, work + j, factor, ahead, out + j, q, q_inverse)
+                    _divide(a, work + j, factor, c, ahead, out + j, turn, place, q, q_inverse)
         return
     forward(source, work, ahead, n, q, q_inverse, how, soon, soon_too)
     if added != 0:
@@ -146,5 +165,5 @@ def divide(  # type: ignore[no-untyped-def]
     for i in range(q.size):
         divide_row(
             scratch, rows + i * row, added + i * row if added != 0 else 0, out + i * row, scratch + 2 * row,
-            n, 0, ahead[i], q[i], q_inverse[i], methods[i], factors[i], residues[i], t, 0,
+            n, 0, ahead[i], q[i], q_inverse[i], methods[i], factors[i], residues[i], t, 0, 0,
         )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from securedl.he.vector import arith
-from securedl.he.vector.cache import kernel
+from securedl.he.vector.cache import inner, kernel
 
 
 @kernel("void(int64,int64,int64,int64,float64[::1],float64[::1])")
@@ -90,17 +90,22 @@ def permute(source, out, rows, n, moves, counts):  # type: ignore[no-untyped-def
                 done += counts[pattern]
 
 
+@inner
+def add_permuted_row(source, out, moves, counts, q, q_inverse):  # type: ignore[no-untyped-def]
+    """One row under an automorphism, added to what is at out."""
+    done = 0
+    for pattern in range(counts.size):
+        if counts[pattern]:
+            arith.add_blocks(pattern, source, out, moves + 16 * done, counts[pattern], q, q_inverse)
+            done += counts[pattern]
+
+
 @kernel("void(int64,int64,int64,int64,int64,int64[::1],float64[::1],float64[::1])")
 def add_permuted(source, out, rows, n, moves, counts, q, q_inverse):  # type: ignore[no-untyped-def]
     """`permute`, added to what is at out; row r is modulo prime r % q.size."""
     for r in range(rows):
         at, k = 8 * n * r, r % q.size
-        done = 0
-        for pattern in range(counts.size):
-            if counts[pattern]:
-                here = moves + 16 * done
-                arith.add_blocks(pattern, source + at, out + at, here, counts[pattern], q[k], q_inverse[k])
-                done += counts[pattern]
+        add_permuted_row(source + at, out + at, moves, counts, q[k], q_inverse[k])
 
 
 @kernel("void(int64,int64,int64)")

@@ -56,7 +56,7 @@ def centred(value: int, prime: int) -> float:
     return float(value - prime if value > prime // 2 else value)
 
 
-def _aligned(parts: list[NDArray[Any]]) -> NDArray[Any]:
+def aligned(parts: list[NDArray[Any]]) -> NDArray[Any]:
     """The parts one after another, from an address that is a multiple of 64."""
     values = np.concatenate([part.ravel() for part in parts])
     room = np.empty(values.size + 8, dtype=values.dtype)
@@ -99,7 +99,7 @@ def _for_doubles(powers: Integers, prime: int, last: int | None) -> NDArray[np.f
     singles = ring // 2 + 4 * pairs + np.array([0, 1, 4, 5, 2, 3, 6, 7])
     inside = values[np.concatenate([halves, quarters, singles], axis=1)].reshape(blocks, -1)
     across = _network(values, depth, blocks, splats(depth))
-    return _aligned([*parts, np.concatenate([across, inside], axis=1)])
+    return aligned([*parts, np.concatenate([across, inside], axis=1)])
 
 
 def _quotients(values: Integers, prime: int) -> Integers:
@@ -133,7 +133,7 @@ def _for_words(powers: Integers, prime: int, last: int | None) -> Integers:
     across = [_network(some, depth, blocks, 1 << depth) for some in (powers, quotients)]
     inside = [np.concatenate([powers[at], quotients[at]], axis=1).reshape(blocks, -1) for at in places]
     parts.append(np.concatenate([*across, *inside], axis=1))
-    return _aligned(parts)
+    return aligned(parts)
 
 
 @lru_cache(maxsize=256)

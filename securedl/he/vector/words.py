@@ -113,3 +113,16 @@ class Words:
         mask = ir.Constant(WORDS, [0x000FFFFFFFFFFFFF] * LANES)
         bits = self.builder.or_(self.builder.and_(words, mask), exponent)
         return self.lanes.sub(self.builder.bitcast(bits, VECTOR), offset)
+
+    def turned(self, value: Value, turn: Value, place: Value) -> tuple[Value, Value]:
+        """A block of eight doubles as an automorphism orders it, and where it goes.
+
+        turn, place: addresses of the automorphism's `scatter` and of the block's entry in it.
+        """
+        builder = self.builder
+        entry = builder.load(self.lanes.pointer(place, _WORD))
+        pattern = builder.shl(builder.and_(entry, _WORD(63)), _WORD(6))
+        order = self.load(builder.add(turn, pattern))
+        kind = ir.FunctionType(VECTOR, [VECTOR, WORDS])
+        move = self.lanes.function(kind, "llvm.x86.avx512.permvar.df.512")
+        return builder.call(move, [value, order]), builder.and_(entry, _WORD(-64))
