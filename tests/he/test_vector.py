@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from securedl.he.params import Parameters, ntt_primes
 from securedl.he.vector import VectorEvaluator, warm_up
 from securedl.he.vector.arith import MAGIC
 from securedl.he.vector.buffers import Buffers, address
-from securedl.he.vector.cache import cache_folder, source_hash
+from securedl.he.vector.cache import KEEP_SECONDS, cache_folder, forget_old, source_hash
 from securedl.he.vector.correction import balance
 from securedl.he.vector.dot import group_length, key_group_length
 from securedl.he.vector.ntt_words import LARGEST_BITS, NEVER, OFTEN, ON_LOADING
@@ -392,3 +393,21 @@ def test_kernels_are_kept_where_something_can_be_written(monkeypatch: pytest.Mon
     monkeypatch.setattr("securedl.he.vector.cache._writable", lambda folder: False)
     assert cache_folder() is None
     cache_folder.cache_clear()
+
+
+def test_kernels_of_older_sources_are_deleted_after_a_day(tmp_path: Path) -> None:
+    now = time.time()
+    ages = {"kernels-0": 0.0, "kernels-1": 0.5, "kernels-2": 1.5, "kernels-3": 1.5, "other": 9.0}
+    for name, age in ages.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "code").touch()
+        for path in (tmp_path / name / "code", tmp_path / name):
+            os.utime(path, (now, now - age * KEEP_SECONDS))
+    (tmp_path / "kernels-3" / "more").touch()  # in use
+    forget_old(tmp_path / "kernels-0")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "kernels-0",
+        "kernels-1",
+        "kernels-3",
+        "other",
+    ]

@@ -43,7 +43,12 @@ class Block:
         self._octets = octets
 
     def __del__(self) -> None:
-        self._pool.give_back(self._slab, self.at, self._octets)
+        pool, slab = self._pool, self._slab
+        with pool.lock:
+            pool.free[self._octets].append((slab, self.at))
+            slab.live -= 1
+            if slab.live == 0:
+                pool.idle_slab(slab)
 
     def array(self, *shape: int) -> NDArray[np.float64]:
         """The memory as float64 values; the array keeps the block."""
@@ -65,16 +70,18 @@ class Buffers:
 
     def __init__(self) -> None:
         # Re-entrant: collecting garbage inside `take` may give a block back in the same thread.
-        self._lock = threading.RLock()
-        self._free: dict[int, list[tuple[_Slab, int]]] = {}
+        self.lock = threading.RLock()
+        self.free: dict[int, list[tuple[_Slab, int]]] = {}
         self._current: _Slab | None = None
         self._idle: set[_Slab] = set()
 
     def take(self, values: int) -> Block:
         """Uninitialised memory for so many doubles."""
         octets = -(-8 * values // _ALIGNMENT) * _ALIGNMENT
-        with self._lock:
-            stack = self._free.get(octets)
+        with self.lock:
+            stack = self.free.get(octets)
+            if stack is None:
+                stack = self.free[octets] = []
             slab, at = stack.pop() if stack else self._cut(octets)
             if slab.live == 0:
                 self._idle.discard(slab)
@@ -91,19 +98,16 @@ class Buffers:
         slab.next += octets
         return slab, at
 
-    def give_back(self, slab: _Slab, at: int, octets: int) -> None:
-        """Called by blocks."""
-        with self._lock:
-            self._free.setdefault(octets, []).append((slab, at))
-            slab.live -= 1
-            if slab.live == 0 and slab is not self._current:
-                self._idle.add(slab)
-                if len(self._idle) > _KEEP_SLABS:
-                    self._forget(self._idle.pop())
+    def idle_slab(self, slab: _Slab) -> None:
+        """Called by the last block of a slab, which holds the lock."""
+        if slab is not self._current:
+            self._idle.add(slab)
+            if len(self._idle) > _KEEP_SLABS:
+                self._forget(self._idle.pop())
 
     def _forget(self, slab: _Slab) -> None:
-        for octets, stack in self._free.items():
-            self._free[octets] = [place for place in stack if place[0] is not slab]
+        for octets, stack in self.free.items():
+            self.free[octets] = [place for place in stack if place[0] is not slab]
 
 
 def address(array: NDArray[Any]) -> int:

@@ -3,7 +3,8 @@
 Numba's own cache notices an edit of the file that holds a kernel, but not of the files it imports. Here
 the folder's name is a hash of every source file of this package and of the versions of Numba, llvmlite
 and Python, so nothing stale is ever loaded. The package folder is used where it is writable, otherwise
-the user's cache folder.
+the user's cache folder. Folders of other states that nothing was written to for a day are deleted when
+kernels have been compiled.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +23,9 @@ from typing import Any
 import llvmlite
 import numba
 from numba.core import caching
+
+#: Seconds for which the folder of another state of the sources is kept: a process may still run from it.
+KEEP_SECONDS = 86400.0
 
 #: Every kernel with its signature, for `compile_all`.
 _KERNELS: list[tuple[Any, str]] = []
@@ -106,8 +112,11 @@ def kernel(signature: str) -> Callable[[Callable[..., Any]], Any]:
 
 def compile_all() -> None:
     """Load every registered kernel from the cache, or compile it."""
+    folder, complete = cache_folder(), compiled()
     for dispatcher, signature in _KERNELS:
         dispatcher.compile(signature)
+    if folder is not None and not complete:
+        forget_old(Path(folder))
 
 
 def compiled() -> bool:
@@ -119,3 +128,19 @@ def compiled() -> bool:
         if cache._index_key(signature, dispatcher.targetctx.codegen()) not in cache._cache_file._load_index():  # type: ignore[no-untyped-call]
             return False
     return True
+
+
+def _newest(folder: Path) -> float:
+    """When something in the folder was last written, in seconds; 0 if it is gone."""
+    try:
+        times = [folder.stat().st_mtime, *(entry.stat().st_mtime for entry in os.scandir(folder))]
+    except FileNotFoundError:
+        return 0.0
+    return max(times)
+
+
+def forget_old(current: Path) -> None:
+    """Delete the folders of other states of the sources that nobody wrote to for a day."""
+    for folder in current.parent.glob("kernels-*"):
+        if folder != current and _newest(folder) < time.time() - KEEP_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)  # another process may be deleting it too

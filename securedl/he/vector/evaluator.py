@@ -524,5 +524,6 @@ class VectorEvaluator:
 
     @staticmethod
     def _same_level(*handles: Handle) -> None:
-        if len({h.level for h in handles}) > 1:
+        level = handles[0].level
+        if any(h.level != level for h in handles[1:]):
             raise InputError(f"operands must have one level, got {[h.level for h in handles]}")

@@ -8,9 +8,9 @@ from securedl.he.vector.buffers import Block, address
 from securedl.he.vector.chain import Automorphism
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Handle:
-    """A ciphertext, or a plaintext if `size` is 1.
+    """A ciphertext, or a plaintext if `size` is 1. Nothing changes one; freezing it would cost a microsecond.
 
     Attributes:
         block: float64 [size, level + 1, N], centred residues in NTT form.

@@ -134,7 +134,7 @@ def switch(  # type: ignore[no-untyped-def]
 
     Args:
         digit_rows: `count` rows of digits.
-        source: the same polynomial's rows in NTT form, which serve as the transform of digit i modulo prime i.
+        source: the same polynomial's rows in NTT form: row i is the transform of digit i modulo prime i.
         expanded: room for `count` transformed digits of each position.
         expanded_step: octets from one position's room to the next, 0 to use the same again.
         key, key_digits: see `keysum`.
