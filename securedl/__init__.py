@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from securedl.approximate import approximate as approximate
+    from securedl.approximation import approximate as approximate
     from securedl.compiler.cost import Link as Link
     from securedl.errors import SecureDLError as SecureDLError
     from securedl.he.owner import Owner as Owner
@@ -26,7 +26,7 @@ _HOMES = {
     "Plan": "securedl.plan",
     "Probes": "securedl.verify.placement",
     "SecureDLError": "securedl.errors",
-    "approximate": "securedl.approximate",
+    "approximate": "securedl.approximation",
     "compile": "securedl.planner",
     "load_plan": "securedl.plan",
 }

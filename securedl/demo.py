@@ -23,7 +23,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from torch import nn
 
-from securedl.approximate import approximate
+from securedl.approximation import approximate
 from securedl.dishonest import ATTACKS
 from securedl.errors import InputError, ServerError
 from securedl.graph import Array
@@ -166,7 +166,9 @@ def run(
         with stages("train", f"training a network on {data}"):
             model = train(split, DATA[data], seed)
         with stages("approximate", "replacing activations by polynomials, fine-tuning"):
-            poly = approximate(model, split.x_train, split.y_train, degree=2, epochs=20, seed=seed)
+            poly = approximate(
+                model, split.x_train, split.y_train, degree=2, epochs=20, seed=seed, progress=False
+            )
         with stages("compile", "compiling"):
             plan = compile(poly, split.x_train, scheme=scheme, batch=64)
         with stages("keys", "making keys and probes"):

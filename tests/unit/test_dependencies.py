@@ -22,7 +22,7 @@ LAYERS = (
     ("securedl.he.layout", "securedl.torch_import", "securedl.verify", "securedl.calibration"),
     ("securedl.tuning", "securedl.replacement"),
     ("securedl.he.interface", "securedl.he.clear", "securedl.he.seal", "securedl.he.vector"),
-    ("securedl.program", "securedl.approximate"),
+    ("securedl.program", "securedl.approximation"),
     ("securedl.packing", "securedl.execute", "securedl.compiler.forms", "securedl.compiler.fuse"),
     ("securedl.dishonest",),
     ("securedl.compiler.layout", "securedl.compiler.check"),

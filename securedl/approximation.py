@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
-import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -403,13 +401,3 @@ def _ranges(
     for hook in hooks:
         hook.remove()
     return logits, {m: (c[0] / c[1], (c[2], c[3])) for m, c in counts.items()}
-
-
-class _Callable(types.ModuleType):
-    """This module's class: importing `securedl.approximate` puts the module where the function is due."""
-
-    def __call__(self, *arguments: Any, **options: Any) -> PolynomialNetwork:
-        return approximate(*arguments, **options)
-
-
-sys.modules[__name__].__class__ = _Callable

@@ -1,0 +1,100 @@
+"""SecureDL's Table 1: what polynomial activations and encryption cost in accuracy.
+
+    python -m bench.accuracy [--quick] [--json FILE] [--plot FILE] [--markdown FILE]
+
+Six tables, three activations, the paper's network in one dimension and a plain one; repeated stratified
+cross-validation (10 x 5), and the first repetition under encryption on a server process. About an hour on
+two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from rich.console import Console
+
+from securedl.errors import SecureDLError
+from securedl.files import write_atomically
+from securedl.he.vector import warm_up
+
+from . import networks, report
+from .cells import Cell, summary
+from .folds import REPETITIONS
+from .work import jobs, measure
+
+DATA = tuple(dict.fromkeys(data for data, _ in report.PAPER))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.accuracy", description=__doc__.splitlines()[0],
+        epilog="the tables come from SECUREDL_DATA, the cache, or their official sources",
+    )  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="two folds, few epochs: the shape in a minute")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, of each fold too")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the paired differences (PNG, SVG, PDF)"
+    )
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
+    parser.add_argument(
+        "--journal", type=Path, metavar="FILE", help="keep finished repetitions here, and go on from them"
+    )
+    parser.add_argument("--network", choices=networks.NETWORKS, action="append", help="only this network")
+    parser.add_argument("--data", choices=DATA, action="append", help="only this data set")
+    parser.add_argument("--activation", choices=networks.ACTIVATIONS, action="append", help="only this one")
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="of the cross-validation")
+    parser.add_argument("--processes", type=int, default=2, help="side by side, one thread each")
+    chosen = parser.parse_args(arguments)
+    if chosen.repetitions < 1 or chosen.processes < 1:
+        parser.error("--repetitions and --processes must be at least 1")
+    cells = [
+        Cell(network, data, activation)
+        for network in chosen.network or networks.NETWORKS
+        for data in chosen.data or DATA
+        for activation in chosen.activation or networks.ACTIVATIONS
+    ]
+    console, began = Console(), time.perf_counter()
+    warm_up()  # compiled once, not by several servers at the same time
+    try:
+        results = measure(
+            jobs(cells, chosen.quick, chosen.repetitions),
+            chosen.processes,
+            Console(stderr=True),
+            chosen.journal,
+        )
+    except (SecureDLError, BrokenProcessPool) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    rows = [summary(cell, results[cell]) for cell in cells]
+    report.show(console, rows)
+    seconds = time.perf_counter() - began
+    console.print(f"{seconds:.0f} s with {chosen.processes} processes", highlight=False)
+    if chosen.json:
+        figures = {
+            "command": "python -m bench.accuracy " + " ".join(arguments or sys.argv[1:]),
+            "quick": chosen.quick,
+            "seconds": seconds,
+            "python": platform.python_version(),
+            "cells": rows,
+            "mean_difference": {
+                n: report.mean_difference(some) for n, some in report.by_network(rows).items()
+            },
+            "results": [{"cell": vars(cell), "folds": results[cell]} for cell in cells],
+        }
+        write_atomically(chosen.json, json.dumps(figures, indent=1).encode(), mode=0o644)
+    if chosen.markdown:
+        write_atomically(chosen.markdown, report.markdown(rows).encode(), mode=0o644)
+    if chosen.plot:
+        report.plot(rows, chosen.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""The accuracy table: its statistics against known answers, its folds, its pages."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bench.accuracy import networks, report
+from bench.accuracy.cells import Cell, summary
+from bench.accuracy.folds import FOLDS, accuracy, balanced, corrected_interval, folds
+
+
+def test_the_corrected_interval_by_hand() -> None:
+    # mean 2, s² = 1, J = 3: t(0.975, 2) = 4.302653 (any table), half = t √(1/3 + 1/4) = 3.286205
+    low, high = corrected_interval(np.array([1.0, 2.0, 3.0]), 0.25)
+    assert (low, high) == pytest.approx((2 - 3.286205, 2 + 3.286205), abs=1e-5)
+
+
+def test_the_corrected_interval_covers_where_the_plain_one_does_not() -> None:
+    # Differences of folds share training data: correlation n_test/(n_test + n_train) = 1/5 among all.
+    rng, hits, plain = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        common, own = rng.normal(), rng.normal(size=50)
+        found = np.sqrt(0.2) * common + np.sqrt(0.8) * own
+        low, high = corrected_interval(found, 0.25)
+        hits += low <= 0 <= high
+        plain += abs(found.mean()) <= 2.01 * found.std(ddof=1) / np.sqrt(50)
+    assert 0.92 <= hits / 400 <= 0.98
+    assert plain / 400 < 0.6
+
+
+def test_folds_are_stratified_disjoint_and_standardised_by_the_training_part() -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(5, 3, size=(100, 4)), np.repeat([0, 1], [88, 12])
+    x[:, 3] = 7.0  # a feature without spread
+    found = list(folds(x, y, repetition=0))
+    assert len(found) == FOLDS
+    assert sum(len(f.y_test) for f in found) == 100
+    for fold in found:
+        assert 2 <= (fold.y_test == 1).sum() <= 3
+        np.testing.assert_allclose(fold.x_train[:, :3].mean(axis=0), 0, atol=1e-5)
+        np.testing.assert_allclose(fold.x_train[:, :3].std(axis=0), 1, atol=1e-5)
+        assert np.all(fold.x_test[:, 3] == 0)
+    again, other = list(folds(x, y, 0)), list(folds(x, y, 1))
+    assert np.array_equal(found[0].x_test, again[0].x_test)
+    assert not np.array_equal(found[0].x_test, other[0].x_test)
+
+
+def test_balanced_accuracy_sees_through_a_majority_vote() -> None:
+    truth = np.repeat([0, 1], [88, 12])
+    assert accuracy(np.zeros(100), truth) == 88
+    assert balanced(np.zeros(100), truth) == 50
+
+
+def test_training_is_deterministic_and_leaves_the_global_generator_alone() -> None:
+    import torch
+
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(40, 5)).astype(np.float32), rng.integers(0, 2, 40)
+    state = torch.random.get_rng_state()
+    first, second, third = (networks.train("mlp", "relu", x, y, 2, seed, epochs=2) for seed in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    a, b, c = (networks.logits(m, x) for m in (first, second, third))
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+@pytest.mark.parametrize("network", networks.NETWORKS)
+@pytest.mark.parametrize("features", [2, 9, 100])
+def test_networks_take_any_number_of_features(network: str, features: int) -> None:
+    model = networks.NETWORKS[network](features, 6, "tanh")
+    x = networks.shaped(network, np.zeros((3, features), dtype=np.float32))
+    assert networks.logits(model, x).shape == (3, 6)
+
+
+def fold(original: float, tuned: float, encrypted: dict[str, float] | None = None) -> dict[str, object]:
+    values = {"original": original, "swapped": 50.0, "tuned": tuned}
+    found: dict[str, object] = {**values, **{f"balanced_{k}": v for k, v in values.items()}}
+    return found if encrypted is None else found | {"encrypted": encrypted}
+
+
+def rows(shift: float) -> list[dict[str, object]]:
+    sent = {
+        "samples": 20, "refused": 1, "right": 15, "agree": 19, "outside": 18, "agree_outside": 18,
+        "error": 0.001, "reach": 1.024, "alarms": 0, "refreshes": 2, "compile_s": 1.0, "upload_s": 2.0,
+        "predict_s": 0.5,
+    }  # fmt: skip
+    some = [fold(90, 90 + shift + d, sent) for d in (-0.1, 0.0, 0.1)]
+    cells = [Cell(n, d, a) for n in ("cnn", "mlp") for d, a in report.PAPER]
+    return [summary(cell, some) for cell in cells]
+
+
+def test_a_summary_adds_up() -> None:
+    row = rows(-1.0)[0]
+    assert row["difference"] == pytest.approx(-1.0)
+    encrypted = row["encrypted"]
+    assert isinstance(encrypted, dict)
+    assert (encrypted["samples"], encrypted["accuracy"]) == (60, 75.0)
+    assert encrypted["error"] == pytest.approx(0.001 / 1.024)
+
+
+@pytest.mark.parametrize(("shift", "missed"), [(0.0, 0), (-1.5, 0), (-1.6, 18)])
+def test_cells_that_miss_are_named(shift: float, missed: int) -> None:
+    page = report.markdown(rows(shift))
+    assert page.count(" * |") == 2 * missed
+    assert page.count("Breast tissue sigmoid") == (2 if missed else 0)
+    assert f"{shift:+.2f} points" in page
+
+
+def test_an_interval_that_holds_the_bound_excuses_a_cell() -> None:
+    wide = summary(Cell("cnn", "wine", "relu"), [fold(90, 90 + d) for d in (-9, -2, 5)])
+    assert wide["difference"] < report.CELL_BOUND
+    assert not report.misses(wide)
+
+
+def test_the_picture_is_drawn(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("matplotlib")
+    report.plot(rows(-0.5), tmp_path / "table.png")
+    assert (tmp_path / "table.png").stat().st_size > 20_000
