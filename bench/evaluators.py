@@ -1,10 +1,11 @@
-"""SEAL against the vector evaluator, primitive by primitive, in one run.
-
-    python -m bench.evaluators [--quick] [--json FILE]
+"""SEAL against the vector evaluator in one run: primitives, layers and models, at four rings.
 
 Keys and ciphertexts are random residues: the time of an operation does not depend on them. Each line gives
-the median of interleaved repetitions, the ratio, and the floor: counted transforms at the best measured
-time of one, plus the octets that must be read or written at the measured memory bandwidth.
+the medians of interleaved repetitions, their ratio, and the floor: counted transforms at the best measured
+time of one, plus the octets that must be read or written at the measured memory bandwidth, over the threads.
+
+A layer is a matrix, baby-step giant-step, and a squaring where the chain has the levels for it; a model is
+MODEL layers. The number behind the name counts diagonals; their weights are encrypted or plain.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +35,11 @@ CHAINS = {
     16384: ((47, 40, 40, 40, 40, 40), 49),
     32768: ((47, 40, 40, 40, 40, 40, 40, 40, 40, 40), 49),
 }
-BABY, GIANT = 8, 8
-LAYER = BABY * GIANT
-HOISTED = tuple(range(1, BABY))
+#: Baby and giant steps of a layer at each ring: SEAL needs seconds for more at the largest.
+LAYERS = {4096: (8, 8), 8192: (8, 8), 16384: (8, 8), 32768: (4, 4)}
+MODEL = 4
+#: Terms of a sum of products on SEAL, and rotations of one ciphertext.
+TERMS, HOISTED = 8, (1, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ class Setting:
         self.level = len(bits) - 1
         self.vector = VectorEvaluator(self.params, threads)
         self.seal = SealEvaluator(self.params)
-        steps = {*HOISTED, *(BABY * i for i in range(1, GIANT))} if ring <= 8192 else set(HOISTED)
+        baby, giant = LAYERS[ring]
+        steps = {*HOISTED, *range(1, baby), *(baby * i for i in range(1, giant))}
         key = self._key()
         for evaluator in (self.vector, self.seal):
             evaluator.set_keys(key, dict.fromkeys(steps, key))
@@ -111,21 +116,22 @@ def bandwidth() -> float:
 
 
 def compare(slow: Callable[[], Any], fast: Callable[[], Any], seconds: float) -> tuple[float, float]:
-    """Medians in µs of two calls, alternating for about `seconds`."""
+    """Medians in µs of two calls, alternating for about `seconds`; one repetition if it takes that long."""
     slow(), fast(), fast()
     first: list[float] = []
     second: list[float] = []
     end = time.perf_counter() + seconds
-    while len(first) < 3 or time.perf_counter() < end:
+    while not first or time.perf_counter() < end:
         first.append(_timed(slow))
         second.extend(_timed(fast) for _ in range(3))
     return statistics.median(first), statistics.median(second)
 
 
-def layer(evaluator: Any, x: Any, ws: list[Any]) -> Any:
-    """A 64 x 64 layer, baby-step giant-step, and a squaring."""
-    xs = evaluator.rotate(x, range(BABY))
-    groups = [(xs, ws[BABY * i : BABY * (i + 1)], BABY * i) for i in range(GIANT)]
+def layer(evaluator: Any, x: Any, ws: list[Any], shape: tuple[int, int] = LAYERS[8192]) -> Any:
+    """A matrix of `shape` baby and giant steps, and a squaring if a level remains for it."""
+    baby, giant = shape
+    xs = evaluator.rotate(x, range(baby))
+    groups = [(xs, ws[baby * i : baby * (i + 1)], baby * i) for i in range(giant)]
     if isinstance(evaluator, VectorEvaluator):
         total = evaluator.giant_steps(groups)
     else:
@@ -134,72 +140,128 @@ def layer(evaluator: Any, x: Any, ws: list[Any]) -> Any:
             part = evaluator.rescale(evaluator.relinearise(evaluator.dot(xs, some)))
             (part,) = evaluator.rotate(part, [step])
             total = part if total is None else evaluator.add(total, part)
+    if evaluator.level(total) == 0:
+        return total
     return evaluator.rescale(evaluator.relinearise(evaluator.square(total)))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Transforms, and octets read from or written to memory."""
+
+    transforms: int = 0
+    octets: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.transforms + other.transforms, self.octets + other.octets)
+
+    def __mul__(self, times: int) -> Cost:
+        return Cost(self.transforms * times, self.octets * times)
+
+
+class Costs:
+    """What the operations of one setting cannot do without, on ciphertexts of `count` primes."""
+
+    def __init__(self, setting: Setting) -> None:
+        chain = setting.vector._engine.chain
+        self.n = setting.params.ring
+        self._widths = [int(width) for width in chain.widths]
+        self._key_widths = [int(width) for width in chain.key_widths]
+
+    def rows(self, count: int) -> Cost:
+        """Reading or writing so many rows."""
+        return Cost(0, 8 * self.n * count)
+
+    def weight(self, count: int, polynomials: int) -> Cost:
+        """Reading a packed weight."""
+        return Cost(0, polynomials * self.n * sum(self._widths[:count]))
+
+    def key(self, count: int) -> Cost:
+        """Reading a switch key."""
+        return Cost(0, 2 * count * self.n * (sum(self._key_widths[:count]) + self._key_widths[-1]))
+
+    def digits(self, count: int) -> Cost:
+        """Every digit modulo every other prime."""
+        return Cost(count + count * count)
+
+    def divided(self, count: int) -> Cost:
+        """Two polynomials over the special prime."""
+        return Cost(2 * (1 + count))
+
+    def switch(self, count: int, polynomials: int) -> Cost:
+        """A key switch that reads and writes so many polynomials."""
+        return self.digits(count) + self.key(count) + self.divided(count) + self.rows(polynomials * count)
+
+    def switch_and_rescale(self, count: int) -> Cost:
+        """A relinearisation and a rescaling, which share transforms."""
+        return self.digits(count) + self.key(count) + Cost(2 * (2 + count)) + self.rows(5 * count)
+
+    def layer(self, count: int, shape: tuple[int, int], encrypted: bool) -> Cost:
+        baby, giant = shape
+        low = count - 1
+        total = self.digits(count) + (self.key(count) + self.divided(count)) * (baby - 1)
+        total += self.weight(count, 2 if encrypted else 1) * (baby * giant)
+        total += (self.switch_and_rescale(count) if encrypted else Cost(2 * count)) * giant
+        total += (self.digits(low) + self.key(low)) * (giant - 1) + self.divided(low)
+        return total + self.switch_and_rescale(low) if low > 1 else total
 
 
 def measure(setting: Setting, threads: int, speed: float, seconds: float) -> list[Line]:
     """Every operation at one ring and number of threads."""
     v, s, level = setting.vector, setting.seal, setting.level
-    count, row = level + 1, 8 * setting.params.ring
-    transform = setting.best_transform()
+    count, shape = level + 1, LAYERS[setting.params.ring]
+    transform, costs = setting.best_transform(), Costs(setting)
     records = {"a": (2, level), "b": (2, level), "c": (3, level), "p": (1, level)}
-    made = {name: setting.record(*shape) for name, shape in records.items()}
+    made = {name: setting.record(*size) for name, size in records.items()}
     va, vb, vc, vp = (v.load(record) for record in made.values())
     sa, sb, sc, sp = (s.load(record) for record in made.values())
-    terms = LAYER if setting.params.ring <= 8192 else 2 * BABY
-    weights = [setting.record(2, level) for _ in range(terms)]
-    vw, sw = [v.load_weight(w) for w in weights], [s.load(w) for w in weights[:BABY]]
-    plain = [setting.record(1, level) for _ in range(terms)]
-    vp64, sp64 = [v.load_weight(w) for w in plain], [s.load(w) for w in plain[:BABY]]
-    packed = setting.params.ring * int(v._engine.chain.widths[:count].sum())
-    key = 2 * count * (count + 1) * row
-    switching = count + count * count + 2 * (1 + count)
     lines = []
 
     def line(
-        name: str, slow: Callable[[], Any], fast: Callable[[], Any], transforms: int, octets: int,
-        per: tuple[int, int] = (1, 1),
-    ) -> None:  # fmt: skip
+        name: str, slow: Callable[[], Any], fast: Callable[[], Any], cost: Cost, per: tuple[int, int] = (1, 1)
+    ) -> None:
         a, b = compare(slow, fast, seconds)
-        floor = (transforms * transform + octets / speed) / threads
+        floor = (cost.transforms * transform + cost.octets / speed) / threads
         lines.append(Line(setting.params.ring, threads, name, a / per[0], b / per[1], floor / per[1]))
 
-    xs, sxs = [va] * terms, [sa] * BABY
-    line("add", lambda: s.add(sa, sb), lambda: v.add(va, vb), 0, 6 * count * row)
-    line("multiply", lambda: s.multiply(sa, sb), lambda: v.multiply(va, vb), 0, 7 * count * row)
-    line("square", lambda: s.square(sa), lambda: v.square(va), 0, 5 * count * row)
-    line("multiply, plain", lambda: s.multiply(sa, sp), lambda: v.multiply(va, vp), 0, 5 * count * row)
-    line("dot, per term", lambda: s.dot(sxs, sw), lambda: v.dot(xs, vw), 0, terms * 2 * packed, (BABY, terms))
-    line(
-        "dot, plain, per term", lambda: s.dot(sxs, sp64), lambda: v.dot(xs, vp64), 0, terms * packed,
-        (BABY, terms),
-    )  # fmt: skip
-    line(
-        "relinearise", lambda: s.relinearise(sc), lambda: v.relinearise(vc), switching, key + 5 * count * row
-    )
-    line("rotate", lambda: s.rotate(sa, [1]), lambda: v.rotate(va, [1]), switching, key + 4 * count * row)
+    rows = costs.rows(count)
+    line("add", lambda: s.add(sa, sb), lambda: v.add(va, vb), rows * 6)
+    line("multiply", lambda: s.multiply(sa, sb), lambda: v.multiply(va, vb), rows * 7)
+    line("square", lambda: s.square(sa), lambda: v.square(va), rows * 5)
+    line("multiply, plain", lambda: s.multiply(sa, sp), lambda: v.multiply(va, vp), rows * 5)
+    line("relinearise", lambda: s.relinearise(sc), lambda: v.relinearise(vc), costs.switch(count, 5))
+    line("rotate", lambda: s.rotate(sa, [1]), lambda: v.rotate(va, [1]), costs.switch(count, 4))
     many = len(HOISTED)
+    each = costs.key(count) + costs.divided(count) + rows * 2
     line(
         "rotate, hoisted, each", lambda: s.rotate(sa, HOISTED[:2]), lambda: v.rotate(va, HOISTED),
-        count + count * count + many * 2 * (1 + count), many * (key + 2 * count * row), (2, many),
+        costs.digits(count) + each * many, (2, many),
     )  # fmt: skip
-    line("rescale", lambda: s.rescale(sa), lambda: v.rescale(va), 2 * count, 4 * count * row)
-    if setting.params.ring == 8192:
+    line("rescale", lambda: s.rescale(sa), lambda: v.rescale(va), Cost(2 * count) + rows * 4)
+    diagonals = shape[0] * shape[1]
+    for polynomials, kind in ((2, "encrypted"), (1, "plain")):
+        weights = [setting.record(polynomials, level) for _ in range(diagonals)]
         sw = [s.load(w) for w in weights]
-        low = 3 * (1 + level) * 1 + level + level * level
-        work = count + count * count + (BABY - 1) * 2 * (1 + count)
-        work += (
-            GIANT * (switching + 2 * count) + (GIANT - 1) * (level + level * level) + 2 * (1 + level) + low
-        )
-        octets = terms * 2 * packed + (2 * GIANT + BABY) * key
+        vw = [[v.load_weight(w) for w in weights] for _ in range(MODEL)]  # each layer reads its own
+        del weights
         line(
-            f"layer {LAYER} x {LAYER}, square",
-            lambda: layer(s, sa, sw),
-            lambda: layer(v, va, vw),
-            work,
-            octets,
-        )
+            f"dot, {kind}, per term", partial(s.dot, [sa] * TERMS, sw[:TERMS]),
+            partial(v.dot, [va] * diagonals, vw[0]), costs.weight(count, polynomials) * diagonals,
+            (TERMS, diagonals),
+        )  # fmt: skip
+        for name, times in (("layer", 1), ("model", MODEL)):
+            line(
+                f"{name}, {kind}, {times * diagonals}",
+                partial(_layers, s, sa, [sw] * times, shape),
+                partial(_layers, v, va, vw[:times], shape),
+                costs.layer(count, shape, polynomials == 2) * times,
+            )
     return lines
+
+
+def _layers(evaluator: Any, x: Any, many: list[list[Any]], shape: tuple[int, int]) -> None:
+    for ws in many:
+        layer(evaluator, x, ws, shape)
 
 
 def show(lines: list[Line]) -> None:
@@ -215,28 +277,30 @@ def show(lines: list[Line]) -> None:
         )
 
 
-def threads_gain(diagonals: int = 256) -> float:
-    """How many times faster two threads are than one on a matrix of so many diagonals at ring 8192."""
-    times = []
-    settings = [Setting(8192, threads) for threads in (1, 2)]
-    for setting in settings:
-        v = setting.vector
-        x = v.load(setting.record(2, setting.level))
-        ws = [v.load_weight(setting.record(2, setting.level)) for _ in range(diagonals)]
-
-        def matrix(v: VectorEvaluator = v, x: Any = x, ws: list[Any] = ws) -> None:
-            for first in range(0, diagonals, LAYER):
-                layer(v, x, ws[first : first + LAYER])
-
-        times.append(matrix)
-    return statistics.median(a / b for a, b in ((_timed(times[0]), _timed(times[1])) for _ in range(9)))
+def threads_gain() -> float:
+    """How many times faster two threads are than one on a model at ring 8192, its weights encrypted."""
+    models = []
+    shape = LAYERS[8192]
+    for threads in (1, 2):
+        setting = Setting(8192, threads)
+        v, level = setting.vector, setting.level
+        count = shape[0] * shape[1]
+        ws = [[v.load_weight(setting.record(2, level)) for _ in range(count)] for _ in range(MODEL)]
+        models.append(partial(_layers, v, v.load(setting.record(2, level)), ws, shape))
+    return statistics.median(a / b for a, b in ((_timed(models[0]), _timed(models[1])) for _ in range(9)))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="SEAL against the vector evaluator")
-    parser.add_argument("--quick", action="store_true", help="rings 4096 and 8192 only, less than a minute")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    parser.add_argument("--ring", type=int, action="append", choices=CHAINS, help="only this one")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.evaluators", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="rings 4096 and 8192 with few repetitions, under a minute"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    parser.add_argument(
+        "--ring", type=int, action="append", choices=CHAINS, help="only this one (may be given again)"
+    )
     options = parser.parse_args()
     compiled = _timed(warm_up) / 1e6
     speed = bandwidth()
