@@ -75,10 +75,11 @@ def main(arguments: list[str] | None = None) -> int:
     rows = [summary(cell, results[cell]) for cell in cells]
     report.show(console, rows)
     seconds = time.perf_counter() - began
+    command = " ".join(["python -m bench.accuracy", *(sys.argv[1:] if arguments is None else arguments)])
     console.print(f"{seconds:.0f} s with {chosen.processes} processes", highlight=False)
     if chosen.json:
         figures = {
-            "command": "python -m bench.accuracy " + " ".join(arguments or sys.argv[1:]),
+            "command": command,
             "quick": chosen.quick,
             "seconds": seconds,
             "python": platform.python_version(),
@@ -90,7 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
         }
         write_atomically(chosen.json, json.dumps(figures, indent=1).encode(), mode=0o644)
     if chosen.markdown:
-        write_atomically(chosen.markdown, report.markdown(rows).encode(), mode=0o644)
+        page = report.page(rows, command, seconds / 60, chosen.processes)
+        write_atomically(chosen.markdown, page.encode(), mode=0o644)
     if chosen.plot:
         report.plot(rows, chosen.plot)
     return 0

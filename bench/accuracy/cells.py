@@ -18,8 +18,8 @@ from . import encrypted, networks
 from .encrypted import COUNTS, SECONDS
 from .folds import FOLDS, accuracy, balanced, corrected_interval, folds
 
-#: Samples in a ciphertext. A hundred features make wide layers, of which one sample fills a ciphertext.
-BATCH, WIDE_BATCH, WIDE_FEATURES = 32, "latency", 64
+#: Samples in a ciphertext; fewer where the sets of 64 features and more make wide layers.
+BATCH, WIDE_BATCH, WIDE_FEATURES = 32, 4, 64
 STAGES = ("original", "swapped", "tuned")
 
 

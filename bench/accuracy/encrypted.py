@@ -53,7 +53,7 @@ class Encrypted:
 
 
 def predict(
-    model: nn.Module, x_train: np.ndarray, x: np.ndarray, y: np.ndarray, batch: int | str, address: str
+    model: nn.Module, x_train: np.ndarray, x: np.ndarray, y: np.ndarray, batch: int, address: str
 ) -> Encrypted:
     """Compile, upload and predict x [samples, ...] on the server at `address`."""
     start = time.perf_counter()

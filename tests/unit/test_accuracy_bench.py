@@ -101,7 +101,7 @@ def test_a_summary_adds_up() -> None:
 
 @pytest.mark.parametrize(("shift", "missed"), [(0.0, 0), (-1.5, 0), (-1.6, 18)])
 def test_cells_that_miss_are_named(shift: float, missed: int) -> None:
-    page = report.markdown(rows(shift))
+    page = report.page(rows(shift), "x", 1, 2)
     assert page.count(" * |") == 2 * missed
     assert page.count("Breast tissue sigmoid") == (2 if missed else 0)
     assert f"{shift:+.2f} points" in page
