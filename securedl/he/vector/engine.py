@@ -228,25 +228,29 @@ class Engine:
         expanded = self.rows((count + 1) * count)
         transform = partial(self.switch, digit_rows, source, expanded, True, None, TRANSFORM)
         self.run([partial(transform, k, k + 1, count) for k in range(count + 1)])
-        found: dict[int, Handle] = {}
+        switched = list(keys.values())
+        outs = [self.handle(2, a.level, a.scale, a.correction) for _ in switched]
+        rests = [self.rows(4) for _ in switched]
 
-        def some(share: list[tuple[int, SwitchKey]]) -> None:
+        def some(begin: int, end: int, share: range) -> None:
             """Prime after prime for all keys: its digits stay in the cache, the next key is fetched ahead."""
-            outs = [self.handle(2, a.level, a.scale, a.correction) for _ in share]
-            rests = [self.rows(4) for _ in share]
-            for position in range(count + 1):
-                for k, (_, key) in enumerate(share):
-                    follower = share[k + 1][1].block.at if k + 1 < len(share) else 0
+            for position in range(begin, end):
+                for k in share:
+                    follower = switched[k + share.step].block.at if k + share.step in share else 0
                     self.switch(
-                        digit_rows, source, expanded, True, key, SUM | DIVIDE, position, position + 1, count,
-                        outs[k].at, (a.at, 0), rests[k].at, 0, follower, key.turn,
+                        digit_rows, source, expanded, True, switched[k], SUM | DIVIDE, position, position + 1,
+                        count, outs[k].at, (a.at, 0), rests[k].at, 0, follower, switched[k].turn,
                     )  # fmt: skip
-            found.update((step, out) for out, (step, _) in zip(outs, share, strict=True))
 
-        items = list(keys.items())
-        pieces = min(self.threads, len(items))
-        self.run([partial(some, items[k::pieces]) for k in range(pieces)])
-        return found
+        pieces = min(self.threads, len(switched))
+        shares = [range(k, len(switched), pieces) for k in range(pieces)]
+        if count % pieces or len(switched) % pieces == 0:
+            self.run([partial(some, 0, count + 1, share) for share in shares])
+        else:  # an odd key would keep one thread waiting; positions after the first can be shared evenly
+            self.run([partial(some, 0, 1, share) for share in shares])
+            part, every = count // pieces, range(len(switched))
+            self.run([partial(some, 1 + part * k, 1 + part * (k + 1), every) for k in range(pieces)])
+        return dict(zip(keys, outs, strict=True))
 
     def accumulate(self, total: tuple[Block, Block], more: tuple[Block, Block], count: int) -> None:
         """Add to total another one of `turn_and_add`."""
