@@ -7,28 +7,22 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 
 import numpy as np
-from numpy.typing import NDArray
 
-from securedl.errors import FormatError, InputError
-from securedl.he.layout import HEADER, Record, Shape, unpack
+from securedl.errors import InputError
+from securedl.he.layout import Record
 from securedl.he.params import Parameters
 from securedl.he.vector import rows
-from securedl.he.vector.buffers import Block, address
+from securedl.he.vector.buffers import Block
 from securedl.he.vector.cache import compile_all
-from securedl.he.vector.chain import automorphism
 from securedl.he.vector.correction import balance
 from securedl.he.vector.dot import dot, dot_packed
 from securedl.he.vector.engine import Engine
 from securedl.he.vector.handles import Handle, SwitchKey
-from securedl.he.vector.keysum import pack_key
-from securedl.he.vector.packed import SLACK, WIDTHS, check_header, convert
-from securedl.he.vector.seed import expand
+from securedl.he.vector.loading import Loading
 from securedl.he.vector.twiddles import centred
 
 #: Scales that differ by less than this are the same scale reached along two paths.
 SCALE_TOLERANCE = 1e-9
-#: Kinds of `packed.convert`.
-_FROM_WIRE, _FROM_WORDS, _TO_RESIDUES = 0, 1, 2
 #: Positions of a sum of products that one thread takes at least.
 _PART = 512
 
@@ -39,7 +33,7 @@ def warm_up() -> None:
     compile_all()
 
 
-class VectorEvaluator:
+class VectorEvaluator(Loading):
     """Evaluates with Numba kernels; safe to call from many threads at once.
 
     Every result equals SEAL's in every residue, but for `rotate` with several steps and `rotate_sum`:
@@ -55,10 +49,9 @@ class VectorEvaluator:
     def __init__(self, params: Parameters, threads: int = 1, exact: bool = False) -> None:
         if threads < 1:
             raise InputError(f"an evaluator needs at least one thread, got {threads}")
-        self.params = params
+        super().__init__(params, Engine(params, threads))
         self.threads = threads
         self.exact = exact
-        self._engine = Engine(params, threads)
         chain = self._engine.chain
         # Made here, not by the first of several threads: kernels keep the tables' addresses.
         self._pinned = (chain.ahead, chain.back, chain.shrink)
@@ -67,114 +60,13 @@ class VectorEvaluator:
         #: Does what belongs to one thread of many; shares the keys.
         self._alone = self if threads == 1 else VectorEvaluator(params, 1, exact)
 
-    # --- keys and records ------------------------------------------------------------------------
+    # --- keys and levels -------------------------------------------------------------------------
 
     def set_keys(self, relinearisation: list[Record], rotations: dict[int, list[Record]]) -> None:
         """Install switch keys; `rotations` maps a left rotation, 0 < step < n slots, to its key."""
-        self._relinearisation = self._key(relinearisation, None) if relinearisation else None
-        self._rotations = {step: self._key(key, step) for step, key in rotations.items()}
+        self._relinearisation = self.load_key(relinearisation, None) if relinearisation else None
+        self._rotations = {step: self.load_key(key, step) for step, key in rotations.items()}
         self._alone._relinearisation, self._alone._rotations = self._relinearisation, self._rotations
-
-    def _key(self, records: list[Record], step: int | None) -> SwitchKey:
-        engine, n = self._engine, self.params.ring
-        chain, primes = engine.chain, engine.chain.special + 1
-        element = None if step is None else pow(3, step, 2 * n)
-        back = None if element is None else automorphism(n, element, backwards=True)
-        octets = 2 * n * len(records) * int(chain.key_widths.sum())
-        block = engine.buffers.take(-(-(octets + SLACK) // 8))
-        plain, permuted = engine.rows(2 * primes), engine.rows(2 * primes)
-        for digit, record in enumerate(records):
-            words, work = self._words(record, chain.primes), plain
-            rows.from_words(address(words), work.at, 2 * primes, n, chain.q, chain.q_inverse)
-            if back is not None:
-                rows.permute(work.at, permuted.at, 2 * primes, n, address(back.moves), back.counts)
-                work = permuted
-            pack_key(work.at, block.at, digit, len(records), n, chain.key_widths, chain.q, chain.q_inverse)
-        return SwitchKey(block, len(records), None if element is None else automorphism(n, element))
-
-    def _words(self, record: Record, primes: tuple[int, ...]) -> NDArray[np.uint64]:
-        words = record.residues
-        if record.seed is not None:
-            words = np.concatenate([words, expand(record.seed, primes, self.params.ring)[None]])
-        return np.ascontiguousarray(words, dtype=np.uint64)
-
-    def load(self, record: Record) -> Handle:
-        """A handle for checked residues; a seeded record is expanded."""
-        level = record.shape.level
-        words = self._words(record, self.params.primes[: level + 1])
-        out = self._engine.handle(len(words), level, record.shape.scale, record.correction)
-        count = out.size * (level + 1)
-        rows.from_words(address(words), out.at, count, self.params.ring, *self._engine.moduli(level))
-        return out
-
-    def load_weight(self, record: Record) -> Handle:
-        """A packed handle for checked residues, to be a weight in `dot`: less memory, and faster to read.
-
-        Any other operation takes it too, and unpacks it first.
-        """
-        level, polynomials = record.shape.level, record.shape.size
-        if not self._packable(level):
-            return self.load(record)
-        words = self._words(record, self.params.primes[: level + 1])
-        out = self._packed(polynomials, level, record.shape.scale, record.correction)
-        self._convert(_FROM_WORDS, address(words), out.at, 0, out)
-        return out
-
-    def load_packed(self, data: bytes | memoryview, shape: Shape) -> Handle:
-        """A packed handle straight from a wire record, as `layout.unpack` and `load_weight` but faster.
-
-        Raises:
-            FormatError: as `layout.unpack`.
-        """
-        if not self._packable(shape.level):
-            return self.load(unpack(self.params, data, shape))
-        correction, seed = check_header(self.params, data, shape)
-        out = self._packed(shape.size, shape.level, shape.scale, correction)
-        octets = np.frombuffer(data, dtype=np.uint8)
-        stored = shape.size - shape.seeded
-        start = address(octets) + HEADER.size
-        if self._convert(_FROM_WIRE, start, out.at, 0, out, stored):
-            raise FormatError("a residue is not below its prime")
-        if seed is not None:
-            words = expand(seed, self.params.primes[: shape.level + 1], self.params.ring)
-            self._convert(_FROM_WORDS, address(words), out.at, stored, out)
-        return out
-
-    def _packable(self, level: int) -> bool:
-        return all(int(width) in WIDTHS for width in self._engine.chain.widths[: level + 1])
-
-    def _packed(self, size: int, level: int, scale: float, correction: int) -> Handle:
-        octets = size * self.params.ring * int(self._engine.chain.widths[: level + 1].sum()) + SLACK
-        block = self._engine.buffers.take(-(-octets // 8))
-        return Handle(block, block.at, size, level, scale, correction, packed=True)
-
-    def _convert(
-        self, kind: int, source: int, target: int, first: int, packed: Handle, stop: int | None = None
-    ) -> int:
-        """Run the kernel on polynomials first..stop of a packed handle."""
-        engine, level = self._engine, packed.level
-        found: int = convert(
-            kind, source, target, first, packed.size if stop is None else stop, packed.size, self.params.ring,
-            engine.chain.widths, *engine.moduli(level),
-        )  # fmt: skip
-        return found
-
-    def unpack(self, handle: Handle) -> Handle:
-        """The handle with its residues as doubles."""
-        if not handle.packed:
-            return handle
-        out = self._engine.handle(handle.size, handle.level, handle.scale, handle.correction)
-        self._convert(_TO_RESIDUES, handle.at, out.at, 0, handle)
-        return out
-
-    def dump(self, handle: Handle) -> Record:
-        """The residues of a handle, as a record without a seed."""
-        handle = self.unpack(handle)
-        n, level = self.params.ring, handle.level
-        words = np.empty((handle.size, level + 1, n), dtype=np.uint64)
-        count = handle.size * (level + 1)
-        rows.to_words(handle.at, address(words), count, n, *self._engine.moduli(level))
-        return Record(Shape(level, handle.size, handle.scale), words, None, handle.correction)
 
     def level(self, handle: Handle) -> int:
         """Rescales that remain."""
