@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 
 from securedl.errors import CompileError, FormatError, InputError
 from securedl.he.layout import HEADER, Shape, pack
-from securedl.he.params import Parameters, ntt_primes
+from securedl.he.params import Parameters, ckks_parameters, ntt_primes
 from securedl.he.vector import VectorEvaluator, warm_up
 from securedl.he.vector.arith import MAGIC
 from securedl.he.vector.buffers import Buffers, address
@@ -411,3 +412,16 @@ def test_kernels_of_older_sources_are_deleted_after_a_day(tmp_path: Path) -> Non
         "kernels-3",
         "other",
     ]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_memory_is_given_back_without_a_garbage_collection(threads: int) -> None:
+    evaluator = VectorEvaluator(ckks_parameters(4096, 1), threads)
+    known = weakref.ref(evaluator)
+    gc.collect()
+    gc.disable()
+    try:
+        del evaluator
+        assert known() is None
+    finally:
+        gc.enable()

@@ -57,8 +57,15 @@ class VectorEvaluator(Loading):
         self._pinned = (chain.ahead, chain.back, chain.shrink)
         self._relinearisation: SwitchKey | None = None
         self._rotations: dict[int, SwitchKey] = {}
-        #: Does what belongs to one thread of many; shares the keys.
-        self._alone = self if threads == 1 else VectorEvaluator(params, 1, exact)
+        self._single = None if threads == 1 else VectorEvaluator(params, 1, exact)
+
+    @property
+    def _alone(self) -> VectorEvaluator:
+        """Does what belongs to one thread of many; shares the keys.
+
+        Not an attribute: an object that refers to itself keeps its memory until a garbage collection.
+        """
+        return self._single or self
 
     # --- keys and levels -------------------------------------------------------------------------
 
@@ -66,7 +73,8 @@ class VectorEvaluator(Loading):
         """Install switch keys; `rotations` maps a left rotation, 0 < step < n slots, to its key."""
         self._relinearisation = self.load_key(relinearisation, None) if relinearisation else None
         self._rotations = {step: self.load_key(key, step) for step, key in rotations.items()}
-        self._alone._relinearisation, self._alone._rotations = self._relinearisation, self._rotations
+        alone = self._alone
+        alone._relinearisation, alone._rotations = self._relinearisation, self._rotations
 
     def level(self, handle: Handle) -> int:
         """Rescales that remain."""
