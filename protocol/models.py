@@ -111,7 +111,7 @@ class Weights:
         self._row = 8 * stored.program.params.ring
         self._handles: dict[int, Handle] = {}
         self._packed = getattr(evaluator, "load_packed", None) if isinstance(source, StoredWeights) else None
-        self._mapped = self._map(stored) if self._packed is not None else None
+        self._mapped = self._map(stored)
         self.room = room if self._mapped is None else 0
         self._room = self.room
         self._lock = threading.Lock()
@@ -120,10 +120,16 @@ class Weights:
         # Imported late: only the vector evaluator has packed weights, and only it may load its kernels.
         from protocol.mapped import MappedWeights, mappable
 
-        if not mappable(stored.program.params):
+        source, packed, shapes = self._source, self._packed, self._shapes
+        if packed is None or not isinstance(source, StoredWeights) or not mappable(stored.program.params):
             return None
+
+        def load(index: int) -> Handle:  # not a method: through it the map would keep its owner alive
+            handle: Handle = packed(source.packed(index), shapes[index])
+            return handle
+
         try:
-            return MappedWeights(stored, self._load)
+            return MappedWeights(stored, load)
         except OSError as error:
             log.warning(
                 "weights stay in memory: their file cannot be made: %s", os.strerror(error.errno or 0)

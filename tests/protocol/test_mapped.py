@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -244,3 +246,16 @@ def test_no_client_pays_for_derived_files(tmp_path: Path) -> None:
     with pytest.raises(QuotaError):
         Store(tmp_path, Limits(max_bytes=need - 1)).create("local", other.model_id, other.program)
     Store(tmp_path, Limits(max_bytes=need)).create("local", other.model_id, other.program)
+
+
+def test_a_dropped_model_gives_its_memory_back_without_a_garbage_collection(tmp_path: Path) -> None:
+    loaded = load(complete(tmp_path, FakeOwner()), VectorEvaluator, None, 1 << 30)
+    loaded.weights.warm(lambda: True)
+    parts = [weakref.ref(part) for part in (loaded.weights, loaded.weights._mapped, loaded.evaluator)]
+    gc.collect()
+    gc.disable()
+    try:
+        del loaded
+        assert [part() for part in parts] == [None] * 3
+    finally:
+        gc.enable()
