@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -75,8 +77,10 @@ def main(arguments: list[str] | None = None) -> int:
     rows = [summary(cell, results[cell]) for cell in cells]
     report.show(console, rows)
     seconds = time.perf_counter() - began
-    command = " ".join(["python -m bench.accuracy", *(sys.argv[1:] if arguments is None else arguments)])
+    command = " ".join(["python -m bench.accuracy", *_described(chosen)])
     console.print(f"{seconds:.0f} s with {chosen.processes} processes", highlight=False)
+    if chosen.plot:
+        report.plot(rows, chosen.plot)
     if chosen.json:
         figures = {
             "command": command,
@@ -91,11 +95,23 @@ def main(arguments: list[str] | None = None) -> int:
         }
         write_atomically(chosen.json, json.dumps(figures, indent=1).encode(), mode=0o644)
     if chosen.markdown:
-        page = report.page(rows, command, seconds / 60, chosen.processes)
-        write_atomically(chosen.markdown, page.encode(), mode=0o644)
-    if chosen.plot:
-        report.plot(rows, chosen.plot)
+        picture = os.path.relpath(chosen.plot, chosen.markdown.parent) if chosen.plot else None
+        write_atomically(chosen.markdown, report.page(rows, command, picture).encode(), mode=0o644)
     return 0
+
+
+def _described(chosen: argparse.Namespace) -> Iterator[str]:
+    """The options that decide what is measured, and where the results go."""
+    if chosen.quick:
+        yield "--quick"
+    for option in ("network", "data", "activation"):
+        for value in getattr(chosen, option) or ():
+            yield f"--{option} {value}"
+    if chosen.repetitions != REPETITIONS:
+        yield f"--repetitions {chosen.repetitions}"
+    for option in ("json", "plot", "markdown"):
+        if getattr(chosen, option):
+            yield f"--{option} {getattr(chosen, option)}"
 
 
 if __name__ == "__main__":

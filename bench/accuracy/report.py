@@ -122,7 +122,7 @@ def show(console: Console, rows: list[dict[str, Any]]) -> None:
 
 PREAMBLE = """# Accuracy: Table 1 of SecureDL
 
-Made by `{command}` in {minutes:.0f} minutes with {processes} processes.
+Made by `{command}`.{picture}
 
 - **original**: the network with its own activations. **swapped**: each activation replaced by its
   least-squares polynomial (sigmoid and ReLU degree 2, tanh degree 3), nothing trained. **tuned**: that
@@ -131,22 +131,22 @@ Made by `{command}` in {minutes:.0f} minutes with {processes} processes.
   sent by a client to a server process, weights encrypted, verification on.
 - CNN: the paper's network in one dimension: convolutions of 20 and 50 maps (kernels of 3), one average
   pooling, dense 256, the classes. MLP: two hidden layers of 32.
-- Stratified {folds}-fold cross-validation, repeated {repetitions} times; features standardised by the
-  training part. The same splits and starting weights for all columns, so that differences are paired. In
-  brackets the 95 % interval of the mean difference, with Nadeau and Bengio's correction for overlapping
-  training parts. Training options were chosen on other shuffles of the same sets.
+- Means over {count} folds of stratified {folds}-fold cross-validation, reshuffled for each repetition;
+  features standardised by the training part. All columns share splits and starting weights, so that
+  differences are paired. In brackets the 95 % interval of the mean difference, with Nadeau and Bengio's
+  correction for overlapping training parts. Training options were chosen on other shuffles of the same sets.
 - The error margin, outside of which labels must agree, is 2^{margin:.0f} of the logit range: the error that
   every plan promises to stay below.
 - The paper does not say how it split the sets, and its absolute figures are not ours: on Breast tissue no
   network here comes near them. What is compared is what a polynomial costs: P - f in brackets."""
 
 
-def page(rows: list[dict[str, Any]], command: str, minutes: float, processes: int) -> str:
-    """The whole of docs/results/accuracy.md."""
-    folds = rows[0]["folds"]
+def page(rows: list[dict[str, Any]], command: str, picture: str | None = None) -> str:
+    """The whole of docs/results/accuracy.md; `picture` is where `plot` drew, as seen from the page."""
     head = PREAMBLE.format(
-        command=command, minutes=minutes, processes=processes, tuning=networks.TUNING_EPOCHS,
-        epochs=networks.EPOCHS, folds=FOLDS, repetitions=folds // FOLDS, margin=np.log2(MARGIN),
+        command=command, picture=f"\n\n![Differences and their intervals]({picture})" if picture else "",
+        tuning=networks.TUNING_EPOCHS, epochs=networks.EPOCHS, count=rows[0]["folds"], folds=FOLDS,
+        margin=np.log2(MARGIN),
     )  # fmt: skip
     return head + "\n\n" + markdown(rows)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+
 import numpy as np
 import pytest
 
 from bench.accuracy import networks, report
-from bench.accuracy.cells import Cell, summary
+from bench.accuracy.cells import Cell, Job, summary
 from bench.accuracy.folds import FOLDS, accuracy, balanced, corrected_interval, folds
+from securedl.errors import FormatError
 
 
 def test_the_corrected_interval_by_hand() -> None:
@@ -101,7 +104,7 @@ def test_a_summary_adds_up() -> None:
 
 @pytest.mark.parametrize(("shift", "missed"), [(0.0, 0), (-1.5, 0), (-1.6, 18)])
 def test_cells_that_miss_are_named(shift: float, missed: int) -> None:
-    page = report.page(rows(shift), "x", 1, 2)
+    page = report.page(rows(shift), "x", "y.png")
     assert page.count(" * |") == 2 * missed
     assert page.count("Breast tissue sigmoid") == (2 if missed else 0)
     assert f"{shift:+.2f} points" in page
@@ -117,3 +120,39 @@ def test_the_picture_is_drawn(tmp_path) -> None:  # type: ignore[no-untyped-def]
     pytest.importorskip("matplotlib")
     report.plot(rows(-0.5), tmp_path / "table.png")
     assert (tmp_path / "table.png").stat().st_size > 20_000
+
+
+def test_finished_jobs_are_kept_and_not_repeated(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    from rich.console import Console
+
+    from bench.accuracy import work
+
+    path, asked = tmp_path / "journal", []
+
+    class Pool:
+        """Runs jobs here."""
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+        def __enter__(self) -> Pool:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def shutdown(self, **_: object) -> None: ...
+        def submit(self, _: object, job: Job) -> Future[list[dict[str, object]]]:
+            asked.append(job)
+            done: Future[list[dict[str, object]]] = Future()
+            done.set_result([fold(90, 91) | {"repetition": job.repetition, "fold": 0}])
+            return done
+
+    monkeypatch.setattr(work, "ProcessPoolExecutor", Pool)
+    cells, quiet = [Cell("mlp", "wine", "relu")], Console(quiet=True)
+    work.measure(work.jobs(cells, False, 2), 1, quiet, path)
+    with open(path, "a", encoding="utf-8") as lines:
+        lines.write('{"job": cut o')
+    found = work.measure(work.jobs(cells, False, 3), 1, quiet, path)
+    assert [job.repetition for job in asked] == [0, 1, 2]
+    assert [f["repetition"] for f in found[cells[0]]] == [0, 1, 2]
+    assert len(work.read_journal(path)) == 3
+    path.write_text("no json\n")
+    with pytest.raises(FormatError, match=r"journal, line 1, is not a finished job"):
+        work.read_journal(path)
