@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -107,8 +106,8 @@ def _quotients(values: Integers, prime: int) -> Integers:
     return np.array([(int(w) << 52) // prime for w in values], dtype=np.int64)
 
 
-def _for_words(powers: Integers, prime: int, last: int | None) -> Integers:
-    """Twiddles with their quotients, see `ntt_words`; `last` as in `_for_doubles`."""
+def _for_words(powers: Integers, prime: int) -> Integers:
+    """Twiddles with their quotients, for both directions: see `ntt_words`."""
     ring = len(powers)
     quotients = _quotients(powers, prime)
     leading, blocks, depth = _depths(ring)
@@ -116,13 +115,15 @@ def _for_words(powers: Integers, prime: int, last: int | None) -> Integers:
     offsets = np.array([(1 << 52) + (1 << 51) // prime * prime, (1 << 52) + prime], dtype=np.float64)
     header = np.zeros(HEADER_OCTETS // 8, dtype=np.int64)
     header[:2] = offsets.view(np.int64)
-    wrap = (1 << 52) % prime
-    header[2:7] = (1 << 52) // prime, shrink, (shrink << 52) // prime, wrap, (wrap << 52) // prime
+    header[2] = (1 << 52) // prime
+    header[3:9] = [
+        value
+        for w in (shrink, (1 << 52) % prime, int(powers[1]) * shrink % prime)
+        for value in (w, (w << 52) // prime)
+    ]
     parts = [header]
     for levels, count in ((leading, 1), (4, 1 << leading)):
         networks = [_network(some, levels, count, _RADIX_ENTRIES) for some in (powers, quotients)]
-        if last is not None and count == 1:
-            networks[0][0, 0], networks[1][0, 0] = last, (last << 52) // prime
         parts.append(np.concatenate(networks, axis=1))
     pairs = np.arange(0, ring // 8, 2).reshape(-1, 1)
     places = (
@@ -138,12 +139,17 @@ def _for_words(powers: Integers, prime: int, last: int | None) -> Integers:
 
 @lru_cache(maxsize=256)
 def tables(prime: int, ring: int, on_words: bool) -> tuple[NDArray[Any], NDArray[Any], float]:
-    """Forward twiddles, inverse twiddles and 1/N, a factor of the inverse's last level, for one prime."""
+    """Forward twiddles, inverse twiddles and 1/N, a factor of the inverse's last level, for one prime.
+
+    On words both directions have one table.
+    """
     root = minimal_root(prime, ring)
     shrink = pow(ring, -1, prime)
+    powers = _powers(root, prime, ring)
+    if on_words:
+        both = _for_words(powers, prime)
+        return both, both, centred(shrink, prime)
     inverse_root = pow(root, -1, prime)
     last = pow(inverse_root, ring // 2, prime) * shrink % prime
-    make: Callable[[Integers, int, int | None], NDArray[Any]] = _for_words if on_words else _for_doubles
-    ahead = make(_powers(root, prime, ring), prime, None)
-    back = make(_powers(inverse_root, prime, ring), prime, last)
-    return ahead, back, centred(shrink, prime)
+    back = _for_doubles(_powers(inverse_root, prime, ring), prime, last)
+    return _for_doubles(powers, prime, None), back, centred(shrink, prime)
