@@ -7,12 +7,14 @@ import os
 import sys
 from contextlib import AbstractContextManager
 from enum import Enum
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from securedl.errors import InputError, SecureDLError
+from securedl.files import check_writable, write_atomically
 
 app = typer.Typer(
     help="Encrypted neural-network inference that the client can verify.",
@@ -73,17 +75,13 @@ def demo(
 
     if scheme is Scheme.bgv:
         raise InputError("scheme 'bgv' is not available yet: use --scheme ckks")
-    if json is not None and not json.parent.is_dir():
-        raise InputError(f"cannot write {json}: there is no folder {json.parent}")
-    if json is not None and json.is_dir():
-        raise InputError(f"cannot write {json}: it is a folder; name a file")
+    check_writable(json)
 
     def connect(address: str, owner: Any, progress: Any) -> AbstractContextManager[Any]:
         return Client(address, owner, progress=progress)
 
     figures = story.run(data.value, connect, evaluator.value, threads, scheme.value, seed, Console())
-    if json is not None:
-        story.write_json(json, figures)
+    _write_json(json, figures)
 
 
 @app.command()
@@ -160,14 +158,17 @@ JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figur
 def datasets(context: typer.Context, json: JsonOption = None) -> None:
     """List the public data sets: size, licence, citation, and where each is now."""
     if context.invoked_subcommand is not None:
+        if json is not None:
+            raise InputError(
+                "--json goes behind fetch and the names: securedl datasets fetch NAME --json FILE"
+            )
         return
+    check_writable(json)
     from rich.console import Console
 
     from securedl.datasets import listing
 
-    facts = listing.show(Console())
-    if json is not None:
-        listing.write_json(json, facts)
+    _write_json(json, listing.show(Console()))
 
 
 @datasets_app.command()
@@ -179,9 +180,9 @@ def fetch(
 
     from securedl.datasets import listing
 
+    check_writable(json)  # downloads take long
     results = listing.get(names, Console())
-    if json is not None:
-        listing.write_json(json, results)
+    _write_json(json, results)
     if failed := [result["name"] for result in results if result["failed"]]:
         raise InputError(
             f"{len(failed)} of {len(results)} data sets could not be fetched: {', '.join(failed)}"
@@ -194,6 +195,11 @@ def plan(path: Annotated[Path, typer.Argument(help="A file that Plan.save wrote.
     from securedl.plan import load_plan
 
     print(load_plan(path).summary())
+
+
+def _write_json(path: Path | None, figures: Any) -> None:
+    if path is not None:
+        write_atomically(path, dumps(figures, indent=1).encode(), mode=0o644)
 
 
 def main() -> None:

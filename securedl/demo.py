@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -288,10 +287,3 @@ def _print(console: Console, plan: Plan, figures: dict[str, Any], answer: Answer
         console.print(
             f"  {act['attack']:6} on 5 % of one layer's encrypted diagonals: {verdict}, {ratio} x tolerance"
         )
-
-
-def write_json(path: Path, figures: dict[str, Any]) -> None:
-    """Figures for scripts."""
-    from securedl.files import write_atomically
-
-    write_atomically(path, json.dumps(figures, indent=1).encode(), mode=0o644)

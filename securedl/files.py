@@ -2,30 +2,68 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from securedl.errors import InputError
 
 
-def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Write `data` beside `path`, then rename: a crash leaves the old file or the new one.
+@contextlib.contextmanager
+def whole(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
+    """A file, written beside `path`, that takes its place when the block ends well, and vanishes otherwise.
+
+    A crash leaves the old file or the new one. A link stays, and what it leads to is written.
 
     Raises:
-        InputError: the folder is missing or cannot be written.
+        InputError: the folder is missing or cannot be written, the disk refuses, or a folder or a device is
+            at `path`.
     """
+    check_writable(path)
+    target = Path(os.path.realpath(path))
     try:
-        fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        fd, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
     try:
         with os.fdopen(fd, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, mode)
-        os.replace(name, path)
-    except OSError as error:
-        os.unlink(name)
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
+        os.replace(name, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        if isinstance(error, OSError):
+            raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise
+
+
+def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """All of `data` at `path`, or what was there before; errors are those of `whole`."""
+    with whole(path, mode) as file:
+        file.write(data)
+
+
+def check_writable(*paths: Path | None) -> None:
+    """That files can be written there; to be asked before the work whose results they hold. None is skipped.
+
+    Raises:
+        InputError: a folder or a device is there, or there is no folder for it, or none that can be written.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        folder = os.path.dirname(os.path.realpath(path))
+        if os.path.isdir(path):
+            raise InputError(f"cannot write {path}: it is a folder; name a file")
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise InputError(f"cannot write {path}: it is no ordinary file; name another")
+        if not os.path.isdir(folder):
+            raise InputError(f"cannot write {path}: there is no folder {folder}")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise InputError(f"cannot write {path}: you may not write to {folder}")

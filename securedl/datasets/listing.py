@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +10,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from securedl.datasets import CATALOGUE, Patience, Source, cache_folder, fetch, names, where
-from securedl.datasets.store import whole
 from securedl.errors import InputError, SecureDLError
 
 
@@ -92,15 +89,3 @@ def get(chosen: Sequence[str], console: Console, patience: Patience | None = Non
         failed = error is not None and not (source.by_hand and "all" in chosen)
         results.append({**facts(source), "error": error, "failed": failed})
     return results
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Figures for scripts.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder; name a file")
-    with whole(path) as file:
-        file.write(json.dumps(content, indent=1).encode())

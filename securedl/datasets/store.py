@@ -6,17 +6,12 @@ cell is a missing value. Images have x_train, y_train, x_test, y_test and class_
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import io
-import os
-import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -24,6 +19,7 @@ from securedl.datasets.archives import BROKEN, gunzip
 from securedl.datasets.source import Array, Arrays, Source, Variant
 from securedl.datasets.tables import LIMIT, arrays, cells
 from securedl.errors import FormatError, InputError
+from securedl.files import whole
 
 
 def digest(*parts: Array) -> str:
@@ -132,35 +128,13 @@ def _npy(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], path: Path
     return np.frombuffer(data, dtype=np.uint8).reshape(shape)
 
 
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that appears at `path` when the block ends well, and not at all otherwise."""
-    try:
-        fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
-    try:
-        with os.fdopen(fd, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        if isinstance(error, OSError):
-            raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-        raise
-
-
 def _cell(value: float) -> str:
     return "" if np.isnan(value) else repr(float(value)).removesuffix(".0")
 
 
 def write(source: Source, variant: Variant, x: Array, y: Array, path: Path) -> None:
     """Write what `read` reads: all of it, or nothing."""
-    with whole(path) as file:
+    with whole(path, mode=0o644) as file:
         if source.table:
             lines = [",".join((*source.features, "label"))]
             lines += [",".join((*map(_cell, row), str(k))) for row, k in zip(x, y.tolist(), strict=True)]

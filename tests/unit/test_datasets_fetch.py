@@ -500,12 +500,15 @@ class TestCommand:
         [
             (("fetch", "win"), "unknown: win; the data sets are all, breast_tissue, "),
             (("--json", "/"), "cannot write /: it is a folder; name a file"),
-            (("--json", "/none/x.json"), "cannot write /none/x.json: No such file"),
+            (("--json", "/none/x.json"), "cannot write /none/x.json: there is no folder /none"),
+            (("fetch", "wine", "--json", "/none/x.json"), "cannot write /none/x.json: there is no folder"),
+            (("--json", "x.json", "fetch", "wine"), "--json goes behind fetch and the names: "),
         ],
     )
     def test_mistakes(self, run, words, said):
-        status, _, err = run(*words)
-        assert status == 1
+        """Nothing is printed and nothing fetched before they are told."""
+        status, out, err = run(*words)
+        assert (status, out) == (1, "")
         assert err.startswith(f"securedl: {said}")
         assert err.count("\n") == 1
 

@@ -458,7 +458,7 @@ class TestWritingWhole:
         assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [(path.name, b"old")]
 
     def test_no_folder(self, tmp_path):
-        with pytest.raises(InputError, match=r"cannot write .*: No such file"):
+        with pytest.raises(InputError, match=r"cannot write .*: there is no folder "):
             store.write(TABLE, TABLE.full, np.ones((4, 3)), LABELS[:4], tmp_path / "none" / "tiny.csv.gz")
 
 

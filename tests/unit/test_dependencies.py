@@ -18,7 +18,8 @@ SECRET_NAMES = {"SecretKey", "KeyGenerator", "Decryptor"}
 #: which may import each other. The longest name that fits a module is its row.
 LAYERS = (
     ("polyapprox", "securedl.errors"),
-    ("securedl.files", "securedl.graph", "securedl.he.params", "securedl.activation", "securedl.datasets"),
+    ("securedl.files",),
+    ("securedl.graph", "securedl.he.params", "securedl.activation", "securedl.datasets"),
     ("securedl.he.layout", "securedl.torch_import", "securedl.verify", "securedl.calibration"),
     ("securedl.tuning", "securedl.replacement"),
     ("securedl.he.interface", "securedl.he.clear", "securedl.he.seal", "securedl.he.vector"),
