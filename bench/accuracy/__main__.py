@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -21,8 +22,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from securedl import datasets
 from securedl.errors import SecureDLError
-from securedl.files import write_atomically
+from securedl.files import check_writable, write_atomically
 from securedl.he.vector import warm_up
 
 from . import networks, report
@@ -46,8 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
     parser.add_argument(
-        "--journal", type=Path, metavar="FILE", help="keep finished repetitions here, and go on from them"
-    )
+        "--journal", type=Path, metavar="FILE",
+        help="keep finished repetitions here, and go on from them; remove it when the code has changed",
+    )  # fmt: skip
     parser.add_argument("--network", choices=networks.NETWORKS, action="append", help="only this network")
     parser.add_argument("--data", choices=DATA, action="append", help="only this data set")
     parser.add_argument("--activation", choices=networks.ACTIVATIONS, action="append", help="only this one")
@@ -56,31 +59,37 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.repetitions < 1 or chosen.processes < 1:
         parser.error("--repetitions and --processes must be at least 1")
-    cells = [
-        Cell(network, data, activation)
-        for network in chosen.network or networks.NETWORKS
-        for data in chosen.data or DATA
-        for activation in chosen.activation or networks.ACTIVATIONS
-    ]
-    console, began = Console(), time.perf_counter()
-    warm_up()  # compiled once, not by several servers at the same time
     try:
-        results = measure(
-            jobs(cells, chosen.quick, chosen.repetitions),
-            chosen.processes,
-            Console(stderr=True),
-            chosen.journal,
-        )
+        _run(chosen)
     except (SecureDLError, BrokenProcessPool) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    """Measure, show, and write what was asked for."""
+    check_writable(chosen.json, chosen.plot, chosen.markdown, chosen.journal)
+    if chosen.plot:
+        report.check_picture(chosen.plot)
+    data = tuple(dict.fromkeys(chosen.data or DATA))  # an option may be repeated
+    for name in data:
+        datasets.load(name)  # fetched once, and one that is not to be had is told of before the work
+    cells = [
+        Cell(network, name, activation)
+        for network in dict.fromkeys(chosen.network or networks.NETWORKS)
+        for name in data
+        for activation in dict.fromkeys(chosen.activation or networks.ACTIVATIONS)
+    ]
+    console, began = Console(), time.perf_counter()
+    warm_up()  # compiled once, not by several servers at the same time
+    work = jobs(cells, chosen.quick, chosen.repetitions)
+    results = measure(work, chosen.processes, Console(stderr=True), chosen.journal)
     rows = [summary(cell, results[cell]) for cell in cells]
     report.show(console, rows)
     seconds = time.perf_counter() - began
     command = " ".join(["python -m bench.accuracy", *_described(chosen)])
     console.print(f"{seconds:.0f} s with {chosen.processes} processes", highlight=False)
-    if chosen.plot:
-        report.plot(rows, chosen.plot)
     if chosen.json:
         figures = {
             "command": command,
@@ -97,7 +106,8 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.markdown:
         picture = os.path.relpath(chosen.plot, chosen.markdown.parent) if chosen.plot else None
         write_atomically(chosen.markdown, report.page(rows, command, picture).encode(), mode=0o644)
-    return 0
+    if chosen.plot:
+        report.plot(rows, chosen.plot)
 
 
 def _described(chosen: argparse.Namespace) -> Iterator[str]:
@@ -107,11 +117,12 @@ def _described(chosen: argparse.Namespace) -> Iterator[str]:
     for option in ("network", "data", "activation"):
         for value in getattr(chosen, option) or ():
             yield f"--{option} {value}"
-    if chosen.repetitions != REPETITIONS:
+    if chosen.repetitions != REPETITIONS and not chosen.quick:
         yield f"--repetitions {chosen.repetitions}"
     for option in ("json", "plot", "markdown"):
         if getattr(chosen, option):
-            yield f"--{option} {getattr(chosen, option)}"
+            path = getattr(chosen, option)  # an absolute one means nothing on another machine
+            yield f"--{option} {shlex.quote(path.name if path.is_absolute() else str(path))}"
 
 
 if __name__ == "__main__":

@@ -10,15 +10,16 @@ from torch import nn
 
 import securedl
 from protocol import Client
+from securedl.compiler.check import PRECISION
 from securedl.errors import InputError
 from securedl.plan import Plan
 
 from .networks import logits
 
 PROBES = 4
-#: Labels may differ where the two largest logits are closer than this share of the logit range, which is
-#: the error that every plan promises to stay below (securedl.compiler.check.PRECISION).
-MARGIN = 2.0**-10
+#: Labels are asked to agree where the two largest logits differ by more than this share of the logit range:
+#: the error that every plan promises to stay below. Opposite errors of that size would need twice the gap.
+MARGIN = PRECISION
 #: Fields of Encrypted that add up over folds.
 COUNTS = ("samples", "refused", "right", "agree", "outside", "agree_outside", "alarms")
 SECONDS = ("compile_s", "upload_s", "predict_s")

@@ -10,6 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from securedl.errors import InputError
+
 from . import networks
 from .encrypted import COUNTS, MARGIN
 from .folds import FOLDS
@@ -126,17 +128,18 @@ Made by `{command}`.{picture}
 
 - **original**: the network with its own activations. **swapped**: each activation replaced by its
   least-squares polynomial (sigmoid and ReLU degree 2, tanh degree 3), nothing trained. **tuned**: that
-  network fine-tuned by `securedl.approximate` with its default options, for {tuning} epochs after the
-  original's {epochs}. **encrypted**: the tuned network, compiled; every test sample of the first repetition,
-  sent by a client to a server process, weights encrypted, verification on.
+  network fine-tuned by `securedl.approximate` for {tuning} epochs after the original's {epochs}, with the
+  original's batch size and learning rate ({batch}, {rate}) and default options otherwise. **encrypted**:
+  the tuned network, compiled; every test sample of the first repetition, sent by a client to a server
+  process, weights encrypted, verification on.
 - CNN: the paper's network in one dimension: convolutions of 20 and 50 maps (kernels of 3), one average
   pooling, dense 256, the classes. MLP: two hidden layers of 32.
 - Means over {count} folds of stratified {folds}-fold cross-validation, reshuffled for each repetition;
   features standardised by the training part. All columns share splits and starting weights, so that
   differences are paired. In brackets the 95 % interval of the mean difference, with Nadeau and Bengio's
   correction for overlapping training parts. Training options were chosen on other shuffles of the same sets.
-- The error margin, outside of which labels must agree, is 2^{margin:.0f} of the logit range: the error that
-  every plan promises to stay below.
+- A sample is outside the error margin where its two largest logits differ by more than 2^{margin:.0f} of the
+  logit range, the error that every plan promises to stay below. There labels are asked to agree.
 - The paper does not say how it split the sets, and its absolute figures are not ours: on Breast tissue no
   network here comes near them. What is compared is what a polynomial costs: P - f in brackets."""
 
@@ -146,7 +149,7 @@ def page(rows: list[dict[str, Any]], command: str, picture: str | None = None) -
     head = PREAMBLE.format(
         command=command, picture=f"\n\n![Differences and their intervals]({picture})" if picture else "",
         tuning=networks.TUNING_EPOCHS, epochs=networks.EPOCHS, count=rows[0]["folds"], folds=FOLDS,
-        margin=np.log2(MARGIN),
+        margin=np.log2(MARGIN), batch=networks.TUNING["batch_size"], rate=networks.TUNING["learning_rate"],
     )  # fmt: skip
     return head + "\n\n" + markdown(rows)
 
@@ -204,6 +207,21 @@ def _cost(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def check_picture(path: Path) -> None:
+    """That `plot` can draw there: asked before the hour whose results it draws.
+
+    Raises:
+        InputError: matplotlib is not installed, or does not know the ending of `path`.
+    """
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError as error:
+        raise InputError("--plot needs matplotlib: run pip install 'securedl[plots]'") from error
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix[1:].lower() not in known:
+        raise InputError(f"cannot draw {path}: its name must end in one of {', '.join(known)}")
+
+
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Paired differences with their intervals, and the paper's beside them."""
     import matplotlib
@@ -211,12 +229,12 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    networks = by_network(rows)
+    grouped = by_network(rows)
     figure, axes = pyplot.subplots(
-        1, len(networks), figsize=(1.5 + 4.5 * len(networks), 6.5), squeeze=False, sharey=True,
+        1, len(grouped), figsize=(1.5 + 4.5 * len(grouped), 6.5), squeeze=False, sharey=True,
         layout="constrained",
     )  # fmt: skip
-    for axis, (network, some) in zip(axes[0], networks.items(), strict=True):
+    for axis, (network, some) in zip(axes[0], grouped.items(), strict=True):
         at = np.arange(len(some))
         middle = np.array([row["difference"] for row in some])
         ends = np.array([row["interval"] for row in some]).T

@@ -75,11 +75,18 @@ def measure(
 
 
 def read_journal(path: Path) -> dict[Job, list[dict[str, Any]]]:
-    """Jobs that were done, with their folds; a last line that was cut off is removed."""
+    """Jobs that were done, with their folds; a last line that was cut off is removed.
+
+    Raises:
+        FormatError: the file is no journal; it is not changed.
+    """
     if not path.exists():
         return {}
     found = {}
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is no journal: name another file") from error
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         write_atomically(path, whole.encode(), mode=0o644)

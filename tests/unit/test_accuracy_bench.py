@@ -156,3 +156,53 @@ def test_finished_jobs_are_kept_and_not_repeated(tmp_path, monkeypatch) -> None:
     path.write_text("no json\n")
     with pytest.raises(FormatError, match=r"journal, line 1, is not a finished job"):
         work.read_journal(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--json", "FOLDER/none/x.json"], "there is no folder FOLDER/none"),
+        (["--markdown", "FOLDER"], "it is a folder; name a file"),
+        (["--journal", "FOLDER/none/x"], "there is no folder FOLDER/none"),
+        (["--journal", "FOLDER/junk"], "junk is no journal"),
+        (["--plot", "FOLDER/x.nonsense"], "its name must end in one of"),
+        (["--data", "ovarian"], "cannot be fetched"),
+    ],
+)
+def test_mistakes_are_told_before_the_work(tmp_path, monkeypatch, capsys, options, said) -> None:  # type: ignore[no-untyped-def]
+    from bench.accuracy import __main__, work
+
+    pytest.importorskip("matplotlib")
+    (tmp_path / "junk").write_bytes(b"\xff\xfe")
+    monkeypatch.delenv("SECUREDL_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(__main__, "warm_up", lambda: None)
+    monkeypatch.setattr(work, "ProcessPoolExecutor", None)  # nothing is to run
+    given = [option.replace("FOLDER", str(tmp_path)) for option in options]
+    assert __main__.main(given if "--data" in given else ["--data", "wine", *given]) == 1
+    said, err = said.replace("FOLDER", str(tmp_path)), capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_a_run_writes_what_was_asked(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Options that are repeated count once; the page names no folder of this machine."""
+    from bench.accuracy import __main__
+
+    asked = []
+
+    def measure(work: list[Job], *_: object) -> dict[Cell, list[dict[str, object]]]:
+        asked.extend(work)
+        return {job.cell: [fold(90, 90), fold(90, 91)] for job in work}
+
+    monkeypatch.setattr(__main__, "warm_up", lambda: None)
+    monkeypatch.setattr(__main__, "measure", measure)
+    files = ["--json", str(tmp_path / "x.json"), "--markdown", str(tmp_path / "x.md")]
+    cell = ["--data", "wine", "--network", "mlp", "--activation", "relu"]
+    assert __main__.main([*cell, *cell, "--repetitions", "1", *files]) == 0
+    assert asked == [Job(Cell("mlp", "wine", "relu"), 0, encrypt=True)]
+    assert (tmp_path / "x.json").stat().st_size > 100
+    page = (tmp_path / "x.md").read_text()
+    assert "--repetitions 1 --json x.json --markdown x.md`" in page
+    assert str(tmp_path) not in page
