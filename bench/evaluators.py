@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from securedl.errors import InputError
+from securedl.files import check_writable
 from securedl.he.layout import Record, Shape, chain
 from securedl.he.params import Parameters, ntt_primes
 from securedl.he.seal import SealEvaluator
@@ -302,6 +304,10 @@ def main() -> None:
         "--ring", type=int, action="append", choices=CHAINS, help="only this one (may be given again)"
     )
     options = parser.parse_args()
+    try:
+        check_writable(options.json)
+    except InputError as error:
+        parser.error(str(error))
     compiled = _timed(warm_up) / 1e6
     speed = bandwidth()
     rings = tuple(options.ring or ((4096, 8192) if options.quick else CHAINS))

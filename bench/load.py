@@ -28,13 +28,16 @@ from typing import Any
 
 import numpy as np
 
+from securedl.errors import InputError
+from securedl.files import check_writable
+
 NETWORKS = ((16, 32, 32, 4), (24, 48, 3))
 #: The precision that every plan promises, as a share of the logit range.
 PRECISION = 2.0**-10
 MOST_SAMPLES = 48
 #: Memory is compared with what the server had after so many seconds: pools and caches are full by then.
 SETTLED_S = 10.0
-#: Uploads and first queries of all clients, and their last calls, may take as long as this.
+#: The uploads of all clients may take as long as this, and so may their last calls.
 PATIENCE_S = 120.0
 
 
@@ -80,6 +83,7 @@ class Figures:
 
     @property
     def sound(self) -> bool:
+        """Whether every client was served, and rightly."""
         return not (self.wrong or self.alarms or self.failures) and self.calls >= self.clients
 
 
@@ -201,6 +205,8 @@ def run(clients: int, seconds: float, threads: int = 1) -> Figures:
             until.value = time.time() + seconds if in_time else 1.0
             used = _watch(process.pid, until.value)
             calls, failures = _collect(workers, results)
+            if not in_time:
+                failures.append(f"the clients were not ready after {PATIENCE_S:.0f} s each")
             if process.poll() is not None:
                 failures.append(f"the server ended with status {process.returncode}")
     return _figures(calls, seconds, np.array(used), failures)
@@ -254,7 +260,10 @@ def _figures(calls: list[Calls], seconds: float, used: np.ndarray, failures: lis
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.load", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--clients", type=int, default=4, help="client processes (4)")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long they ask (60)")
     parser.add_argument("--threads", type=int, default=1, help="of one evaluation of the server (1)")
@@ -264,6 +273,10 @@ def main() -> int:
     if options.clients < 1 or options.seconds <= 0 or options.threads < 1:
         parser.error("clients, seconds and threads must be positive")
     seconds = 15.0 if options.quick else options.seconds
+    try:
+        check_writable(options.json)
+    except InputError as error:
+        parser.error(str(error))
     figures = run(options.clients, seconds, options.threads)
     if options.json is not None:
         options.json.write_text(json.dumps(asdict(figures), indent=1) + "\n")
