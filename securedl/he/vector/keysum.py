@@ -24,6 +24,8 @@ from securedl.he.vector.words import IFMA, ONE, SMALL_OFFSET, WRAP, WRAP_QUOTIEN
 #: Bytes of a residue of a double, and of the residues that may be packed.
 DOUBLE_BYTES = 8
 _WORD = ir.IntType(64)
+#: Vectors of each polynomial that a sum forms at a time; 128 values, a part of a row, are a multiple of them.
+_TOGETHER = 2
 
 
 def word_group_length(bits: int) -> int:
@@ -36,17 +38,21 @@ def _variable(lanes: Lanes, value: Value) -> Value:
 
 
 def _sum(width: int) -> Any:
-    """Eight positions of Σ x·w for both polynomials of a key, and what is at `out` if `keep` is not 0."""
+    """_TOGETHER times eight positions of Σ x·w for both polynomials of a key, and of what is at `out` unless
+    `keep` is 0.
+    """
 
-    @lane_kernel("iiiiiiiidd")
+    @lane_kernel("iiiiiiiiidd")
     def key_sum(
-        lanes: Lanes, xs: Value, terms: Value, x_at: Value, key: Value, out: Value, out_step: Value,
-        keep: Value, constants: Value,
+        lanes: Lanes, xs: Value, terms: Value, x_at: Value, key: Value, key_step: Value, out: Value,
+        out_step: Value, keep: Value, constants: Value,
     ) -> None:  # fmt: skip
         if not IFMA:
             return
         builder, words = lanes.builder, Words(lanes)
-        places = [out, builder.add(out, out_step)]
+        both = (out, builder.add(out, out_step))
+        places = [lanes.offset(start, 64 * k) for k in range(_TOGETHER) for start in both]
+        keys = [builder.add(key, builder.mul(key_step, _WORD(k))) for k in range(_TOGETHER)]
         lows, highs = ([_variable(lanes, words.zero) for _ in places] for _ in range(2))
         with builder.if_then(builder.icmp_signed("!=", keep, keep.type(0))):
             offset = lanes.load_splat(constants, SMALL_OFFSET)
@@ -54,12 +60,15 @@ def _sum(width: int) -> Any:
                 builder.store(words.from_double(lanes.load(place), offset), low)
         with cgutils.for_range(builder, terms) as loop:
             row = builder.load(lanes.pointer(builder.add(xs, builder.shl(loop.index, _WORD(3))), _WORD))
-            x = words.load(builder.add(row, x_at))
-            start = builder.add(key, builder.mul(loop.index, _WORD(16 * width)))
-            for p, (low, high) in enumerate(zip(lows, highs, strict=True)):
-                w = lanes.load_packed(lanes.offset(start, 8 * width * p), width)
-                builder.store(words.low(builder.load(low), x, w), low)
-                builder.store(words.high(builder.load(high), x, w), high)
+            first = builder.mul(loop.index, _WORD(16 * width))
+            for k, key_at in enumerate(keys):
+                x = words.load(builder.add(row, x_at), 64 * k)
+                start = builder.add(key_at, first)
+                for p in range(2):
+                    low, high = lows[2 * k + p], highs[2 * k + p]
+                    w = lanes.load_packed(lanes.offset(start, 8 * width * p), width)
+                    builder.store(words.low(builder.load(low), x, w), low)
+                    builder.store(words.high(builder.load(high), x, w), high)
         one, wrap, quotient = (words.load_splat(constants, at) for at in (ONE, WRAP, WRAP_QUOTIENT))
         for place, low_at, high_at in zip(places, lows, highs, strict=True):
             low, high = builder.load(low_at), builder.load(high_at)
@@ -100,20 +109,20 @@ def sum_words(  # type: ignore[no-untyped-def]
 
     key: of this prime, key_step octets for eight positions. The sums are centred doubles.
     """
-    for j in range(8 * begin, 8 * end, 64):
+    for j in range(8 * begin, 8 * end, 64 * _TOGETHER):
         here, to = key + j // 64 * key_step, out + j
         for first in range(0, terms, length):
             some, x, w = min(length, terms - first), xs + 8 * first, here + 16 * width * first
             if width == 3:
-                _sum3(x, some, j, w, to, out_step, first, table, q, q_inverse)
+                _sum3(x, some, j, w, key_step, to, out_step, first, table, q, q_inverse)
             elif width == 4:
-                _sum4(x, some, j, w, to, out_step, first, table, q, q_inverse)
+                _sum4(x, some, j, w, key_step, to, out_step, first, table, q, q_inverse)
             elif width == 5:
-                _sum5(x, some, j, w, to, out_step, first, table, q, q_inverse)
+                _sum5(x, some, j, w, key_step, to, out_step, first, table, q, q_inverse)
             elif width == 6:
-                _sum6(x, some, j, w, to, out_step, first, table, q, q_inverse)
+                _sum6(x, some, j, w, key_step, to, out_step, first, table, q, q_inverse)
             else:
-                _sum7(x, some, j, w, to, out_step, first, table, q, q_inverse)
+                _sum7(x, some, j, w, key_step, to, out_step, first, table, q, q_inverse)
 
 
 def _placing(adding: bool) -> Any:

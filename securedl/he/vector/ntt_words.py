@@ -240,10 +240,11 @@ class _Inverse:
             for block, table in enumerate(twiddles):
                 for group in range(1 << level):
                     at = 8 * (2 * (1 << level) - 2 - group)
-                    scale, twiddle = None, (self.words.load_splat(table, at + k) for k in (0, gap))
                     if ends is not None and level == 0:
-                        scale, twiddle = ends
-                    w, quotient = twiddle
+                        scale, (w, quotient) = ends
+                    else:
+                        scale = None
+                        w, quotient = (self.words.load_splat(table, at + k) for k in (0, gap))
                     first = count * block + 2 * half * group
                     for a in range(first, first + half):
                         self.pair(a, a + half, w, quotient, scale)
