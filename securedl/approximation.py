@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from polyapprox import FitError, activation
 from securedl.activation import PolynomialActivation
 from securedl.calibration import fit, observe
-from securedl.errors import InputError
+from securedl.errors import InputError, UnsupportedLayerError
 from securedl.graph import samples_of
 from securedl.replacement import Accuracy, ApproximationReport, Replacement
 from securedl.torch_import import FUNCTIONS, METHODS, activation_name, module_of, trace
@@ -88,7 +88,7 @@ def approximate(
     progress: bool | None = None,
     seed: int = 0,
 ) -> PolynomialNetwork:
-    """A copy of the model whose activations are polynomials; max pooling becomes average pooling.
+    """A copy of the model whose activations are polynomials; max-pooling modules become average pooling.
 
     Each polynomial is the least-squares fit on the pre-activations that the calibration data produce
     in the network replaced so far (SecureDL, section 4.1), with a light uniform grid beside them.
@@ -123,7 +123,8 @@ def approximate(
 
     Raises:
         InputError: bad samples, labels or options, or an error bound that no degree reaches.
-        UnsupportedLayerError: control flow that depends on data.
+        UnsupportedLayerError: control flow that depends on data, or max pooling that no average pooling
+            resembles.
     """
     recipe = Recipe(learning_rate, batch_size, range_penalty, distillation, temperature)
     _check(degree, quantile, epochs, recipe)
@@ -136,11 +137,9 @@ def approximate(
     traced = trace(copy.deepcopy(model)).eval()
     x = _samples(x_train, traced, "x_train")
     teacher = _outputs(traced, x, "x_train")
+    if epochs:
+        _check_logits(teacher, "fine-tuning")
     y = None if y_train is None else _labels(y_train, teacher, "y_train")
-    if epochs and teacher.ndim != 2:
-        raise InputError(
-            f"fine-tuning needs a network that gives logits [samples, classes], not {list(teacher.shape)}"
-        )
     scores = [_Scores("x_train", x, y)] if y is not None else []
     if validation is not None:
         if not isinstance(validation, tuple | list) or len(validation) != 2:
@@ -174,17 +173,16 @@ def approximate(
 
 
 def _check(degree: int, quantile: float, epochs: int | None, recipe: Recipe) -> None:
-    if not isinstance(degree, int | np.integer) or degree < 1:
-        raise InputError(f"degree must be a whole number of at least 1, got {degree!r}")
-    if epochs is not None and epochs < 0:
-        raise InputError(f"epochs must be 0 or more, got {epochs}")
+    counts = [("degree", degree, 1), ("batch_size", recipe.batch_size, 1)]
+    counts += [] if epochs is None else [("epochs", epochs, 0)]
+    for name, count, least in counts:
+        if not isinstance(count, int | np.integer) or count < least:
+            raise InputError(f"{name} must be a whole number of at least {least}, got {count!r}")
     if not 0 <= quantile < 0.5:
         raise InputError(
             f"quantile must be at least 0 and below 0.5, got {quantile}; 0.001 leaves out one value in a "
             "thousand at either end"
         )
-    if recipe.batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {recipe.batch_size}")
     for name in ("learning_rate", "temperature"):
         if not 0 < getattr(recipe, name) < float("inf"):
             raise InputError(f"{name} must be a number greater than 0, got {getattr(recipe, name)}")
@@ -214,16 +212,27 @@ def _outputs(traced: fx.GraphModule, x: Tensor, what: str) -> Tensor:
         try:
             # The interpreter, not a call: torch prints its own message when a generated module fails.
             run = fx.Interpreter(traced).run
-            return torch.cat([run(part.to(device)).cpu() for part in torch.split(x, PART)])
+            found = [run(part.to(device)) for part in torch.split(x, PART)]
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(
                 f"the network does not take {what} of shape {list(x.shape)}: {reason}; give samples "
                 "[samples, ...] as the network's first layer expects them"
             ) from error
+    if not isinstance(found[0], Tensor):
+        raise InputError(f"the network must give one tensor, not a {type(found[0]).__name__}")
+    return torch.cat([part.cpu() for part in found])
+
+
+def _check_logits(logits: Tensor, what: str) -> None:
+    if logits.ndim != 2:
+        raise InputError(
+            f"{what} needs a network that gives logits [samples, classes], not {list(logits.shape)}"
+        )
 
 
 def _labels(y: Any, logits: Tensor, what: str) -> Tensor:
+    _check_logits(logits, what)
     found = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
     samples, classes = len(logits), logits.shape[-1]
     if found.shape != (samples,) or not np.issubdtype(found.dtype, np.integer) or found.min() < 0:
@@ -258,8 +267,13 @@ def _replace_pools(traced: fx.GraphModule) -> tuple[str, ...]:
     found = []
     for path, module in list(traced.named_modules()):
         if type(module) in POOLS:
+            if module.return_indices or module.dilation not in (1, (1,), (1, 1)):
+                raise UnsupportedLayerError(
+                    f"{path}: {type(module).__name__} with dilation or return_indices has no average pooling "
+                    "of the same window: use its defaults"
+                )
             pool = POOLS[type(module)](module.kernel_size, module.stride, module.padding, module.ceil_mode)
-            traced.set_submodule(path, pool)
+            traced.add_submodule(path, pool)
             found.append(path)
     return tuple(found)
 
@@ -310,6 +324,11 @@ def _replace(
     )
 
 
+def _source(node: fx.Node) -> fx.Node:
+    """What an activation is applied to, passed by position or by name."""
+    return node.all_input_nodes[0]
+
+
 def _inputs_of(traced: fx.GraphModule, node: fx.Node, x: Tensor) -> Iterator[Tensor]:
     """Values that reach `node`, part by part."""
     seen: list[Tensor] = []
@@ -320,7 +339,7 @@ def _inputs_of(traced: fx.GraphModule, node: fx.Node, x: Tensor) -> Iterator[Ten
     class Tap(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             if n is node:
-                seen.append(self.fetch_args_kwargs_from_env(n)[0][0])
+                seen.append(self.env[_source(n)])
                 raise Stop
             return super().run_node(n)
 
@@ -341,11 +360,12 @@ def _put(traced: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
     if node.op == "call_module" and sum(n.target == node.target for n in traced.graph.nodes) > 1:
         target = f"{str(node.target).replace('.', '_')}_{node.name}_polynomial"  # a module used twice
     if node.op == "call_module" and target == str(node.target):
-        traced.set_submodule(target, module)
+        traced.add_submodule(target, module)  # in its place
+        node.args, node.kwargs = (_source(node),), {}
         return
     traced.add_submodule(target, module)
     with traced.graph.inserting_before(node):
-        new = traced.graph.call_module(target, (node.args[0],))
+        new = traced.graph.call_module(target, (_source(node),))
     node.replace_all_uses_with(new)
     traced.graph.erase_node(node)
 

@@ -73,8 +73,9 @@ class ApproximationReport:
             lines.append(f"fine-tuned for {self.epochs} epochs")
         for name, found in (("x_train", self.train), ("validation", self.validation)):
             if found is not None:
-                replaced = "" if found.replaced is None else f"replaced {found.replaced:.2%}, "
-                figures = f"original {found.original:.2%}, {replaced}tuned {found.tuned:.2%}"
+                stages = [("original", found.original), ("replaced", found.replaced)]
+                stages += [("tuned", found.tuned)] if self.epochs else []
+                figures = ", ".join(f"{stage} {share:.2%}" for stage, share in stages if share is not None)
                 lines.append(f"accuracy on {name}: {figures}")
         lines.append(f"labels equal to the original's on x_train: {self.agreement:.2%}")
         return "\n".join(part for line in lines for part in textwrap.wrap(line, _WIDTH))

@@ -323,11 +323,13 @@ def test_large_calibration_sets_run_in_parts():
         ({"x_train": "digits"}, "numbers"),
         ({"x_train": np.zeros((8, 7))}, r"does not take x_train of shape \[8, 7\]"),
         ({"y_train": np.full(178, 3)}, "holds class 3, but the network has the classes 0 to 2"),
-        ({"epochs": -1}, "epochs must be 0 or more, got -1"),
+        ({"epochs": -1}, "epochs must be a whole number of at least 0, got -1"),
+        ({"epochs": 2.5}, "epochs must be a whole number of at least 0, got 2.5"),
         ({"epochs": 3, "distillation": 0.5}, "distillation=1"),
         ({"quantile": 0.5}, "below 0.5, got 0.5"),
         ({"quantile": -0.1}, "got -0.1"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"batch_size": 1.5}, "batch_size must be a whole number of at least 1, got 1.5"),
         ({"learning_rate": 0.0}, "learning_rate must be a number greater than 0"),
         ({"temperature": float("nan")}, "temperature .* got nan"),
         ({"range_penalty": -1.0}, "range_penalty must be 0"),
@@ -340,6 +342,50 @@ def test_large_calibration_sets_run_in_parts():
 def test_bad_arguments(network, wine, arguments, message):
     with pytest.raises(InputError, match=message):
         securedl.approximate(network, **{"x_train": wine[0], **arguments})
+
+
+@pytest.mark.parametrize("options", [{"epochs": 0}, {"epochs": 1}, {"validation": True}])
+@pytest.mark.parametrize("last", [nn.Unflatten(1, (2, 2)), nn.Flatten(0)])
+def test_labels_need_logits(wine, last, options):
+    x, y = wine
+    model = nn.Sequential(nn.Linear(13, 4), nn.ReLU(), last)
+    labels = (None, {"validation": (x, y)}) if "validation" in options else (y, options)
+    with pytest.raises(InputError, match=r"needs a network that gives logits \[samples, classes\], not \["):
+        securedl.approximate(model, x, labels[0], **labels[1])
+
+
+def test_max_pooling_without_a_counterpart_is_refused():
+    class Indices(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x)[0]
+
+    for model in (
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2, dilation=2)),
+        Indices(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2, return_indices=True)),
+    ):
+        with pytest.raises(UnsupportedLayerError, match=r"^1: MaxPool2d with dilation or return_indices"):
+            securedl.approximate(model, np.zeros((4, 1, 8, 8)))
+
+
+def test_a_network_of_two_outputs():
+    with pytest.raises(InputError, match="must give one tensor, not a tuple"):
+        securedl.approximate(nn.Sequential(nn.MaxPool1d(2, return_indices=True)), np.zeros((4, 1, 8)))
+
+
+def test_an_activation_whose_input_is_passed_by_name(wine):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.act = nn.Linear(13, 4), nn.Linear(4, 2), nn.Tanh()
+
+        def forward(self, x):
+            return self.b(self.act(input=self.a(x)))
+
+    model = Net()
+    found = securedl.approximate(model, wine[0], degree=7)
+    with torch.no_grad():
+        assert float((found(wine[0]) - model(wine[0])).abs().max()) < 0.2
+    assert len(import_torch(found, (13,)).nodes) == 3
 
 
 def test_divergence_is_reported(network, wine):

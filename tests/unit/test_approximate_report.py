@@ -104,6 +104,10 @@ def test_without_labels_there_is_no_accuracy(network, data):
     assert report.train is None
     assert report.validation.replaced == report.validation.tuned
     assert report.epochs == 0
+    found = report.validation
+    assert f"accuracy on validation: original {found.original:.2%}, replaced {found.replaced:.2%}\n" in str(
+        report
+    )
 
 
 def test_validation_chooses_nothing(network, data, tuned):
