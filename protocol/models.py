@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 from protocol.expect import Expectations
 from protocol.stored import Reader, StoredModel
@@ -139,11 +140,8 @@ class Weights:
     def __getitem__(self, index: int) -> Handle:
         if index in self._handles:
             return self._handles[index]
-        shape = self._shapes[index]
-        if self._mapped is not None:
-            handle, cost = self._mapped[index], 0
-        else:
-            handle, cost = self._load(index), shape.size * (shape.level + 1) * self._row
+        cost = self._cost(index)
+        handle = self._load(index) if self._mapped is None else self._mapped[index]
         with self._lock:
             if index not in self._handles and cost <= self._room:
                 self._room -= cost
@@ -153,10 +151,17 @@ class Weights:
     def warm(self, alive: Callable[[], bool]) -> None:
         """Read what fits before the first query does."""
         for index in range(len(self._shapes)):
-            if not alive() or (self._mapped is None and self._room <= 0):
+            if not alive():
                 return
-            if self._mapped is None or not self._mapped.busy(index):
-                self[index]  # else a query is at it: go ahead of it, and both share the work
+            # A query that is at it is gone ahead of, so that both share the work.
+            busy = self._mapped is not None and self._mapped.busy(index)
+            if not busy and self._cost(index) <= self._room:
+                self[index]
+
+    def _cost(self, index: int) -> int:
+        """Bytes of memory that a handle keeps."""
+        shape = self._shapes[index]
+        return 0 if self._mapped is not None else shape.size * (shape.level + 1) * self._row
 
     def _load(self, index: int) -> Handle:
         if self._packed is not None:
@@ -232,7 +237,8 @@ class ModelCache:
     def __init__(self, max_bytes: int | None = None) -> None:
         self._max = default_cache_bytes() if max_bytes is None else max_bytes
         self._models: OrderedDict[tuple[str, bytes], LoadedModel] = OrderedDict()
-        self._loading: dict[tuple[str, bytes], threading.Lock] = {}
+        # An entry lives as long as some thread holds or waits for its lock.
+        self._loading: WeakValueDictionary[tuple[str, bytes], threading.Lock] = WeakValueDictionary()
         self._lock = threading.Lock()
 
     @property
@@ -244,22 +250,17 @@ class ModelCache:
         """The model of that key, made at most once at a time."""
         with self._lock:
             gate = self._loading.setdefault(key, threading.Lock())
-        try:
-            with gate:
-                with self._lock:
-                    if key in self._models:
-                        self._models.move_to_end(key)
-                        return self._models[key]
-                model = make()
-                with self._lock:
-                    self._models[key] = model
-                    while len(self._models) > 1 and sum(m.cost for m in self._models.values()) > self._max:
-                        self._models.popitem(last=False)
-                return model
-        finally:
+        with gate:
             with self._lock:
-                if not gate.locked():
-                    self._loading.pop(key, None)
+                if key in self._models:
+                    self._models.move_to_end(key)
+                    return self._models[key]
+            model = make()
+            with self._lock:
+                self._models[key] = model
+                while len(self._models) > 1 and sum(m.cost for m in self._models.values()) > self._max:
+                    self._models.popitem(last=False)
+            return model
 
     def discard(self, key: tuple[str, bytes]) -> None:
         """Forget a model that was removed or found damaged."""

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ from protocol_fakes import FakeOwner, random_record, small_program
 
 from protocol import Store, mapped
 from protocol.mapped import MappedWeights, mappable
-from protocol.models import load
+from protocol.models import ModelCache, load
 from protocol.store import Limits
 from securedl.errors import QuotaError, ServerError
 from securedl.he.layout import Record, Shape, pack
@@ -226,6 +227,44 @@ def test_a_disk_without_room_leaves_weights_in_memory(tmp_path: Path, monkeypatc
     assert "weights stay in memory: their file cannot be made: No space left on device" in caplog.text
     assert loaded.weights[0].packed
     assert loaded.cost == sum(model.table.expanded())
+
+
+def test_what_does_not_fit_is_not_read_beforehand(tmp_path: Path, monkeypatch) -> None:
+    model = complete(tmp_path, FakeOwner())
+    monkeypatch.setattr("protocol.mapped.mappable", lambda _: False)
+    keys, weights = model.table.expanded()
+    loaded = load(model, VectorEvaluator, None, keys + weights // 2)
+    asked, read = [], loaded.weights._load
+    monkeypatch.setattr(loaded.weights, "_load", lambda index: (asked.append(index), read(index))[1])
+    loaded.weights.warm(lambda: True)
+    assert 0 < len(asked) < len(model.table.shapes)
+    assert asked == list(loaded.weights._handles)
+
+
+def test_a_model_is_made_once_however_many_ask(tmp_path: Path) -> None:
+    """Also after a failure, while others wait for the same one; nothing is kept of what is done."""
+    cache, made, together = ModelCache(1 << 30), [], threading.Semaphore(1)
+    loaded = load(complete(tmp_path, FakeOwner()), VectorEvaluator, None, 1 << 30)
+
+    def make():
+        assert together.acquire(blocking=False), "two at a time"
+        time.sleep(0.01)
+        made.append(1)
+        together.release()
+        if len(made) % 3:
+            raise ServerError("not yet")
+        return loaded
+
+    def ask(_: int) -> bool:
+        try:
+            return cache.get(("client", bytes(16)), make) is loaded
+        except ServerError:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(ask, range(40)))
+    assert (len(made), found.count(False)) == (3, 2)
+    assert not cache._loading
 
 
 def test_only_keys_count_as_memory(tmp_path: Path) -> None:
