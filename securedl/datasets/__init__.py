@@ -146,7 +146,9 @@ def fetch(
     progress: bool = True,
     patience: Patience | None = None,
 ) -> str:
-    """Get the complete set from its official source, unless a good copy is at hand; returns where it is.
+    """Get the complete set from its official source, unless a good copy is at hand, scikit-learn's included.
+
+    Returns where it is: a path, or "scikit-learn".
 
     Arguments and errors are those of `load`.
     """
@@ -160,7 +162,7 @@ def fetch(
             return str(path)
         except FormatError as error:
             log.warning("the cached file is damaged (%s); getting %s again", error, entry.name)
-    if not entry.files:
+    if entry.full.embedded is not None:
         _embedded(entry, entry.full)
         return "scikit-learn"
     return str(_get(entry, data, progress, patience or Patience())[0])

@@ -149,7 +149,7 @@ def test_the_original_is_untouched(network, wine):
     assert model.training
     assert [type(m) for m in model] == [nn.Linear, nn.ReLU, nn.Linear, nn.Tanh, nn.Linear]
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert all(p.grad is None or p.requires_grad for p in model.parameters())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
 
 def test_equal_seeds_give_equal_models(network, wine):

@@ -146,6 +146,13 @@ def refused(source: Source, error: type[Exception], words: str, cache: Path, **o
 
 
 class TestFetching:
+    @pytest.mark.parametrize("name", ["wine", "wdbc", "iris"])
+    def test_what_scikit_learn_has_is_at_hand(self, name, cache, monkeypatch):
+        """`fetch` agrees with `load`: nothing is asked for, also where there is an official address."""
+        monkeypatch.setattr(datasets, "download", None)
+        assert datasets.fetch(name, progress=False) == datasets.load(name).where == "scikit-learn"
+        assert not cache.exists()
+
     def test_once_and_then_from_the_cache(self, web, cache):
         source = web.wine(body(GOOD))
         for _ in range(3):
