@@ -105,7 +105,8 @@ def _run(chosen: argparse.Namespace) -> None:
         write_atomically(chosen.json, json.dumps(figures, indent=1).encode(), mode=0o644)
     if chosen.markdown:
         picture = os.path.relpath(chosen.plot, chosen.markdown.parent) if chosen.plot else None
-        write_atomically(chosen.markdown, report.page(rows, command, picture).encode(), mode=0o644)
+        page = report.page(rows, command, picture, chosen.quick)
+        write_atomically(chosen.markdown, page.encode(), mode=0o644)
     if chosen.plot:
         report.plot(rows, chosen.plot)
 

@@ -144,13 +144,15 @@ Made by `{command}`.{picture}
   network here comes near them. What is compared is what a polynomial costs: P - f in brackets."""
 
 
-def page(rows: list[dict[str, Any]], command: str, picture: str | None = None) -> str:
+def page(rows: list[dict[str, Any]], command: str, picture: str | None = None, quick: bool = False) -> str:
     """The whole of docs/results/accuracy.md; `picture` is where `plot` drew, as seen from the page."""
     head = PREAMBLE.format(
         command=command, picture=f"\n\n![Differences and their intervals]({picture})" if picture else "",
         tuning=networks.TUNING_EPOCHS, epochs=networks.EPOCHS, count=rows[0]["folds"], folds=FOLDS,
         margin=np.log2(MARGIN), batch=networks.TUNING["batch_size"], rate=networks.TUNING["learning_rate"],
     )  # fmt: skip
+    if quick:
+        head += "\n\n**A quick run**: fewer folds and epochs than this page says. Its figures mean nothing."
     return head + "\n\n" + markdown(rows)
 
 

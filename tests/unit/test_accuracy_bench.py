@@ -108,6 +108,8 @@ def test_cells_that_miss_are_named(shift: float, missed: int) -> None:
     assert page.count(" * |") == 2 * missed
     assert page.count("Breast tissue sigmoid") == (2 if missed else 0)
     assert f"{shift:+.2f} points" in page
+    assert "A quick run" not in page
+    assert "**A quick run**: fewer folds" in report.page(rows(shift), "x", quick=True)
 
 
 def test_an_interval_that_holds_the_bound_excuses_a_cell() -> None:
