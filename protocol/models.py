@@ -239,6 +239,7 @@ class ModelCache:
         self._models: OrderedDict[tuple[str, bytes], LoadedModel] = OrderedDict()
         # An entry lives as long as some thread holds or waits for its lock.
         self._loading: WeakValueDictionary[tuple[str, bytes], threading.Lock] = WeakValueDictionary()
+        self._stale: set[tuple[str, bytes]] = set()
         self._lock = threading.Lock()
 
     @property
@@ -255,17 +256,23 @@ class ModelCache:
                 if key in self._models:
                     self._models.move_to_end(key)
                     return self._models[key]
+                self._stale.discard(key)
             model = make()
             with self._lock:
+                if key in self._stale:  # removed meanwhile: it serves this caller and no other
+                    self._stale.discard(key)
+                    return model
                 self._models[key] = model
                 while len(self._models) > 1 and sum(m.cost for m in self._models.values()) > self._max:
                     self._models.popitem(last=False)
             return model
 
     def discard(self, key: tuple[str, bytes]) -> None:
-        """Forget a model that was removed or found damaged."""
+        """Forget a model that was removed or found damaged, also one that is being made right now."""
         with self._lock:
             self._models.pop(key, None)
+            if key in self._loading:
+                self._stale.add(key)
 
 
 def default_cache_bytes() -> int:

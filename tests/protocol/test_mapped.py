@@ -267,6 +267,25 @@ def test_a_model_is_made_once_however_many_ask(tmp_path: Path) -> None:
     assert not cache._loading
 
 
+def test_a_model_that_is_removed_while_it_is_made_is_not_kept(tmp_path: Path) -> None:
+    """Else its keys stayed in memory, and another plan under the same id were refused."""
+    loaded = load(complete(tmp_path, FakeOwner()), VectorEvaluator, None, 1 << 30)
+    cache, made, key = ModelCache(1 << 30), [], ("client", bytes(16))
+
+    def make():
+        made.append(1)
+        if len(made) == 1:
+            cache.discard(key)
+        return loaded
+
+    assert [cache.get(key, make) is loaded for _ in range(3)] == [True] * 3
+    assert len(made) == 2
+    cache.discard(key)
+    assert cache.get(key, make) is loaded
+    assert len(made) == 3
+    assert not cache._stale
+
+
 def test_only_keys_count_as_memory(tmp_path: Path) -> None:
     model = complete(tmp_path, FakeOwner())
     loaded = load(model, VectorEvaluator, None, 1 << 30)
