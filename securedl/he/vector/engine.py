@@ -159,8 +159,8 @@ class Engine:
     def switch(
         self, digit_rows: Block, source: int, expanded: Block, shared: bool, key: SwitchKey | None,
         phases: int, begin: int, end: int, count: int, out: int = 0, added: tuple[int, int] = (0, 0),
-        remainders: int = 0, signs: int = 0, next_key: int = 0, turn: Automorphism | None = None,
-        dropping: bool = False, adding: bool = False,
+        remainders: int = 0, signs: int = 0, turn: Automorphism | None = None, dropping: bool = False,
+        adding: bool = False,
     ) -> None:  # fmt: skip
         """Call the kernel; `expanded` holds every position if `shared`, otherwise one."""
         scratch = self.rows(4)
@@ -170,8 +170,8 @@ class Engine:
         switch(
             digit_rows.at, source, expanded.at, self.row * count if shared else 0,
             0 if key is None else key.block.at, 0 if key is None else key.digits, count, begin, end, self.n,
-            phases, out, added[0], added[1], remainders, scratch.at, signs, next_key, moves, counts,
-            scatter, adding, *self._switch_constants(count), dropping,
+            phases, out, added[0], added[1], remainders, scratch.at, signs, moves, counts, scatter,
+            adding, *self._switch_constants(count), dropping,
         )  # fmt: skip
 
     def switched(self, a: Handle, polynomial: int, key: SwitchKey, added: tuple[int, int]) -> Handle:
@@ -190,7 +190,7 @@ class Engine:
             phases = TRANSFORM | SUM | DIVIDE
             self.switch(
                 digit_rows, source, expanded, False, key, phases, 0, count + 1, count, out.at, added,
-                remainders.at, signs, 0, turn,
+                remainders.at, signs, turn,
             )  # fmt: skip
             return out
         expanded = self.rows((count + 1) * count)
@@ -198,7 +198,7 @@ class Engine:
         def part(phases: int, position: int) -> None:
             self.switch(
                 digit_rows, source, expanded, True, key, phases, position, position + 1, count, out.at, added,
-                remainders.at, signs, 0, turn,
+                remainders.at, signs, turn,
             )  # fmt: skip
 
         first = [partial(part, TRANSFORM | SUM | DIVIDE, 0)]
@@ -233,13 +233,12 @@ class Engine:
         rests = [self.rows(4) for _ in switched]
 
         def some(begin: int, end: int, share: range) -> None:
-            """Prime after prime for all keys: its digits stay in the cache, the next key is fetched ahead."""
+            """Prime after prime for all keys: its digits stay in the cache."""
             for position in range(begin, end):
                 for k in share:
-                    follower = switched[k + share.step].block.at if k + share.step in share else 0
                     self.switch(
                         digit_rows, source, expanded, True, switched[k], SUM | DIVIDE, position, position + 1,
-                        count, outs[k].at, (a.at, 0), rests[k].at, 0, follower, switched[k].turn,
+                        count, outs[k].at, (a.at, 0), rests[k].at, 0, switched[k].turn,
                     )  # fmt: skip
 
         pieces = min(self.threads, len(switched))

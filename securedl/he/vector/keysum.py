@@ -3,7 +3,8 @@
 A key is, prime after prime, [N/8, digits, 2 polynomials, 8 residues] in the order in which it is read. For
 primes that are transformed on words a residue takes `width` little-endian bytes, as few as it needs: a
 switch reads the whole key, and 1.8 megabytes instead of 2.6 (4 digits, 5 primes, N = 8192) come sooner from
-the third-level cache. For other primes residues are centred doubles.
+the third-level cache. For other primes residues are centred doubles. Sums ask for what they will read
+`_AHEAD` octets later: the processor itself looks ahead only within pages of 4 kilobytes.
 
 A sum adds the low and the high halves of the products, and reduces once. Bounds for T terms x < 2^52 and
 w < 2^b: the high halves and the carry from the low ones are at most T·(2^b - 1) + T < 2^52 for
@@ -26,6 +27,8 @@ DOUBLE_BYTES = 8
 _WORD = ir.IntType(64)
 #: Vectors of each polynomial that a sum forms at a time; 128 values, a part of a row, are a multiple of them.
 _TOGETHER = 2
+#: How far ahead of itself a sum fetches the key into the second-level cache.
+_AHEAD = 6144
 
 
 def word_group_length(bits: int) -> int:
@@ -64,6 +67,7 @@ def _sum(width: int) -> Any:
             for k, key_at in enumerate(keys):
                 x = words.load(builder.add(row, x_at), 64 * k)
                 start = builder.add(key_at, first)
+                lanes.prefetch(start, _AHEAD, 2)  # beside the next one's, nearly every cache line
                 for p in range(2):
                     low, high = lows[2 * k + p], highs[2 * k + p]
                     w = lanes.load_packed(lanes.offset(start, 8 * width * p), width)

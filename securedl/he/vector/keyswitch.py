@@ -4,7 +4,7 @@
    is one digit.
 2. `switch`, modulo the special prime and then each other one: transform every digit, sum digit x key,
    and divide the two sums by the special prime. One prime is finished before the next, so that all but
-   the key stays in the second-level cache; the key's rows are fetched into it during the transforms.
+   the key stays in the second-level cache.
 
 A rotation permutes NTT values. Rotation keys are stored permuted backwards, so that the sums are formed
 before the permutation, which comes last and acts on the result only: digits and their transforms can then
@@ -22,7 +22,6 @@ from securedl.he.vector.cache import inner, kernel
 from securedl.he.vector.dot import rows
 from securedl.he.vector.keysum import place_sums, sum_words
 from securedl.he.vector.ntt import forward, inverse
-from securedl.he.vector.ntt_doubles import FETCH_OCTETS
 from securedl.he.vector.ntt_words import close_words, enter_words, start_words
 from securedl.he.vector.rescale import divide_row, divide_row_twice, remainder
 from securedl.he.vector.rows import add_permuted_row, permute
@@ -78,14 +77,11 @@ def _sums(  # type: ignore[no-untyped-def]
     for j in range(count):
         ws[j] = room + j * row
         if phases & 1 and j != i:
-            first, second = 0, 0
-            if phases & 2:
-                first = key + 2 * j * n * width
-                second = first + n // 64 * FETCH_OCTETS
             if how < 0:
-                start_words(digit_rows + j * row, ws[j], table, n, q, q_inverse, how, first, second)
-            else:
-                forward(digit_rows + j * row, ws[j], table, n, q, q_inverse, how, first, first + row)
+                start_words(digit_rows + j * row, ws[j], table, n, q, q_inverse, how)
+            else:  # fetches two rows of the key meanwhile
+                soon = key + 2 * j * row if phases & 2 else 0
+                forward(digit_rows + j * row, ws[j], table, n, q, q_inverse, how, soon, soon + row)
     if how < 0:
         for part in range(n // 128):
             for j in range(count):
@@ -118,12 +114,12 @@ def _sums(  # type: ignore[no-untyped-def]
 
 @kernel(
     "void(int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,"
-    "int64,int64,int64,int64[::1],int64,boolean,int64[:,::1],float64[:,::1],float64,float64,boolean)"
+    "int64,int64,int64[::1],int64,boolean,int64[:,::1],float64[:,::1],float64,float64,boolean)"
 )
 def switch(  # type: ignore[no-untyped-def]
     digit_rows, source, expanded, expanded_step, key, key_digits, count, begin, end, n, phases, out, added,
-    added_too, remainders, scratch, signs, next_key, moves, counts, turn, adding, whole, real, t,
-    t_factor, dropping,
+    added_too, remainders, scratch, signs, moves, counts, turn, adding, whole, real, t, t_factor,
+    dropping,
 ):  # fmt: skip
     """One polynomial of `count` primes, switched; positions begin..end of count + 1 primes.
 
@@ -139,7 +135,6 @@ def switch(  # type: ignore[no-untyped-def]
         expanded_step: octets from one position's room to the next, 0 to use the same again.
         key, key_digits: see `keysum`.
         remainders: four rows, shared by all positions. scratch: four rows.
-        next_key: the key that this prime's digits meet next, or 0.
         moves, counts, turn: the automorphism that the quotients undergo, without DIVIDE the sums: a
             `chain.Automorphism`'s moves and counts, and its scatter; moves and turn are 0 for none.
         adding: without DIVIDE, add the sums to what is at `out`.
@@ -194,14 +189,9 @@ def switch(  # type: ignore[no-untyped-def]
             target = out + (p * count + i) * row
             after = moves != 0 and how >= 0
             quotient = scratch + 3 * row if dropping or after else target
-            soon = 0
-            if next_key != 0:
-                soon = next_key + 2 * p * n * whole[prime, WIDTH]
-                for k in range(prime):
-                    soon += 2 * key_digits * n * whole[k, WIDTH]
             divide_row(
                 rest, total, more, quotient, work, n, signs, ahead, q, q_inverse, how, factor,
-                real[prime, RESIDUE], t, soon, turn,
+                real[prime, RESIDUE], t, turn,
             )  # fmt: skip
             if dropping:
                 inverse(quotient, rest + row, back, n, shrink, 0.0, q, q_inverse, how)

@@ -37,12 +37,12 @@ def method(prime: int) -> int:
 def forward(source, target, table, n, q, q_inverse, how, first, second):  # type: ignore[no-untyped-def]
     """target = NTT(source), centred; any integers up to 2^49. Addresses of N doubles; they may be equal.
 
-    `how` is the prime's `method`, and the table is of its kind. `first` and `second`, unless 0, are addresses
-    of rows that will be needed soon: each of the 3 N / 128 steps asks for 12 cache lines of them, so that all
-    2 N / 8 have been asked for at the end.
+    `how` is the prime's `method`, and the table is of its kind. `first` and `second`, unless `first` is 0,
+    are addresses of rows that will be needed soon: on doubles each of the 3 N / 128 steps asks for 12 cache
+    lines of them, so that all 2 N / 8 have been asked for at the end.
     """
     if how < 0:
-        forward_words(source, target, table, n, q, q_inverse, how, first, second)
+        forward_words(source, target, table, n, q, q_inverse, how)
     else:
         forward_doubles(source, target, table, n, q, q_inverse, how, first, second)
 

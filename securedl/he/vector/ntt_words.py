@@ -29,9 +29,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from securedl.he.vector.arith import Lanes, Value, fetch, lane_kernel
+from securedl.he.vector.arith import Lanes, Value, lane_kernel
 from securedl.he.vector.cache import inner
-from securedl.he.vector.ntt_doubles import FETCH_OCTETS
 from securedl.he.vector.words import (
     HEADER_OCTETS,
     IFMA,
@@ -341,12 +340,10 @@ last8_often, last16_often = _inverse_radix(3, True, True), _inverse_radix(4, Tru
 
 
 @inner
-def _leading_pass(source, target, twiddles, table, n, how, q, q_inverse, first, second):  # type: ignore[no-untyped-def]
+def _leading_pass(source, target, twiddles, table, n, how, q, q_inverse):  # type: ignore[no-untyped-def]
     gap = n // 8 if n == 4096 else n // 16
     for j in range(0, 8 * gap, 64):
         a, b = source + j, target + j
-        if first != 0:
-            fetch(first, second, j // 64 * FETCH_OCTETS, q, q_inverse)
         if n == 4096:
             if how == NEVER:
                 leading8(a, b, gap, twiddles, table, q, q_inverse)
@@ -363,13 +360,11 @@ def _leading_pass(source, target, twiddles, table, n, how, q, q_inverse, first, 
 
 
 @inner
-def _middle_pass(data, twiddles, table, blocks, gap, how, q, q_inverse, first, second):  # type: ignore[no-untyped-def]
+def _middle_pass(data, twiddles, table, blocks, gap, how, q, q_inverse):  # type: ignore[no-untyped-def]
     for block in range(blocks):
         here = twiddles + RADIX_OCTETS * block
         for j in range(0, 8 * gap, 64):
             a = data + 128 * gap * block + j
-            if first != 0:
-                fetch(first, second, (gap * block + j // 8) // 8 * FETCH_OCTETS, q, q_inverse)
             if how == OFTEN:
                 middle16_often(a, a, gap, here, table, q, q_inverse)
             else:
@@ -377,18 +372,13 @@ def _middle_pass(data, twiddles, table, blocks, gap, how, q, q_inverse, first, s
 
 
 @inner
-def start_words(source, target, table, n, q, q_inverse, how, first, second):  # type: ignore[no-untyped-def]
-    """The leading and the middle pass of a forward transform; `ntt.forward` but for the closing pass.
-
-    first, second: addresses of 2 N / 128 times 384 octets each that will be needed soon, or 0.
-    """
+def start_words(source, target, table, n, q, q_inverse, how):  # type: ignore[no-untyped-def]
+    """The leading and the middle pass of a forward transform; `ntt.forward` but for the closing pass."""
     radix = 8 if n == 4096 else 16
     leading = table + HEADER_OCTETS
-    _leading_pass(source, target, leading, table, n, how, q, q_inverse, first, second)
-    if first != 0:
-        first, second = first + n // 128 * FETCH_OCTETS, second + n // 128 * FETCH_OCTETS
+    _leading_pass(source, target, leading, table, n, how, q, q_inverse)
     middle = leading + RADIX_OCTETS
-    _middle_pass(target, middle, table, radix, n // radix // 16, how, q, q_inverse, first, second)
+    _middle_pass(target, middle, table, radix, n // radix // 16, how, q, q_inverse)
 
 
 @inner
@@ -431,9 +421,9 @@ def enter_words(lanes: Lanes, source: Value, target: Value, constants: Value) ->
 
 
 @inner
-def forward_words(source, target, table, n, q, q_inverse, how, first, second):  # type: ignore[no-untyped-def]
+def forward_words(source, target, table, n, q, q_inverse, how):  # type: ignore[no-untyped-def]
     """`ntt.forward`."""
-    start_words(source, target, table, n, q, q_inverse, how, first, second)
+    start_words(source, target, table, n, q, q_inverse, how)
     for step in range(n // 128):
         close_words(target, table, n, step, step + 1, q, q_inverse, how)
         for j in range(target + 1024 * step, target + 1024 * (step + 1), 64):

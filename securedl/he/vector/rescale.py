@@ -78,13 +78,12 @@ def _divide_twice_words(
 
 @inner
 def divide_row(  # type: ignore[no-untyped-def]
-    remainders, rows, added, out, work, n, signs, ahead, q, q_inverse, how, factor, residue, t, soon, turn
+    remainders, rows, added, out, work, n, signs, ahead, q, q_inverse, how, factor, residue, t, turn
 ):  # fmt: skip
     """out = (row - c)/p + added modulo one prime; `added` may be 0 for none, work is one row.
 
-    soon: address of two rows that will be needed next, or 0. turn: on words, the automorphism that the result
-    undergoes (the address of its `scatter`), or 0. On words each part of the row is divided as
-    soon as its transform is done, while it is in the first-level cache.
+    turn: on words, the automorphism that the result undergoes (the address of its `scatter`), or 0. On words
+    each part of the row is divided as soon as its transform is done, while it is in the first-level cache.
     """
     row = 8 * n
     source = remainders
@@ -94,9 +93,8 @@ def divide_row(  # type: ignore[no-untyped-def]
             arith.corrected_remainder(remainders + j, remainders + row + j, residue, work + j, q, q_inverse)
             if signs != 0:
                 arith.negate_where(work + j, signs + j, q, q_inverse)
-    soon_too = soon + row if soon != 0 else 0
     if how < 0:
-        start_words(source, work, ahead, n, q, q_inverse, how, soon, soon_too)
+        start_words(source, work, ahead, n, q, q_inverse, how)
         for step in range(n // 128):
             close_words(work, ahead, n, step, step + 1, q, q_inverse, how)
             for j in range(1024 * step, 1024 * (step + 1), 64):
@@ -111,7 +109,7 @@ def divide_row(  # type: ignore[no-untyped-def]
                 else:
                     _divide(a, work + j, factor, c, ahead, out + j, turn, place, q, q_inverse)
         return
-    forward(source, work, ahead, n, q, q_inverse, how, soon, soon_too)
+    forward(source, work, ahead, n, q, q_inverse, how, 0, 0)
     if added != 0:
         for j in range(0, row, 64):
             arith.divide_add_rows(rows + j, work + j, factor, added + j, out + j, q, q_inverse)
@@ -134,7 +132,7 @@ def divide_row_twice(  # type: ignore[no-untyped-def]
     for j in range(0, row, 64):
         arith.corrected_remainder(remainders + row + j, remainders + j, factor, work + j, q, q_inverse)
     if how < 0:
-        start_words(work, work, ahead, n, q, q_inverse, how, 0, 0)
+        start_words(work, work, ahead, n, q, q_inverse, how)
         for step in range(n // 128):
             close_words(work, ahead, n, step, step + 1, q, q_inverse, how)
             for j in range(1024 * step, 1024 * (step + 1), 64):
@@ -165,5 +163,5 @@ def divide(  # type: ignore[no-untyped-def]
     for i in range(q.size):
         divide_row(
             scratch, rows + i * row, added + i * row if added != 0 else 0, out + i * row, scratch + 2 * row,
-            n, 0, ahead[i], q[i], q_inverse[i], methods[i], factors[i], residues[i], t, 0, 0,
+            n, 0, ahead[i], q[i], q_inverse[i], methods[i], factors[i], residues[i], t, 0,
         )  # fmt: skip
