@@ -111,7 +111,7 @@ def server(
     with open(store.parent / f"{name}.log", "w+b") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 600  # kernels may have to be compiled, on a busy machine
             while not socket.exists():
                 if process.poll() is not None or time.monotonic() > deadline:
                     log.seek(0)
