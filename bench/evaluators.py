@@ -1,8 +1,9 @@
 """SEAL against the vector evaluator in one run: primitives, layers and models, at four rings.
 
 Keys and ciphertexts are random residues: the time of an operation does not depend on them. Each line gives
-the medians of interleaved repetitions, their ratio, and the floor: counted transforms at the best measured
-time of one, plus the octets that must be read or written at the measured memory bandwidth, over the threads.
+the medians of alternating blocks of calls, their ratio, and the floor: counted transforms at the best
+measured time of one, plus the octets that must be read or written at the measured memory bandwidth, over the
+threads.
 
 A layer is a matrix, baby-step giant-step, and a squaring where the chain has the levels for it; a model is
 MODEL layers. The number behind the name counts diagonals; their weights are encrypted or plain.
@@ -117,15 +118,29 @@ def bandwidth() -> float:
     return 2 * a.nbytes / min(_timed(lambda: np.dot(a, b)) for _ in range(5))
 
 
+def _block(call: Callable[[], Any], settle: float = 4e-3, timed: float = 8e-3) -> list[float]:
+    """Times in µs of calls for about 8 ms, after 4 ms of calls that are not counted; at least one of each.
+
+    After other code the caches are cold and the processor takes some milliseconds to reach its speed: a
+    relinearisation took 474, 429, ... 406 µs after one of SEAL's, the last from the ninth call on.
+    """
+    start = time.perf_counter()
+    while time.perf_counter() < start + settle:
+        call()
+    found = [_timed(call)]
+    while sum(found) < 1e6 * timed:
+        found.append(_timed(call))
+    return found
+
+
 def compare(slow: Callable[[], Any], fast: Callable[[], Any], seconds: float) -> tuple[float, float]:
-    """Medians in µs of two calls, alternating for about `seconds`; one repetition if it takes that long."""
-    slow(), fast(), fast()
+    """Medians in µs of two calls in alternating blocks, for about `seconds`; at least one block of each."""
     first: list[float] = []
     second: list[float] = []
     end = time.perf_counter() + seconds
     while not first or time.perf_counter() < end:
-        first.append(_timed(slow))
-        second.extend(_timed(fast) for _ in range(3))
+        first += _block(slow)
+        second += _block(fast)
     return statistics.median(first), statistics.median(second)
 
 
