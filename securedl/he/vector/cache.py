@@ -23,7 +23,7 @@ from typing import Any
 
 import llvmlite
 import numba
-from numba.core import caching, config
+from numba.core import caching, config, sigutils
 
 #: Seconds for which the folder of another state of the sources is kept: a process may still run from it.
 KEEP_SECONDS = 86400.0
@@ -90,7 +90,17 @@ class _Implementation(caching.CompileResultCacheImpl):
 
 
 class _KernelCache(caching.FunctionCache):
+    """Keyed by the types of the arguments.
+
+    Numba's own key is the signature as it was given: the types where a call compiled the kernel, a string
+    where `compile_all` did, and neither would find what the other kept.
+    """
+
     _impl_class = _Implementation
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        arguments, _ = sigutils.normalize_signature(sig)  # type: ignore[no-untyped-call]
+        return super()._index_key(arguments, codegen)  # type: ignore[no-untyped-call]
 
 
 def inner(function: Callable[..., Any]) -> Any:
