@@ -26,18 +26,14 @@ import numpy as np
 from securedl.errors import InputError
 from securedl.files import check_writable
 from securedl.he.layout import Record, Shape, chain
-from securedl.he.params import Parameters, ntt_primes
+from securedl.he.params import ckks_parameters
 from securedl.he.seal import SealEvaluator
 from securedl.he.vector import VectorEvaluator, warm_up
 from securedl.he.vector.ntt import forward
+from securedl.he.vector.padding import PAD, block_octets
 
-#: Bits of the data primes and of the special prime at each ring.
-CHAINS = {
-    4096: ((33, 31), 37),
-    8192: ((47, 38, 38, 38), 49),
-    16384: ((47, 40, 40, 40, 40, 40), 49),
-    32768: ((47, 40, 40, 40, 40, 40, 40, 40, 40, 40), 49),
-}
+#: Levels at each ring; the primes are those that the compiler chooses for so many.
+LEVELS = {4096: 1, 8192: 3, 16384: 5, 32768: 9}
 #: Baby and giant steps of a layer at each ring: SEAL needs seconds for more at the largest.
 LAYERS = {4096: (8, 8), 8192: (8, 8), 16384: (8, 8), 32768: (4, 4)}
 MODEL = 4
@@ -65,12 +61,9 @@ class Setting:
     """Both evaluators at one ring, with the same random keys and operands."""
 
     def __init__(self, ring: int, threads: int) -> None:
-        bits, special_bits = CHAINS[ring]
-        special = next(ntt_primes(ring, special_bits))
-        sources = {b: (q for q in ntt_primes(ring, b) if 4 * q <= special) for b in set(bits)}
-        self.params = Parameters("ckks", ring, tuple(next(sources[b]) for b in bits), special)
+        self.params = ckks_parameters(ring, LEVELS[ring])
         self.rng = np.random.default_rng(ring)
-        self.level = len(bits) - 1
+        self.level = LEVELS[ring]
         self.vector = VectorEvaluator(self.params, threads)
         self.seal = SealEvaluator(self.params)
         baby, giant = LAYERS[ring]
@@ -88,13 +81,15 @@ class Setting:
         return [self.record(2, len(self.params.primes)) for _ in self.params.primes]
 
     def best_transform(self) -> float:
-        """µs of one forward transform."""
-        c, n = self.vector._engine.chain, self.params.ring
-        block = self.vector._engine.rows(2)
-        block.array(2, n)[:] = 1.0
+        """µs of one forward transform between padded rows, of a kind without reductions."""
+        engine, n = self.vector._engine, self.params.ring
+        c, octets = engine.chain, engine.work_row
+        block = engine.work_rows(2)
+        block.array(octets // 4)[:] = 1.0
         arguments = (
             block.at,
-            block.at + 8 * n,
+            block.at + octets,
+            block_octets(n) + PAD,
             int(c.ahead[1]),
             n,
             c.q[1],
@@ -316,7 +311,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     parser.add_argument(
-        "--ring", type=int, action="append", choices=CHAINS, help="only this one (may be given again)"
+        "--ring", type=int, action="append", choices=LEVELS, help="only this one (may be given again)"
     )
     options = parser.parse_args()
     try:
@@ -325,7 +320,7 @@ def main() -> None:
         parser.error(str(error))
     compiled = _timed(warm_up) / 1e6
     speed = bandwidth()
-    rings = tuple(options.ring or ((4096, 8192) if options.quick else CHAINS))
+    rings = tuple(options.ring or ((4096, 8192) if options.quick else LEVELS))
     seconds = 0.25 if options.quick else 1.0
     lines = [
         some

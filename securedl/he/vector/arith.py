@@ -72,6 +72,10 @@ class Lanes:
     def load_splat(self, address: Value, octets: int = 0) -> Value:
         return self.splat(self.builder.load(self.pointer(self.offset(address, octets), _DOUBLE)))
 
+    def apart(self, address: Value, gap: Value, count: int) -> list[Value]:
+        """Addresses that are `gap` octets apart."""
+        return [self.builder.add(address, self.builder.mul(gap, gap.type(k))) for k in range(count)]
+
     def store(self, value: Value, address: Value, octets: int = 0) -> None:
         self.builder.store(value, self.pointer(self.offset(address, octets), value.type), align=8)
 
@@ -125,6 +129,30 @@ class Lanes:
         """x, plus top where x is negative: canonical in [0, q) for top = q, x itself for top = 0."""
         negative = self.builder.fcmp_ordered("<", x, self.zero)
         return self.builder.select(negative, self.add(x, top), x)
+
+    def negate_where(self, x: Value, signs: Value) -> Value:
+        """-x in the lanes whose bits are set in the octet at `signs`."""
+        octet = self.builder.load(self.pointer(signs, ir.IntType(8)))
+        mask = self.builder.bitcast(octet, ir.VectorType(ir.IntType(1), LANES))
+        return self.builder.select(mask, self.negate(x), x)
+
+    def store_coefficients(
+        self, values: list[Value], places: list[Value], top: Value, signs: Value, gap: Value
+    ) -> None:
+        """What an inverse transform leaves: centred values, plus `top` where they are negative.
+
+        With `signs`, the address of an octet of signs for the first vector, this is done to s·x and then
+        multiplied by s; the octets of other vectors follow gap/64 later.
+        """
+        builder, high = self.builder, self.splat(top)
+        with builder.if_else(builder.icmp_signed("==", signs, signs.type(0))) as (plain, signed):
+            with plain:
+                for x, place in zip(values, places, strict=True):
+                    self.store(self.lift(x, high), place)
+            with signed:
+                octets = self.apart(signs, builder.lshr(gap, gap.type(6)), len(values))
+                for x, place, s in zip(values, places, octets, strict=True):
+                    self.store(self.negate_where(self.lift(self.negate_where(x, s), high), s), place)
 
     def load_packed(self, address: Value, width: int) -> Value:
         """Eight little-endian integers of `width` bytes each as 64-bit words; reads 64 octets."""
@@ -259,14 +287,6 @@ def divide_add_rows(lanes: Lanes, a: Value, n: Value, w: Value, c: Value, out: V
     lanes.store(lanes.reduce(lanes.add(product, lanes.load(c))), out)
 
 
-@lane_kernel("iiddd")
-def flip_digits(lanes: Lanes, data: Value, signs: Value, top: Value) -> None:
-    """x·s canonical in [0, top), then times s, in place; signs s are +1 or -1, x is canonical."""
-    s = lanes.load(signs)
-    flipped = lanes.lift(lanes.mul(lanes.load(data), s), lanes.splat(top))
-    lanes.store(lanes.mul(flipped, s), data)
-
-
 @lane_kernel("iidididd")
 def divide_twice_rows(lanes: Lanes, a: Value, n: Value, u: Value, c: Value, w: Value, out: Value) -> None:
     """out = (a·u + c - n)·w mod q for centred a, n, c; the bracket is below 1.6 q."""
@@ -304,8 +324,8 @@ def corrected_remainder(lanes: Lanes, r: Value, k: Value, dropped: Value, out: V
 
 @lane_kernel("iidd")
 def negate_where(lanes: Lanes, data: Value, signs: Value) -> None:
-    """data times signs of +1 and -1, in place."""
-    lanes.store(lanes.mul(lanes.load(data), lanes.load(signs)), data)
+    """The negative of data in the lanes whose bits are set in the octet at `signs`, in place."""
+    lanes.store(lanes.negate_where(lanes.load(data), signs), data)
 
 
 def _lane_order(pattern: int) -> list[int]:

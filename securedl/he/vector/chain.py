@@ -16,6 +16,7 @@ from securedl.he.vector.buffers import address
 from securedl.he.vector.dot import group_length, key_group_length, start_value
 from securedl.he.vector.keysum import DOUBLE_BYTES, word_group_length
 from securedl.he.vector.ntt import method
+from securedl.he.vector.padding import padded
 from securedl.he.vector.twiddles import aligned, bit_reversal, centred, tables
 
 Floats = NDArray[np.float64]
@@ -142,13 +143,13 @@ class Automorphism:
         counts: how many blocks have each of the 32 patterns of `arith.LANE_ORDERS`.
         scatter: the 32 orders, and for each block of the source its octet offset in the result plus the
             number of its pattern: for one block at a time, 64 bytes aligned.
-        signs: of each coefficient.
+        signs: of the coefficients of a padded row, a bit for each value, set where it is negated.
     """
 
     moves: Integers
     counts: Integers
     scatter: Integers
-    signs: Floats
+    signs: NDArray[np.uint8]
 
 
 def ntt_permutation(ring: int, element: int) -> Integers:
@@ -171,6 +172,6 @@ def automorphism(ring: int, element: int, backwards: bool = False) -> Automorphi
     places = np.empty(len(blocks), dtype=np.int64)
     places[blocks[:, 0] // LANES] = np.arange(len(blocks)) * octets + patterns
     scatter = aligned([orders.astype(np.int64), places])
-    signs = np.where(np.arange(ring) * element % (2 * ring) >= ring, -1.0, 1.0)
+    signs = np.packbits(padded(np.arange(ring) * element % (2 * ring) >= ring), bitorder="little")
     counts = np.bincount(patterns, minlength=len(orders))
     return Automorphism(np.ascontiguousarray(moves), counts, scatter, signs)

@@ -16,6 +16,7 @@ from securedl.he.vector.chain import Automorphism, Floats, chain_of
 from securedl.he.vector.handles import Handle, SwitchKey
 from securedl.he.vector.keyswitch import DIVIDE, SUM, TRANSFORM, digits, switch
 from securedl.he.vector.ntt import forward, inverse
+from securedl.he.vector.padding import block_octets, padded_octets
 from securedl.he.vector.rescale import divide
 from securedl.he.vector.rows import add, add_permuted, permute
 
@@ -33,6 +34,7 @@ class Engine:
         self.threads = threads
         self.n = params.ring
         self.row = 8 * params.ring
+        self.work_row = padded_octets(params.ring)
         self._pool = ThreadPoolExecutor(threads - 1, "securedl-vector") if threads > 1 else None
         # Per instance: the cached tuples hold arrays that the kernels read.
         self._moduli = lru_cache(maxsize=None)(self._make_moduli)
@@ -45,6 +47,10 @@ class Engine:
     def rows(self, count: int) -> Block:
         """Memory for `count` rows of one prime each."""
         return self.buffers.take(count * self.n)
+
+    def work_rows(self, count: int) -> Block:
+        """Memory for `count` padded rows."""
+        return self.buffers.take(count * self.work_row // 8)
 
     def handle(self, size: int, level: int, scale: float, correction: int) -> Handle:
         """A handle without values."""
@@ -130,22 +136,22 @@ class Engine:
     # --- transforms ------------------------------------------------------------------------------
 
     def forward(self, source: int, out: int, prime: int) -> None:
-        """Transform one row."""
+        """Transform a padded row to a plain one."""
         c = self.chain
         at, q, q_inverse, how = int(c.ahead[prime]), c.q[prime], c.q_inverse[prime], int(c.methods[prime])
-        forward(source, out, at, self.n, q, q_inverse, how, 0, 0)
+        forward(source, out, block_octets(self.n), at, self.n, q, q_inverse, how, 0, 0)
 
     def inverse(self, source: int, out: int, prime: int) -> None:
-        """Transform one row back to exactly centred coefficients."""
+        """Transform a plain row back to exactly centred coefficients, a padded one."""
         c = self.chain
         at, q, q_inverse, how = int(c.back[prime]), c.q[prime], c.q_inverse[prime], int(c.methods[prime])
-        inverse(source, out, at, self.n, c.shrink[prime], 0.0, q, q_inverse, how)
+        inverse(source, out, at, self.n, c.shrink[prime], 0.0, 0, q, q_inverse, how)
 
     # --- key switching ---------------------------------------------------------------------------
 
     def digits(self, source: int, count: int, signs: int = 0, serial: bool = False) -> Block:
         """The digits of one polynomial of `count` primes."""
-        out, c = self.rows(count), self.chain
+        out, c = self.work_rows(count), self.chain
 
         def part(first: int, end: int) -> None:
             digits(source, out.at, self.n, signs, first, end, c.back, c.shrink, c.q, c.q_inverse, c.methods)
@@ -163,12 +169,12 @@ class Engine:
         adding: bool = False,
     ) -> None:  # fmt: skip
         """Call the kernel; `expanded` holds every position if `shared`, otherwise one."""
-        scratch = self.rows(4)
+        scratch = self.work_rows(4)
         moves, counts, scatter = 0, self.chain.lengths, 0
         if turn is not None:
             moves, counts, scatter = address(turn.moves), turn.counts, address(turn.scatter)
         switch(
-            digit_rows.at, source, expanded.at, self.row * count if shared else 0,
+            digit_rows.at, source, expanded.at, self.work_row * count if shared else 0,
             0 if key is None else key.block.at, 0 if key is None else key.digits, count, begin, end, self.n,
             phases, out, added[0], added[1], remainders, scratch.at, signs, moves, counts, scatter,
             adding, *self._switch_constants(count), dropping,
@@ -184,16 +190,16 @@ class Engine:
         source = a.at + polynomial * count * self.row
         digit_rows = self.digits(source, count, signs)
         out = self.handle(2, a.level, a.scale, a.correction)
-        remainders = self.rows(4)
+        remainders = self.work_rows(4)
         if not self._shared(count * (count + 1)):
-            expanded = self.rows(count)
+            expanded = self.work_rows(count)
             phases = TRANSFORM | SUM | DIVIDE
             self.switch(
                 digit_rows, source, expanded, False, key, phases, 0, count + 1, count, out.at, added,
                 remainders.at, signs, turn,
             )  # fmt: skip
             return out
-        expanded = self.rows((count + 1) * count)
+        expanded = self.work_rows((count + 1) * count)
 
         def part(phases: int, position: int) -> None:
             self.switch(
@@ -212,7 +218,7 @@ class Engine:
         source = a.at + 2 * count * row
         digit_rows = self.digits(source, count, serial=True)
         out = self.handle(2, a.level - 1, scale, a.correction)
-        expanded, remainders = self.rows(count), self.rows(4)
+        expanded, remainders = self.work_rows(count), self.work_rows(4)
         for begin, end in ((0, 1), (count, count + 1), (1, count)):
             self.switch(
                 digit_rows, source, expanded, False, key, TRANSFORM | SUM | DIVIDE, begin, end, count, out.at,
@@ -225,12 +231,12 @@ class Engine:
         count = a.level + 1
         source = a.at + count * self.row
         digit_rows = self.digits(source, count)
-        expanded = self.rows((count + 1) * count)
+        expanded = self.work_rows((count + 1) * count)
         transform = partial(self.switch, digit_rows, source, expanded, True, None, TRANSFORM)
         self.run([partial(transform, k, k + 1, count) for k in range(count + 1)])
         switched = list(keys.values())
         outs = [self.handle(2, a.level, a.scale, a.correction) for _ in switched]
-        rests = [self.rows(4) for _ in switched]
+        rests = [self.work_rows(4) for _ in switched]
 
         def some(begin: int, end: int, share: range) -> None:
             """Prime after prime for all keys: its digits stay in the cache."""
@@ -271,7 +277,7 @@ class Engine:
             raise InputError("a relinearisation key rotates nothing")
         count, n = a.level + 1, self.n
         source = a.at + count * self.row
-        digit_rows, expanded = self.digits(source, count, serial=True), self.rows(count)
+        digit_rows, expanded = self.digits(source, count, serial=True), self.work_rows(count)
         moves, counts = address(key.turn.moves), key.turn.counts
         adding = total is not None
         if total is None:
@@ -287,5 +293,5 @@ class Engine:
 
     def divide(self, source: int, last: int, added: int, out: int, dropped: int, count: int) -> None:
         """out = (source - last)/prime + added for one polynomial, `dropped` the index of that prime."""
-        scratch = self.rows(3)
+        scratch = self.work_rows(3)
         divide(last, source, added, out, scratch.at, self.n, *self._divide_constants(dropped, count))

@@ -126,9 +126,9 @@ class VectorEvaluator(Loading):
         """The plaintext times `factor` modulo t, lifted centred: SEAL's `add_plain`."""
         engine, t = self._engine, self.params.plain_modulus
         out = engine.handle(1, plain.level, plain.scale, factor)
-        coefficients = engine.rows(1)
+        coefficients = engine.work_rows(1)
         engine.inverse(plain.at, coefficients.at, 0)
-        rows.scale_plain(coefficients.at, self.params.ring, centred(factor, t), float(t))
+        rows.scale_plain(coefficients.at, engine.work_row // 8, centred(factor, t), float(t))
         for prime in range(plain.level + 1):
             engine.forward(coefficients.at, out.at + prime * engine.row, prime)
         return out

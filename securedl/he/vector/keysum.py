@@ -107,26 +107,27 @@ def _copy(lanes: Lanes, source: Value, target: Value) -> None:
 
 @inner
 def sum_words(  # type: ignore[no-untyped-def]
-    xs, terms, length, key, key_step, width, out, out_step, begin, end, table, q, q_inverse
+    xs, skip, terms, length, key, key_step, width, out, out_step, begin, end, table, q, q_inverse
 ):
     """Positions begin..end of both sums modulo one prime; xs is the address of row addresses.
 
-    key: of this prime, key_step octets for eight positions. The sums are centred doubles.
+    skip: octets of padding before these positions of the xs. key: of this prime, key_step octets for eight
+    positions. The sums are centred doubles.
     """
     for j in range(8 * begin, 8 * end, 64 * _TOGETHER):
-        here, to = key + j // 64 * key_step, out + j
+        at, here, to = j + skip, key + j // 64 * key_step, out + j
         for first in range(0, terms, length):
             some, x, w = min(length, terms - first), xs + 8 * first, here + 16 * width * first
             if width == 3:
-                _sum3(x, some, j, w, key_step, to, out_step, first, table, q, q_inverse)
+                _sum3(x, some, at, w, key_step, to, out_step, first, table, q, q_inverse)
             elif width == 4:
-                _sum4(x, some, j, w, key_step, to, out_step, first, table, q, q_inverse)
+                _sum4(x, some, at, w, key_step, to, out_step, first, table, q, q_inverse)
             elif width == 5:
-                _sum5(x, some, j, w, key_step, to, out_step, first, table, q, q_inverse)
+                _sum5(x, some, at, w, key_step, to, out_step, first, table, q, q_inverse)
             elif width == 6:
-                _sum6(x, some, j, w, key_step, to, out_step, first, table, q, q_inverse)
+                _sum6(x, some, at, w, key_step, to, out_step, first, table, q, q_inverse)
             else:
-                _sum7(x, some, j, w, key_step, to, out_step, first, table, q, q_inverse)
+                _sum7(x, some, at, w, key_step, to, out_step, first, table, q, q_inverse)
 
 
 def _placing(adding: bool) -> Any:

@@ -9,7 +9,7 @@
 A rotation permutes NTT values. Rotation keys are stored permuted backwards, so that the sums are formed
 before the permutation, which comes last and acts on the result only: digits and their transforms can then
 be shared by all rotations of one ciphertext (hoisting). SEAL takes canonical digits of the *permuted*
-polynomial; where the automorphism flips a sign that is x - q in place of x (`flip_digits`). With these
+polynomial; where the automorphism flips a sign that is x - q in place of x (`ntt.inverse`). With these
 digits the result is SEAL's, bit for bit; without them it differs in the last bits of the noise.
 """
 
@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from securedl.he.vector import arith
 from securedl.he.vector.cache import inner, kernel
 from securedl.he.vector.dot import rows
 from securedl.he.vector.keysum import place_sums, sum_words
 from securedl.he.vector.ntt import forward, inverse
 from securedl.he.vector.ntt_words import close_words, enter_words, start_words
+from securedl.he.vector.padding import padded_gap, padded_row, plain_gap, skipped
 from securedl.he.vector.rescale import divide_row, divide_row_twice, remainder
 from securedl.he.vector.rows import add_permuted_row, permute
 
@@ -36,14 +36,11 @@ TRANSFORM, SUM, DIVIDE = 1, 2, 4
 def digits(source, out, n, signs, begin, end, back, shrink, q, q_inverse, methods):  # type: ignore[no-untyped-def]
     """Digits begin..end of the polynomial whose rows lie at `source`.
 
-    signs: address of the automorphism's N signs, or 0 for none.
+    Digits are padded rows. signs: address of the automorphism's signs, or 0 for none.
     """
-    row = 8 * n
     for i in range(begin, end):
-        inverse(source + i * row, out + i * row, back[i], n, shrink[i], q[i], q[i], q_inverse[i], methods[i])
-        if signs != 0:
-            for j in range(0, row, 64):
-                arith.flip_digits(out + i * row + j, signs + j, q[i], q[i], q_inverse[i])
+        a, b = source + 8 * n * i, out + padded_row(n) * i
+        inverse(a, b, back[i], n, shrink[i], q[i], signs, q[i], q_inverse[i], methods[i])
 
 
 #: Columns of a switch's constants, one line a prime: integers and doubles.
@@ -63,6 +60,7 @@ def _sums(  # type: ignore[no-untyped-def]
     twiddles are read once for all digits, and what one step leaves is in the first-level cache for the next.
     """
     row, i = 8 * n, position - 1
+    padded, gap = padded_row(n), padded_gap(n)
     prime = i if position else whole.shape[0] - 1
     q, q_inverse, how, table = (
         real[prime, Q],
@@ -75,25 +73,27 @@ def _sums(  # type: ignore[no-untyped-def]
         key += 2 * key_digits * n * whole[k, WIDTH]
     xs, ws = np.empty(count, np.int64), np.empty(count, np.int64)
     for j in range(count):
-        ws[j] = room + j * row
+        ws[j] = room + j * padded
         if phases & 1 and j != i:
+            digit = digit_rows + j * padded
             if how < 0:
-                start_words(digit_rows + j * row, ws[j], table, n, q, q_inverse, how)
+                start_words(digit, ws[j], gap, table, n, q, q_inverse, how)
             else:  # fetches two rows of the key meanwhile
                 soon = key + 2 * j * row if phases & 2 else 0
-                forward(digit_rows + j * row, ws[j], table, n, q, q_inverse, how, soon, soon + row)
+                forward(digit, ws[j], plain_gap(n), table, n, q, q_inverse, how, soon, soon + row)
     if how < 0:
         for part in range(n // 128):
+            skip = skipped(n, part, gap)
             for j in range(count):
-                at = ws[j] + 1024 * part
+                at = ws[j] + 1024 * part + skip
                 if phases & 1 and j != i:
-                    close_words(ws[j], table, n, part, part + 1, q, q_inverse, how)
+                    close_words(at, part, table, n, q, q_inverse, how)
                 elif phases & 1:
                     for k in range(0, 1024, 64):
                         enter_words(source + j * row + 1024 * part + k, at + k, table, q, q_inverse)
             if phases & 2:
                 sum_words(
-                    ws.ctypes.data, count, length, key, 16 * key_digits * width, width, sums, step,
+                    ws.ctypes.data, skip, count, length, key, 16 * key_digits * width, width, sums, step,
                     128 * part, 128 * (part + 1), table, q, q_inverse,
                 )  # fmt: skip
                 if turn != 0:
@@ -129,12 +129,12 @@ def switch(  # type: ignore[no-untyped-def]
     of `count` rows, or 0) added to them, and position 0 must be done before all others.
 
     Args:
-        digit_rows: `count` rows of digits.
+        digit_rows: `count` padded rows of digits.
         source: the same polynomial's rows in NTT form: row i is the transform of digit i modulo prime i.
-        expanded: room for `count` transformed digits of each position.
+        expanded: room for `count` transformed digits of each position, padded rows.
         expanded_step: octets from one position's room to the next, 0 to use the same again.
         key, key_digits: see `keysum`.
-        remainders: four rows, shared by all positions. scratch: four rows.
+        remainders: four padded rows, shared by all positions. scratch: four padded rows.
         moves, counts, turn: the automorphism that the quotients undergo, without DIVIDE the sums: a
             `chain.Automorphism`'s moves and counts, and its scatter; moves and turn are 0 for none.
         adding: without DIVIDE, add the sums to what is at `out`.
@@ -142,14 +142,14 @@ def switch(  # type: ignore[no-untyped-def]
         dropping: divide the quotients by the last of the `count` primes too (CKKS, both `added`, no
             automorphism): out is [2, count - 1, N] and position `count` must be done second.
     """
-    row = 8 * n
+    row, padded = 8 * n, padded_row(n)
     last = whole.shape[0] - 1
     for position in range(begin, end):
         i = position - 1 if position else count
         prime = i if position else last
         room = expanded + position * expanded_step
         total = out + i * row
-        sums, step = (scratch, row) if phases & 4 or moves != 0 else (total, (count + 1) * row)
+        sums, step = (scratch, padded) if phases & 4 or moves != 0 else (total, (count + 1) * row)
         if phases & 3:
             _sums(
                 digit_rows, source, room, key, key_digits, count, position, phases, sums, step, n,
@@ -174,7 +174,7 @@ def switch(  # type: ignore[no-untyped-def]
         )
         back, shrink, factor = whole[prime, BACK], real[prime, SHRINK], real[prime, FACTOR]
         for p in range(2):
-            total, rest, work = sums + p * row, remainders + 2 * p * row, scratch + 2 * row
+            total, rest, work = sums + p * step, remainders + 2 * p * padded, scratch + 2 * padded
             more = added_too if p else added
             if position == 0:
                 remainder(total, rest, n, signs, back, shrink, q, q_inverse, how, t, t_factor)
@@ -188,12 +188,12 @@ def switch(  # type: ignore[no-untyped-def]
                 continue
             target = out + (p * count + i) * row
             after = moves != 0 and how >= 0
-            quotient = scratch + 3 * row if dropping or after else target
+            quotient = scratch + 3 * padded if dropping or after else target
             divide_row(
                 rest, total, more, quotient, work, n, signs, ahead, q, q_inverse, how, factor,
                 real[prime, RESIDUE], t, turn,
             )  # fmt: skip
             if dropping:
-                inverse(quotient, rest + row, back, n, shrink, 0.0, q, q_inverse, how)
+                inverse(quotient, rest + padded, back, n, shrink, 0.0, 0, q, q_inverse, how)
             elif after:
                 permute(quotient, target, 1, n, moves, counts)

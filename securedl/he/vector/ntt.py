@@ -33,24 +33,29 @@ def method(prime: int) -> int:
     return max(0, bits - NARROW_BITS)
 
 
-@kernel("void(int64,int64,int64,int64,float64,float64,int64,int64,int64)")
-def forward(source, target, table, n, q, q_inverse, how, first, second):  # type: ignore[no-untyped-def]
-    """target = NTT(source), centred; any integers up to 2^49. Addresses of N doubles; they may be equal.
+@kernel("void(int64,int64,int64,int64,int64,float64,float64,int64,int64,int64)")
+def forward(source, target, gap, table, n, q, q_inverse, how, first, second):  # type: ignore[no-untyped-def]
+    """target = NTT(source), centred; any integers up to 2^49. Addresses of N doubles: source is a padded row,
+    and the blocks of target are `gap` octets apart (see `padding`); they may be equal if that is padded too.
 
     `how` is the prime's `method`, and the table is of its kind. `first` and `second`, unless `first` is 0,
     are addresses of rows that will be needed soon: on doubles each of the 3 N / 128 steps asks for 12 cache
     lines of them, so that all 2 N / 8 have been asked for at the end.
     """
     if how < 0:
-        forward_words(source, target, table, n, q, q_inverse, how)
+        forward_words(source, target, gap, table, n, q, q_inverse, how)
     else:
-        forward_doubles(source, target, table, n, q, q_inverse, how, first, second)
+        forward_doubles(source, target, gap, table, n, q, q_inverse, how, first, second)
 
 
-@kernel("void(int64,int64,int64,int64,float64,float64,float64,float64,int64)")
-def inverse(source, target, table, n, n_inverse, top, q, q_inverse, how):  # type: ignore[no-untyped-def]
-    """target = inverse NTT of centred values: canonical if top = q, exactly centred if top = 0."""
+@kernel("void(int64,int64,int64,int64,float64,float64,int64,float64,float64,int64)")
+def inverse(source, target, table, n, n_inverse, top, signs, q, q_inverse, how):  # type: ignore[no-untyped-def]
+    """target = inverse NTT of centred values: canonical if top = q, exactly centred if top = 0.
+
+    source is a plain row, target a padded one. signs: the address of an automorphism's, or 0; coefficients
+    that it negates are then canonical after it: x - q in place of x.
+    """
     if how < 0:
-        inverse_words(source, target, table, n, top, q, q_inverse, how)
+        inverse_words(source, target, table, n, top, signs, q, q_inverse, how)
     else:
-        inverse_doubles(source, target, table, n, n_inverse, top, q, q_inverse)
+        inverse_doubles(source, target, table, n, n_inverse, top, signs, q, q_inverse)

@@ -16,6 +16,7 @@ from typing import Any
 
 from securedl.he.vector.arith import FETCH_LINES, Lanes, Value, fetch, lane_kernel, sweep
 from securedl.he.vector.cache import inner
+from securedl.he.vector.padding import block_count, padded_gap, plain_gap, skipped
 
 #: Primes of more bits are reduced between the passes of a forward transform.
 NARROW_BITS = 48
@@ -83,30 +84,33 @@ class _Bounds:
 
 
 def _forward_radix(depth: int) -> Any:
-    @lane_kernel("iiiidd")
-    def forward(lanes: Lanes, source: Value, target: Value, gap: Value, twiddles: Value) -> None:
+    @lane_kernel("iiiiidd")
+    def forward(
+        lanes: Lanes, source: Value, source_gap: Value, target: Value, target_gap: Value, twiddles: Value
+    ) -> None:
         radix = 1 << depth
-        step = [lanes.builder.mul(gap, gap.type(8 * k)) for k in range(radix)]
-        x = [lanes.load(lanes.builder.add(source, s)) for s in step]
+        x = [lanes.load(place) for place in lanes.apart(source, source_gap, radix)]
         _forward_networks(lanes, [x], depth, [twiddles])
-        for value, s in zip(x, step, strict=True):
-            lanes.store(value, lanes.builder.add(target, s))
+        for value, place in zip(x, lanes.apart(target, target_gap, radix), strict=True):
+            lanes.store(value, place)
 
     return forward
 
 
 def _inverse_radix(depth: int, last: bool) -> Any:
-    @lane_kernel("iiiidddd" if last else "iiiidd")
-    def inverse(lanes: Lanes, data: Value, target: Value, gap: Value, twiddles: Value, *ends: Value) -> None:
-        radix = 1 << depth
-        step = [lanes.builder.mul(gap, gap.type(8 * k)) for k in range(radix)]
-        registers = _Bounds(lanes, [lanes.load(lanes.builder.add(data, s)) for s in step])
-        scale, top = (lanes.splat(end) for end in ends) if last else (None, None)
-        registers.network(depth, twiddles, scale)
-        for k, s in enumerate(step):
+    @lane_kernel("iiiidddd" if last else "iiidd")
+    def inverse(lanes: Lanes, data: Value, gap: Value, twiddles: Value, *finish: Value) -> None:
+        places = lanes.apart(data, gap, 1 << depth)
+        registers = _Bounds(lanes, [lanes.load(place) for place in places])
+        registers.network(depth, twiddles, lanes.splat(finish[1]) if last else None)
+        for k in range(len(places)):
             registers.centre(k)
-            value = lanes.lift(registers.x[k], top) if last else registers.x[k]
-            lanes.store(value, lanes.builder.add(target, s))
+        if last:
+            signs, _, top = finish
+            lanes.store_coefficients(registers.x, places, top, signs, gap)
+        else:
+            for value, place in zip(registers.x, places, strict=True):
+                lanes.store(value, place)
 
     return inverse
 
@@ -213,89 +217,89 @@ _opening32, _opening64, _opening128 = _opening(2, 4), _opening(3, 2), _opening(4
 
 
 @inner
-def _forward_pass(source, target, twiddles, blocks, gap, radix, q, q_inverse, first, second):  # type: ignore[no-untyped-def]
+def _forward_pass(  # type: ignore[no-untyped-def]
+    source, source_gap, target, target_gap, length, blocks, block_gap, radix, twiddles, first, second, q,
+    q_inverse,
+):  # fmt: skip
+    """Blocks of `radix` times `length` octets, `block_gap` octets apart."""
     for block in range(blocks):
-        start = 8 * radix * gap * block
-        here = twiddles + 128 * block
-        for j in range(0, 8 * gap, 64):
+        start, here = block_gap * block, twiddles + 128 * block
+        for j in range(0, length, 64):
             if first != 0:
-                fetch(first, second, (gap * block + j // 8) // 8 * FETCH_OCTETS, q, q_inverse)
+                fetch(first, second, (length * block + j) // 64 * FETCH_OCTETS, q, q_inverse)
+            a, b = source + start + j, target + start + j
             if radix == 16:
-                _forward16(source + start + j, target + start + j, gap, here, q, q_inverse)
+                _forward16(a, source_gap, b, target_gap, here, q, q_inverse)
             else:
-                _forward8(source + start + j, target + start + j, gap, here, q, q_inverse)
+                _forward8(a, source_gap, b, target_gap, here, q, q_inverse)
 
 
 @inner
-def _sweep_pass(data, n, q, q_inverse):  # type: ignore[no-untyped-def]
-    for j in range(0, 8 * n, 64):
+def _sweep_pass(data, octets, q, q_inverse):  # type: ignore[no-untyped-def]
+    for j in range(0, octets, 64):
         sweep(data + j, data + j, q, q_inverse)
 
 
 @inner
-def _closing_pass(data, twiddles, n, q, q_inverse, first, second):  # type: ignore[no-untyped-def]
-    if n <= 8192:
-        for block in range(0, n // 32, 4):
-            if first != 0:
-                fetch(first, second, block // 4 * FETCH_OCTETS, q, q_inverse)
-            _closing32(data + 256 * block, twiddles + 448 * block, q, q_inverse)
-    elif n == 16384:
-        for block in range(0, n // 64, 2):
-            if first != 0:
-                fetch(first, second, block // 2 * FETCH_OCTETS, q, q_inverse)
-            _closing64(data + 512 * block, twiddles + 832 * block, q, q_inverse)
-    else:
-        for block in range(n // 128):
-            if first != 0:
-                fetch(first, second, block * FETCH_OCTETS, q, q_inverse)
-            _closing128(data + 1024 * block, twiddles + 1664 * block, q, q_inverse)
+def _closing_pass(data, gap, twiddles, n, q, q_inverse, first, second):  # type: ignore[no-untyped-def]
+    for part in range(n // 128):
+        here = data + 1024 * part + skipped(n, part, gap)
+        if first != 0:
+            fetch(first, second, part * FETCH_OCTETS, q, q_inverse)
+        if n <= 8192:
+            _closing32(here, twiddles + 1792 * part, q, q_inverse)
+        elif n == 16384:
+            _closing64(here, twiddles + 1664 * part, q, q_inverse)
+        else:
+            _closing128(here, twiddles + 1664 * part, q, q_inverse)
 
 
 @inner
 def _opening_pass(source, target, twiddles, n, q, q_inverse):  # type: ignore[no-untyped-def]
-    if n <= 8192:
-        for block in range(0, n // 32, 4):
-            _opening32(source + 256 * block, target + 256 * block, twiddles + 448 * block, q, q_inverse)
-    elif n == 16384:
-        for block in range(0, n // 64, 2):
-            _opening64(source + 512 * block, target + 512 * block, twiddles + 832 * block, q, q_inverse)
-    else:
-        for block in range(n // 128):
-            _opening128(source + 1024 * block, target + 1024 * block, twiddles + 1664 * block, q, q_inverse)
-
-
-@inner
-def forward_doubles(source, target, table, n, q, q_inverse, wide, first, second):  # type: ignore[no-untyped-def]
-    """`ntt.forward`, values reduced `wide` times between passes."""
-    radix = 8 if n == 4096 else 16
-    middle = n // radix // 16
-    third = n // 128 * FETCH_OCTETS
-    _forward_pass(source, target, table, 1, n // radix, radix, q, q_inverse, first, second)
-    if wide > 1:
-        _sweep_pass(target, n, q, q_inverse)
-    if first != 0:
-        first, second = first + third, second + third
-    _forward_pass(target, target, table + 128, radix, middle, 16, q, q_inverse, first, second)
-    if wide > 0:
-        _sweep_pass(target, n, q, q_inverse)
-    if first != 0:
-        first, second = first + third, second + third
-    _closing_pass(target, table + 128 + 128 * radix, n, q, q_inverse, first, second)
-
-
-@inner
-def inverse_doubles(source, target, table, n, n_inverse, top, q, q_inverse):  # type: ignore[no-untyped-def]
-    """`ntt.inverse`."""
-    first = 8 if n == 4096 else 16
-    middle = n // first // 16
-    _opening_pass(source, target, table + 128 + 128 * first, n, q, q_inverse)
-    for block in range(first):
-        data = target + 128 * middle * block
-        here = table + 128 + 128 * block
-        for j in range(0, 8 * middle, 64):
-            _inverse16(data + j, data + j, middle, here, q, q_inverse)
-    for j in range(0, 8 * (n // first), 64):
-        if first == 16:
-            _inverse16_last(target + j, target + j, n // first, table, n_inverse, top, q, q_inverse)
+    for part in range(n // 128):
+        a, b = source + 1024 * part, target + 1024 * part + skipped(n, part, padded_gap(n))
+        if n <= 8192:
+            _opening32(a, b, twiddles + 1792 * part, q, q_inverse)
+        elif n == 16384:
+            _opening64(a, b, twiddles + 1664 * part, q, q_inverse)
         else:
-            _inverse8_last(target + j, target + j, n // first, table, n_inverse, top, q, q_inverse)
+            _opening128(a, b, twiddles + 1664 * part, q, q_inverse)
+
+
+@inner
+def forward_doubles(source, target, gap, table, n, q, q_inverse, wide, first, second):  # type: ignore[no-untyped-def]
+    """`ntt.forward`, values reduced `wide` times between passes."""
+    radix, length = block_count(n), plain_gap(n)
+    third = n // 128 * FETCH_OCTETS
+    _forward_pass(source, padded_gap(n), target, gap, length, 1, 0, radix, table, first, second, q, q_inverse)
+    if wide > 1:
+        _sweep_pass(target, radix * gap, q, q_inverse)
+    if first != 0:
+        first, second = first + third, second + third
+    inside = length // 16
+    _forward_pass(
+        target, inside, target, inside, inside, radix, gap, 16, table + 128, first, second, q, q_inverse
+    )
+    if wide > 0:
+        _sweep_pass(target, radix * gap, q, q_inverse)
+    if first != 0:
+        first, second = first + third, second + third
+    _closing_pass(target, gap, table + 128 + 128 * radix, n, q, q_inverse, first, second)
+
+
+@inner
+def inverse_doubles(source, target, table, n, n_inverse, top, signs, q, q_inverse):  # type: ignore[no-untyped-def]
+    """`ntt.inverse`."""
+    radix, length, gap = block_count(n), plain_gap(n), padded_gap(n)
+    inside = length // 16
+    _opening_pass(source, target, table + 128 + 128 * radix, n, q, q_inverse)
+    for block in range(radix):
+        here = table + 128 + 128 * block
+        for j in range(0, inside, 64):
+            _inverse16(target + gap * block + j, inside, here, q, q_inverse)
+    for j in range(0, length, 64):
+        a, s = target + j, signs + j // 64 if signs != 0 else 0
+        if radix == 16:
+            _inverse16_last(a, gap, table, s, n_inverse, top, q, q_inverse)
+        else:
+            _inverse8_last(a, gap, table, s, n_inverse, top, q, q_inverse)

@@ -31,6 +31,7 @@ from typing import Any
 
 from securedl.he.vector.arith import Lanes, Value, lane_kernel
 from securedl.he.vector.cache import inner
+from securedl.he.vector.padding import block_count, padded_gap, plain_gap, skipped
 from securedl.he.vector.words import (
     HEADER_OCTETS,
     IFMA,
@@ -101,8 +102,10 @@ class _Forward:
             x[k] = words.add(words.reduce(x[k], one), centre)
 
     def pair(self, x: Value, y: Value, w: Value, quotient: Value) -> tuple[Value, Value]:
-        s = self.words.product(y, w, quotient, self.words.minus_q)
-        return self.words.add(x, s), self.words.sub(x, s)
+        words = self.words
+        k = words.high(words.unity, y, quotient)  # one more than the quotient: s >= -q
+        total = words.low(words.low(x, y, w), k, words.minus_q)
+        return total, words.sub(words.add(x, x), total)
 
     def network(self, x: list[Value], depth: int, twiddles: list[Value], gap: int, often: bool) -> None:
         """`depth` levels on 2^depth vectors for each of `twiddles`; quotients follow `gap` octets later."""
@@ -125,16 +128,16 @@ class _Forward:
 
 
 def _forward_radix(depth: int, from_doubles: bool, often: bool, on_loading: bool = False) -> Any:
-    @lane_kernel("iiiiidd")
+    @lane_kernel("iiiiiidd")
     def forward(
-        lanes: Lanes, source: Value, target: Value, gap: Value, twiddles: Value, constants: Value
-    ) -> None:
+        lanes: Lanes, source: Value, source_gap: Value, target: Value, target_gap: Value, twiddles: Value,
+        constants: Value,
+    ) -> None:  # fmt: skip
         if not IFMA:
             return
         radix = 1 << depth
         work = _Forward(lanes, constants)
-        step = [lanes.builder.mul(gap, gap.type(8 * k)) for k in range(radix)]
-        places = [lanes.builder.add(source, s) for s in step]
+        places = lanes.apart(source, source_gap, radix)
         if from_doubles:
             offset = work.offset()
             x = [work.words.from_double(lanes.load(place), offset) for place in places]
@@ -143,8 +146,8 @@ def _forward_radix(depth: int, from_doubles: bool, often: bool, on_loading: bool
         if on_loading:
             work.reduce(x, list(range(radix // 2)))
         work.network(x, depth, [twiddles], RADIX_OCTETS // 2, often)
-        for value, s in zip(x, step, strict=True):
-            lanes.store(value, lanes.builder.add(target, s))
+        for value, place in zip(x, lanes.apart(target, target_gap, radix), strict=True):
+            lanes.store(value, place)
 
     return forward
 
@@ -255,14 +258,14 @@ def _stored(often: bool) -> int:
 
 
 def _inverse_radix(depth: int, last: bool, often: bool) -> Any:
-    @lane_kernel("iiiidd" if not last else "iiiiddd")
+    @lane_kernel("iiiiiddd" if last else "iiiidd")
     def inverse(
-        lanes: Lanes, data: Value, gap: Value, twiddles: Value, constants: Value, *tops: Value
+        lanes: Lanes, data: Value, gap: Value, twiddles: Value, constants: Value, *finish: Value
     ) -> None:
         if not IFMA:
             return
         words = Words(lanes)
-        places = [lanes.builder.add(data, lanes.builder.mul(gap, gap.type(8 * k))) for k in range(1 << depth)]
+        places = lanes.apart(data, gap, 1 << depth)
         x = [words.load(place) for place in places]
         work = _Inverse(lanes, constants, x, _stored(often), often)
         ends = None
@@ -272,13 +275,15 @@ def _inverse_radix(depth: int, last: bool, often: bool) -> Any:
                 for w, quotient in ((SHRINK, SHRINK_QUOTIENT), (LAST, LAST_QUOTIENT))
             ]
         work.network(depth, [twiddles], RADIX_OCTETS // 2, ends)
-        for k, place in enumerate(places):
+        for k in range(1 << depth):
             work.shrink(k, _stored(often))
-            value = work.x[k]
-            if last:
-                value = lanes.reduce(words.to_double(value, words.unit))
-                value = lanes.lift(value, lanes.splat(tops[0]))
-            lanes.store(value, place)
+        if last:
+            signs, top = finish
+            values = [lanes.reduce(words.to_double(value, words.unit)) for value in work.x]
+            lanes.store_coefficients(values, places, top, signs, gap)
+        else:
+            for value, place in zip(work.x, places, strict=True):
+                lanes.store(value, place)
 
     return inverse
 
@@ -340,67 +345,67 @@ last8_often, last16_often = _inverse_radix(3, True, True), _inverse_radix(4, Tru
 
 
 @inner
-def _leading_pass(source, target, twiddles, table, n, how, q, q_inverse):  # type: ignore[no-untyped-def]
-    gap = n // 8 if n == 4096 else n // 16
-    for j in range(0, 8 * gap, 64):
+def _leading_pass(source, target, gap, twiddles, table, n, how, q, q_inverse):  # type: ignore[no-untyped-def]
+    from_gap = padded_gap(n)
+    for j in range(0, plain_gap(n), 64):
         a, b = source + j, target + j
         if n == 4096:
             if how == NEVER:
-                leading8(a, b, gap, twiddles, table, q, q_inverse)
+                leading8(a, from_gap, b, gap, twiddles, table, q, q_inverse)
             elif how == ON_LOADING:
-                leading8_reduced(a, b, gap, twiddles, table, q, q_inverse)
+                leading8_reduced(a, from_gap, b, gap, twiddles, table, q, q_inverse)
             else:
-                leading8_often(a, b, gap, twiddles, table, q, q_inverse)
+                leading8_often(a, from_gap, b, gap, twiddles, table, q, q_inverse)
         elif how == NEVER:
-            leading16(a, b, gap, twiddles, table, q, q_inverse)
+            leading16(a, from_gap, b, gap, twiddles, table, q, q_inverse)
         elif how == ON_LOADING:
-            leading16_reduced(a, b, gap, twiddles, table, q, q_inverse)
+            leading16_reduced(a, from_gap, b, gap, twiddles, table, q, q_inverse)
         else:
-            leading16_often(a, b, gap, twiddles, table, q, q_inverse)
+            leading16_often(a, from_gap, b, gap, twiddles, table, q, q_inverse)
 
 
 @inner
-def _middle_pass(data, twiddles, table, blocks, gap, how, q, q_inverse):  # type: ignore[no-untyped-def]
-    for block in range(blocks):
+def _middle_pass(data, gap, twiddles, table, n, how, q, q_inverse):  # type: ignore[no-untyped-def]
+    inside = plain_gap(n) // 16
+    for block in range(block_count(n)):
         here = twiddles + RADIX_OCTETS * block
-        for j in range(0, 8 * gap, 64):
-            a = data + 128 * gap * block + j
+        for j in range(0, inside, 64):
+            a = data + gap * block + j
             if how == OFTEN:
-                middle16_often(a, a, gap, here, table, q, q_inverse)
+                middle16_often(a, inside, a, inside, here, table, q, q_inverse)
             else:
-                middle16(a, a, gap, here, table, q, q_inverse)
+                middle16(a, inside, a, inside, here, table, q, q_inverse)
 
 
 @inner
-def start_words(source, target, table, n, q, q_inverse, how):  # type: ignore[no-untyped-def]
+def start_words(source, target, gap, table, n, q, q_inverse, how):  # type: ignore[no-untyped-def]
     """The leading and the middle pass of a forward transform; `ntt.forward` but for the closing pass."""
-    radix = 8 if n == 4096 else 16
     leading = table + HEADER_OCTETS
-    _leading_pass(source, target, leading, table, n, how, q, q_inverse)
-    middle = leading + RADIX_OCTETS
-    _middle_pass(target, middle, table, radix, n // radix // 16, how, q, q_inverse)
+    _leading_pass(source, target, gap, leading, table, n, how, q, q_inverse)
+    _middle_pass(target, gap, leading + RADIX_OCTETS, table, n, how, q, q_inverse)
 
 
 @inner
-def close_words(data, table, n, begin, end, q, q_inverse, how):  # type: ignore[no-untyped-def]
-    """The closing pass on values 128·begin..128·end, words that are within B of B."""
-    twiddles = table + HEADER_OCTETS + RADIX_OCTETS * (9 if n == 4096 else 17)
-    for step in range(begin, end):  # of 16 vectors, whose twiddles take 2 kilobytes
-        a, here = data + 1024 * step, twiddles + 2048 * step
-        if n <= 8192:
-            if how == OFTEN:
-                closing32_often(a, here, table, q, q_inverse)
-            else:
-                closing32(a, here, table, q, q_inverse)
-        elif n == 16384:
-            if how == OFTEN:
-                closing64_often(a, here, table, q, q_inverse)
-            else:
-                closing64(a, here, table, q, q_inverse)
-        elif how == OFTEN:
-            closing128_often(a, here, table, q, q_inverse)
+def close_words(data, part, table, n, q, q_inverse, how):  # type: ignore[no-untyped-def]
+    """The closing pass on values 128·part and on, at `data`: words that are within B of B.
+
+    The twiddles of these 16 vectors take 2 kilobytes.
+    """
+    here = table + HEADER_OCTETS + RADIX_OCTETS * (1 + block_count(n)) + 2048 * part
+    if n <= 8192:
+        if how == OFTEN:
+            closing32_often(data, here, table, q, q_inverse)
         else:
-            closing128(a, here, table, q, q_inverse)
+            closing32(data, here, table, q, q_inverse)
+    elif n == 16384:
+        if how == OFTEN:
+            closing64_often(data, here, table, q, q_inverse)
+        else:
+            closing64(data, here, table, q, q_inverse)
+    elif how == OFTEN:
+        closing128_often(data, here, table, q, q_inverse)
+    else:
+        closing128(data, here, table, q, q_inverse)
 
 
 @lane_kernel("iidd")
@@ -421,19 +426,21 @@ def enter_words(lanes: Lanes, source: Value, target: Value, constants: Value) ->
 
 
 @inner
-def forward_words(source, target, table, n, q, q_inverse, how):  # type: ignore[no-untyped-def]
+def forward_words(source, target, gap, table, n, q, q_inverse, how):  # type: ignore[no-untyped-def]
     """`ntt.forward`."""
-    start_words(source, target, table, n, q, q_inverse, how)
-    for step in range(n // 128):
-        close_words(target, table, n, step, step + 1, q, q_inverse, how)
-        for j in range(target + 1024 * step, target + 1024 * (step + 1), 64):
+    start_words(source, target, gap, table, n, q, q_inverse, how)
+    for part in range(n // 128):
+        here = target + 1024 * part + skipped(n, part, gap)
+        close_words(here, part, table, n, q, q_inverse, how)
+        for j in range(here, here + 1024, 64):
             leave_words(j, table, q, q_inverse)
 
 
 @inner
 def _opening_pass(source, target, twiddles, table, n, often, q, q_inverse):  # type: ignore[no-untyped-def]
-    for step in range(n // 128):
-        a, b, here = source + 1024 * step, target + 1024 * step, twiddles + 2048 * (n // 128 - 1 - step)
+    for part in range(n // 128):
+        a, here = source + 1024 * part, twiddles + 2048 * (n // 128 - 1 - part)
+        b = target + 1024 * part + skipped(n, part, padded_gap(n))
         if n <= 8192:
             if often:
                 opening32_often(a, b, here, table, q, q_inverse)
@@ -451,35 +458,40 @@ def _opening_pass(source, target, twiddles, table, n, often, q, q_inverse):  # t
 
 
 @inner
-def _last_pass(data, twiddles, table, n, top, often, q, q_inverse):  # type: ignore[no-untyped-def]
-    gap = n // 8 if n == 4096 else n // 16
-    for a in range(data, data + 8 * gap, 64):
-        if n == 4096:
+def _back_pass(data, twiddles, table, n, often, q, q_inverse):  # type: ignore[no-untyped-def]
+    inside, radix = plain_gap(n) // 16, block_count(n)
+    for block in range(radix):
+        here = twiddles + RADIX_OCTETS * (radix - 1 - block)
+        first = data + padded_gap(n) * block
+        for a in range(first, first + inside, 64):
             if often:
-                last8_often(a, gap, twiddles, table, top, q, q_inverse)
+                back16_often(a, inside, here, table, q, q_inverse)
             else:
-                last8(a, gap, twiddles, table, top, q, q_inverse)
-        elif often:
-            last16_often(a, gap, twiddles, table, top, q, q_inverse)
-        else:
-            last16(a, gap, twiddles, table, top, q, q_inverse)
+                back16(a, inside, here, table, q, q_inverse)
 
 
 @inner
-def inverse_words(source, target, table, n, top, q, q_inverse, how):  # type: ignore[no-untyped-def]
+def _last_pass(data, twiddles, table, n, top, signs, often, q, q_inverse):  # type: ignore[no-untyped-def]
+    gap = padded_gap(n)
+    for j in range(0, plain_gap(n), 64):
+        a, s = data + j, signs + j // 64 if signs != 0 else 0
+        if n == 4096:
+            if often:
+                last8_often(a, gap, twiddles, table, s, top, q, q_inverse)
+            else:
+                last8(a, gap, twiddles, table, s, top, q, q_inverse)
+        elif often:
+            last16_often(a, gap, twiddles, table, s, top, q, q_inverse)
+        else:
+            last16(a, gap, twiddles, table, s, top, q, q_inverse)
+
+
+@inner
+def inverse_words(source, target, table, n, top, signs, q, q_inverse, how):  # type: ignore[no-untyped-def]
     """`ntt.inverse`."""
     often = how != NEVER
-    radix = 8 if n == 4096 else 16
-    gap = n // radix // 16
     leading = table + HEADER_OCTETS
     middle = leading + RADIX_OCTETS
-    _opening_pass(source, target, middle + RADIX_OCTETS * radix, table, n, often, q, q_inverse)
-    for block in range(radix):
-        here = middle + RADIX_OCTETS * (radix - 1 - block)
-        first = target + 128 * gap * block
-        for a in range(first, first + 8 * gap, 64):
-            if often:
-                back16_often(a, gap, here, table, q, q_inverse)
-            else:
-                back16(a, gap, here, table, q, q_inverse)
-    _last_pass(target, leading, table, n, top, often, q, q_inverse)
+    _opening_pass(source, target, middle + RADIX_OCTETS * block_count(n), table, n, often, q, q_inverse)
+    _back_pass(target, middle, table, n, often, q, q_inverse)
+    _last_pass(target, leading, table, n, top, signs, often, q, q_inverse)

@@ -17,20 +17,22 @@ from securedl.he.vector.arith import WORDS, Lanes, Value, lane_kernel
 from securedl.he.vector.cache import inner, kernel
 from securedl.he.vector.ntt import forward, inverse
 from securedl.he.vector.ntt_words import close_words, start_words
+from securedl.he.vector.padding import padded_gap, padded_row, plain_gap, skipped
 from securedl.he.vector.words import IFMA, OFFSET, Words
 
 
 @inner
 def remainder(last, out, n, signs, back, shrink, p, p_inverse, how, t, t_factor):  # type: ignore[no-untyped-def]
-    """Coefficients of c at `out` and, for BGV, of k one row further; `last` is the row modulo p."""
-    row = 8 * n
-    inverse(last, out, back, n, shrink, p if t > 0.0 else 0.0, p, p_inverse, how)
-    if t > 0.0:
+    """Padded coefficients of c at `out` and, for BGV, of k one row further; `last` is the row modulo p."""
+    row = padded_row(n)
+    if t == 0.0:
+        inverse(last, out, back, n, shrink, 0.0, 0, p, p_inverse, how)
+    else:
+        inverse(last, out, back, n, shrink, p, signs, p, p_inverse, how)
         t_inverse = 1.0 / t
         for j in range(0, row, 64):
             if signs != 0:
-                arith.flip_digits(out + j, signs + j, p, p, p_inverse)
-                arith.negate_where(out + j, signs + j, p, p_inverse)
+                arith.negate_where(out + j, signs + j // 64, p, p_inverse)
             arith.correction_digits(out + j, out + row + j, t_factor, t, t, t_inverse)
 
 
@@ -80,42 +82,45 @@ def _divide_twice_words(
 def divide_row(  # type: ignore[no-untyped-def]
     remainders, rows, added, out, work, n, signs, ahead, q, q_inverse, how, factor, residue, t, turn
 ):  # fmt: skip
-    """out = (row - c)/p + added modulo one prime; `added` may be 0 for none, work is one row.
+    """out = (row - c)/p + added modulo one prime; `added` may be 0 for none, work is one padded row.
 
     turn: on words, the automorphism that the result undergoes (the address of its `scatter`), or 0. On words
     each part of the row is divided as soon as its transform is done, while it is in the first-level cache.
     """
-    row = 8 * n
+    row, padded, gap = 8 * n, padded_row(n), padded_gap(n)
     source = remainders
     if t > 0.0:
         source = work
-        for j in range(0, row, 64):
-            arith.corrected_remainder(remainders + j, remainders + row + j, residue, work + j, q, q_inverse)
+        for j in range(0, padded, 64):
+            arith.corrected_remainder(
+                remainders + j, remainders + padded + j, residue, work + j, q, q_inverse
+            )
             if signs != 0:
-                arith.negate_where(work + j, signs + j, q, q_inverse)
+                arith.negate_where(work + j, signs + j // 64, q, q_inverse)
     if how < 0:
-        start_words(source, work, ahead, n, q, q_inverse, how)
-        for step in range(n // 128):
-            close_words(work, ahead, n, step, step + 1, q, q_inverse, how)
-            for j in range(1024 * step, 1024 * (step + 1), 64):
-                a, c, place = rows + j, added + j, turn + 2048 + j // 8
+        start_words(source, work, gap, ahead, n, q, q_inverse, how)
+        for part in range(n // 128):
+            skip = skipped(n, part, gap)
+            close_words(work + 1024 * part + skip, part, ahead, n, q, q_inverse, how)
+            for j in range(1024 * part, 1024 * (part + 1), 64):
+                a, b, c, place = rows + j, work + j + skip, added + j, turn + 2048 + j // 8
                 if turn != 0:
                     if added != 0:
-                        _divide_add_turn(a, work + j, factor, c, ahead, out, turn, place, q, q_inverse)
+                        _divide_add_turn(a, b, factor, c, ahead, out, turn, place, q, q_inverse)
                     else:
-                        _divide_turn(a, work + j, factor, c, ahead, out, turn, place, q, q_inverse)
+                        _divide_turn(a, b, factor, c, ahead, out, turn, place, q, q_inverse)
                 elif added != 0:
-                    _divide_add(a, work + j, factor, c, ahead, out + j, turn, place, q, q_inverse)
+                    _divide_add(a, b, factor, c, ahead, out + j, turn, place, q, q_inverse)
                 else:
-                    _divide(a, work + j, factor, c, ahead, out + j, turn, place, q, q_inverse)
+                    _divide(a, b, factor, c, ahead, out + j, turn, place, q, q_inverse)
         return
-    forward(source, work, ahead, n, q, q_inverse, how, 0, 0)
+    forward(source, out, plain_gap(n), ahead, n, q, q_inverse, how, 0, 0)
     if added != 0:
         for j in range(0, row, 64):
-            arith.divide_add_rows(rows + j, work + j, factor, added + j, out + j, q, q_inverse)
+            arith.divide_add_rows(rows + j, out + j, factor, added + j, out + j, q, q_inverse)
     else:
         for j in range(0, row, 64):
-            arith.divide_rows(rows + j, work + j, factor, out + j, q, q_inverse)
+            arith.divide_rows(rows + j, out + j, factor, out + j, q, q_inverse)
 
 
 @inner
@@ -128,21 +133,21 @@ def divide_row_twice(  # type: ignore[no-untyped-def]
     factors are 1/p and 1/p'. With C and D the transforms of c and d, (row - C)/p + added - D is
     row/p + added - (C/p + D), and the bracket is the transform of c/p + d.
     """
-    row = 8 * n
-    for j in range(0, row, 64):
-        arith.corrected_remainder(remainders + row + j, remainders + j, factor, work + j, q, q_inverse)
+    padded, gap = padded_row(n), padded_gap(n)
+    for j in range(0, padded, 64):
+        arith.corrected_remainder(remainders + padded + j, remainders + j, factor, work + j, q, q_inverse)
     if how < 0:
-        start_words(work, work, ahead, n, q, q_inverse, how)
-        for step in range(n // 128):
-            close_words(work, ahead, n, step, step + 1, q, q_inverse, how)
-            for j in range(1024 * step, 1024 * (step + 1), 64):
-                _divide_twice_words(
-                    rows + j, work + j, factor, added + j, factor_too, ahead, out + j, q, q_inverse
-                )
+        start_words(work, work, gap, ahead, n, q, q_inverse, how)
+        for part in range(n // 128):
+            skip = skipped(n, part, gap)
+            close_words(work + 1024 * part + skip, part, ahead, n, q, q_inverse, how)
+            for j in range(1024 * part, 1024 * (part + 1), 64):
+                a, b = rows + j, work + j + skip
+                _divide_twice_words(a, b, factor, added + j, factor_too, ahead, out + j, q, q_inverse)
         return
-    forward(work, work, ahead, n, q, q_inverse, how, 0, 0)
-    for j in range(0, row, 64):
-        arith.divide_twice_rows(rows + j, work + j, factor, added + j, factor_too, out + j, q, q_inverse)
+    forward(work, out, plain_gap(n), ahead, n, q, q_inverse, how, 0, 0)
+    for j in range(0, 8 * n, 64):
+        arith.divide_twice_rows(rows + j, out + j, factor, added + j, factor_too, out + j, q, q_inverse)
 
 
 @kernel(
@@ -155,13 +160,15 @@ def divide(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """out = (rows - c)/p + added for one polynomial; `last` is its row modulo p, all in NTT form.
 
-    rows, added, out: addresses of q.size rows of N doubles; `added` may be 0 for none. scratch: three rows.
+    rows, added, out: addresses of q.size rows of N doubles; `added` may be 0 for none. scratch: three padded
+    rows.
     t is BGV's plain modulus or 0.
     """
     row = 8 * n
     remainder(last, scratch, n, 0, back, shrink, p, p_inverse, how, t, t_factor)
     for i in range(q.size):
         divide_row(
-            scratch, rows + i * row, added + i * row if added != 0 else 0, out + i * row, scratch + 2 * row,
-            n, 0, ahead[i], q[i], q_inverse[i], methods[i], factors[i], residues[i], t, 0,
+            scratch, rows + i * row, added + i * row if added != 0 else 0, out + i * row,
+            scratch + 2 * padded_row(n), n, 0, ahead[i], q[i], q_inverse[i], methods[i], factors[i],
+            residues[i], t, 0,
         )  # fmt: skip

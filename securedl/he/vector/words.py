@@ -47,6 +47,7 @@ class Words:
         self.zero = ir.Constant(WORDS, [0] * LANES)
         self.prime = self.builder.fptosi(lanes.prime, _WORD)
         self.q = self.splat(self.prime)
+        self.unity = ir.Constant(WORDS, [1] * LANES)
         #: -q, which as a factor is 2^52 - q.
         self.minus_q = self.builder.sub(self.zero, self.q)
         #: The offset of words that stand for themselves, see `from_double`.
