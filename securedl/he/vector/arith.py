@@ -130,29 +130,36 @@ class Lanes:
         negative = self.builder.fcmp_ordered("<", x, self.zero)
         return self.builder.select(negative, self.add(x, top), x)
 
-    def negate_where(self, x: Value, signs: Value) -> Value:
-        """-x in the lanes whose bits are set in the octet at `signs`."""
-        octet = self.builder.load(self.pointer(signs, ir.IntType(8)))
-        mask = self.builder.bitcast(octet, ir.VectorType(ir.IntType(1), LANES))
-        return self.builder.select(mask, self.negate(x), x)
+    def signs(self, address: Value) -> Value:
+        """The bits of the octet at `address`, one for each lane."""
+        octet = self.builder.load(self.pointer(address, ir.IntType(8)))
+        return self.builder.bitcast(octet, ir.VectorType(ir.IntType(1), LANES))
 
     def store_coefficients(
         self, values: list[Value], places: list[Value], top: Value, signs: Value, gap: Value
     ) -> None:
-        """What an inverse transform leaves: centred values, plus `top` where they are negative.
+        """What an inverse transform leaves, from values in [-q, q): canonical, or centred if `top` is 0.
 
-        With `signs`, the address of an octet of signs for the first vector, this is done to s·x and then
-        multiplied by s; the octets of other vectors follow gap/64 later.
+        signs: 0, or the address of an octet of signs for the first vector (for others gap/64 later). Where
+        they are set, x - q is stored in place of every x but 0.
         """
-        builder, high = self.builder, self.splat(top)
-        with builder.if_else(builder.icmp_signed("==", signs, signs.type(0))) as (plain, signed):
-            with plain:
+        builder = self.builder
+        signed = builder.icmp_signed("!=", signs, signs.type(0))
+        with builder.if_else(builder.fcmp_ordered("==", top, top.type(0.0))) as (centred, canonical):
+            with centred:
                 for x, place in zip(values, places, strict=True):
-                    self.store(self.lift(x, high), place)
-            with signed:
-                octets = self.apart(signs, builder.lshr(gap, gap.type(6)), len(values))
-                for x, place, s in zip(values, places, octets, strict=True):
-                    self.store(self.negate_where(self.lift(self.negate_where(x, s), high), s), place)
+                    self.store(self.reduce(x), place)
+            with canonical:
+                values = [self.lift(x, self.q) for x in values]
+                with builder.if_else(signed) as (turned, plain):
+                    with turned:
+                        octets = self.apart(signs, builder.lshr(gap, gap.type(6)), len(values))
+                        for x, place, s in zip(values, places, octets, strict=True):
+                            some = builder.and_(self.signs(s), builder.fcmp_ordered(">", x, self.zero))
+                            self.store(builder.select(some, self.sub(x, self.q), x), place)
+                    with plain:
+                        for x, place in zip(values, places, strict=True):
+                            self.store(x, place)
 
     def load_packed(self, address: Value, width: int) -> Value:
         """Eight little-endian integers of `width` bytes each as 64-bit words; reads 64 octets."""
@@ -325,7 +332,8 @@ def corrected_remainder(lanes: Lanes, r: Value, k: Value, dropped: Value, out: V
 @lane_kernel("iidd")
 def negate_where(lanes: Lanes, data: Value, signs: Value) -> None:
     """The negative of data in the lanes whose bits are set in the octet at `signs`, in place."""
-    lanes.store(lanes.negate_where(lanes.load(data), signs), data)
+    x = lanes.load(data)
+    lanes.store(lanes.builder.select(lanes.signs(signs), lanes.negate(x), x), data)
 
 
 def _lane_order(pattern: int) -> list[int]:

@@ -200,7 +200,9 @@ class _Inverse:
 
     PRODUCT = 2  # bound of a product and of what is loaded from doubles
 
-    def __init__(self, lanes: Lanes, constants: Value, x: list[Value], bound: int, often: bool) -> None:
+    def __init__(
+        self, lanes: Lanes, constants: Value, x: list[Value], bound: int, often: bool, least: int = 0
+    ) -> None:
         self.words = Words(lanes)
         self.lanes = lanes
         self.constants = constants
@@ -208,6 +210,8 @@ class _Inverse:
         self.bound = [bound] * len(x)
         #: 2^52 / q.
         self.limit = 8 if often else 64
+        #: Least D in multiples of q: with one for all levels one register holds it.
+        self.least = least
 
     def shrink(self, index: int, most: int) -> None:
         """Reduce a register unless its bound is `most` or less."""
@@ -224,7 +228,10 @@ class _Inverse:
         while bound[a] + bound[b] > self.limit:
             self.shrink(a if bound[a] >= bound[b] else b, self.PRODUCT)
         total = words.add(x[a], x[b])
-        difference = words.sub(words.add(x[b], words.multiple(bound[a])), x[a])
+        enough = max(bound[a], self.least)
+        if bound[b] + enough > self.limit:
+            enough = bound[a]
+        difference = words.sub(words.add(x[b], words.multiple(enough)), x[a])
         x[a] = total if scale is None else words.product(total, *scale)
         x[b] = words.product(difference, w, quotient)
         bound[a] = bound[a] + bound[b] if scale is None else self.PRODUCT
@@ -267,7 +274,7 @@ def _inverse_radix(depth: int, last: bool, often: bool) -> Any:
         words = Words(lanes)
         places = lanes.apart(data, gap, 1 << depth)
         x = [words.load(place) for place in places]
-        work = _Inverse(lanes, constants, x, _stored(often), often)
+        work = _Inverse(lanes, constants, x, _stored(often), often, 4 if often else 32)
         ends = None
         if last:
             ends = [
@@ -279,7 +286,8 @@ def _inverse_radix(depth: int, last: bool, often: bool) -> Any:
             work.shrink(k, _stored(often))
         if last:
             signs, top = finish
-            values = [lanes.reduce(words.to_double(value, words.unit)) for value in work.x]
+            offset = lanes.load_splat(constants, SMALL_OFFSET)
+            values = [words.to_double(value, offset) for value in work.x]  # all are products: in [-q, q)
             lanes.store_coefficients(values, places, top, signs, gap)
         else:
             for value, place in zip(work.x, places, strict=True):
