@@ -12,9 +12,9 @@ T·2^(2b-2) <= 2^(51+b), and |low| <= T·2^(b-1) + q/2 < 2^53. Both hold for T =
 bits, 16 at 49. Packed weights are canonical, not centred, and allow half as many.
 
 Weights come from memory, once a query, and memory is what bounds a layer: packed weights (`packed`) take
-as many whole bytes a residue as the prime needs and are unpacked on the way into the registers: 22 µs a
-term instead of 30 to 36 with doubles (256 terms, 4 primes of 38 to 47 bits, N = 8192, one core), 11.5 with
-two threads.
+as many whole bytes a residue as the prime needs and are unpacked on the way into the registers. With IFMA
+they are summed as words (`words.WordSum`): 16 µs a term, where doubles took 20, and 30 to 36 without packing
+(64 terms, 4 primes of 39 to 46 bits, N = 8192, one core).
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from numba.core import cgutils
 
 from securedl.he.vector.arith import Lanes, Value, lane_kernel
 from securedl.he.vector.cache import inner, kernel
+from securedl.he.vector.words import IFMA, SMALL_OFFSET, Words, WordSum
 
-#: Most terms between two reductions. With 256 packed weights of 4 primes at N = 8192 in memory eight took
-#: 22 µs a term, four 25 (more reductions), sixteen 24 (more streams than the prefetcher follows).
+#: Most terms between two reductions: with four there are more reductions, with sixteen more streams than the
+#: prefetcher follows; both took a tenth longer.
 LONGEST_GROUP = 8
-#: Weights are asked for this many octets ahead: 28 µs a term instead of 32.
-AHEAD = 512
+#: Weights are asked for this many octets ahead.
+AHEAD = 384
 #: Positions handled before going on, so that the x stay in the second-level cache for all sums.
 TILE = 2048
 
@@ -81,7 +82,7 @@ class _Sum:
 def _group(pair: bool, width: int) -> Any:
     """Eight positions of Σ x·w over some terms: x and w of two polynomials each, or w of one."""
 
-    @lane_kernel("iiiiiiiiidddd")
+    @lane_kernel("iiiiiiiiididdd")
     def group(
         lanes: Lanes,
         xs: Value,
@@ -94,6 +95,7 @@ def _group(pair: bool, width: int) -> Any:
         out: Value,
         out_step: Value,
         keep: Value,
+        constants: Value,
         start: Value,
     ) -> None:
         builder = lanes.builder
@@ -129,9 +131,57 @@ def _group(pair: bool, width: int) -> Any:
     return group
 
 
+#: Vectors of each polynomial that a sum with packed weights forms at a time.
+TOGETHER = 2 if IFMA else 1
+
+
+def _word_group(pair: bool, width: int) -> Any:
+    """`_group` with packed weights on words, at TOGETHER times eight positions.
+
+    x is in [0, 2q), w < q < 2^48, and a sum has at most two products a term: within the bounds of `WordSum`.
+    """
+
+    @lane_kernel("iiiiiiiiididdd")
+    def group(
+        lanes: Lanes, xs: Value, ws: Value, terms: Value, x_at: Value, w_at: Value, x_step: Value,
+        w_step: Value, out: Value, out_step: Value, keep: Value, constants: Value, start: Value,
+    ) -> None:  # fmt: skip
+        builder, words = lanes.builder, Words(lanes)
+        places = lanes.apart(out, out_step, 3 if pair else 2)
+        sums = [[WordSum(words) for _ in places] for _ in range(TOGETHER)]
+        offset = lanes.load_splat(constants, SMALL_OFFSET)
+        with builder.if_then(builder.fcmp_ordered("!=", keep, keep.type(0.0))):
+            for k, some in enumerate(sums):
+                for place, total in zip(places, some, strict=True):
+                    total.keep(words.from_double(lanes.load(place, 64 * k), offset))
+        with cgutils.for_range(builder, terms) as loop:
+            slot, word = builder.shl(loop.index, ir.Constant(loop.index.type, 3)), ir.IntType(64)
+            x = builder.add(builder.load(lanes.pointer(builder.add(xs, slot), word)), x_at)
+            w = builder.add(builder.load(lanes.pointer(builder.add(ws, slot), word)), w_at)
+            for k, some in enumerate(sums):
+                x0, x1 = (
+                    words.from_double(lanes.load(at, 64 * k), offset) for at in (x, builder.add(x, x_step))
+                )
+                for p in range(len(places) - 1):
+                    at = lanes.offset(w, 8 * width * (k * (len(places) - 1) + p))
+                    lanes.prefetch(at, AHEAD, 3)
+                    weight = lanes.load_packed(at, width)
+                    some[p].add(x0, weight)
+                    some[p + 1].add(x1, weight)
+        for k, some in enumerate(sums):
+            for place, total in zip(places, some, strict=True):
+                lanes.store(total.value(constants), place, 64 * k)
+
+    return group
+
+
+def _packed_group(pair: bool, width: int) -> Any:
+    return _word_group(pair, width) if IFMA else _group(pair, width)
+
+
 _pairs, _plain = _group(True, 8), _group(False, 8)
-_pairs3, _pairs4, _pairs5, _pairs6 = (_group(True, width) for width in range(3, 7))
-_plain3, _plain4, _plain5, _plain6 = (_group(False, width) for width in range(3, 7))
+_pairs3, _pairs4, _pairs5, _pairs6 = (_packed_group(True, width) for width in range(3, 7))
+_plain3, _plain4, _plain5, _plain6 = (_packed_group(False, width) for width in range(3, 7))
 
 
 @inner
@@ -149,9 +199,13 @@ def rows(  # type: ignore[no-untyped-def]
         for j in range(8 * begin, 8 * end, 64):
             to = out + j
             if pair:
-                _pairs(x, w, count, j * x_stride, j, x_step, w_step, to, out_step, keep, start, q, q_inverse)
+                _pairs(
+                    x, w, count, j * x_stride, j, x_step, w_step, to, out_step, keep, 0, start, q, q_inverse
+                )
             else:
-                _plain(x, w, count, j * x_stride, j, x_step, w_step, to, out_step, keep, start, q, q_inverse)
+                _plain(
+                    x, w, count, j * x_stride, j, x_step, w_step, to, out_step, keep, 0, start, q, q_inverse
+                )
 
 
 @kernel(
@@ -182,42 +236,60 @@ def dot(pair, xs, ws, outs, n, begin, end, lengths, starts, q, q_inverse):  # ty
 
 
 @inner
-def _packed_rows(pair, width, xs, ws, terms, length, x_step, out, out_step, begin, end, start, q, q_inverse):  # type: ignore[no-untyped-def]
+def _packed_rows(  # type: ignore[no-untyped-def]
+    pair, width, xs, ws, terms, length, x_step, out, out_step, begin, end, table, start, q, q_inverse
+):
     w_step = 8 * width
     for first in range(0, terms, length):
         count = min(length, terms - first)
         keep = 0.0 if first == 0 else 1.0
         x, w = xs + 8 * first, ws + 8 * first
-        for k in range(begin // 8, end // 8):
+        for k in range(begin // 8, end // 8, TOGETHER):
             j, to = 64 * k, out + 64 * k
             if pair:
                 at = 2 * w_step * k
                 if width == 3:
-                    _pairs3(x, w, count, j, at, x_step, w_step, to, out_step, keep, start, q, q_inverse)
+                    _pairs3(
+                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
+                    )
                 elif width == 4:
-                    _pairs4(x, w, count, j, at, x_step, w_step, to, out_step, keep, start, q, q_inverse)
+                    _pairs4(
+                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
+                    )
                 elif width == 5:
-                    _pairs5(x, w, count, j, at, x_step, w_step, to, out_step, keep, start, q, q_inverse)
+                    _pairs5(
+                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
+                    )
                 else:
-                    _pairs6(x, w, count, j, at, x_step, w_step, to, out_step, keep, start, q, q_inverse)
+                    _pairs6(
+                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
+                    )
             else:
                 at = w_step * k
                 if width == 3:
-                    _plain3(x, w, count, j, at, x_step, w_step, to, out_step, keep, start, q, q_inverse)
+                    _plain3(
+                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
+                    )
                 elif width == 4:
-                    _plain4(x, w, count, j, at, x_step, w_step, to, out_step, keep, start, q, q_inverse)
+                    _plain4(
+                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
+                    )
                 elif width == 5:
-                    _plain5(x, w, count, j, at, x_step, w_step, to, out_step, keep, start, q, q_inverse)
+                    _plain5(
+                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
+                    )
                 else:
-                    _plain6(x, w, count, j, at, x_step, w_step, to, out_step, keep, start, q, q_inverse)
+                    _plain6(
+                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
+                    )
 
 
 @kernel(
-    "void(boolean,int64[::1],int64[:,::1],int64[::1],int64,int64,int64,int64[::1],int64[::1],float64[::1],"
-    "float64[::1],float64[::1])"
+    "void(boolean,int64[::1],int64[:,::1],int64[::1],int64,int64,int64,int64[::1],int64[::1],int64[::1],"
+    "float64[::1],float64[::1],float64[::1])"
 )
-def dot_packed(pair, xs, ws, outs, n, begin, end, widths, lengths, starts, q, q_inverse):  # type: ignore[no-untyped-def]
-    """`dot` with packed weights; widths are the bytes of a residue of each prime."""
+def dot_packed(pair, xs, ws, outs, n, begin, end, widths, lengths, tables, starts, q, q_inverse):  # type: ignore[no-untyped-def]
+    """`dot` with packed weights; widths are the bytes of each prime's residues, tables `chain.ahead`."""
     primes, terms = q.size, xs.size
     step = 8 * n * primes
     x_rows, w_rows = np.empty(terms, np.int64), np.empty(terms, np.int64)
@@ -231,7 +303,7 @@ def dot_packed(pair, xs, ws, outs, n, begin, end, widths, lengths, starts, q, q_
                     w_rows[j] = ws[k, j] + offset
                 _packed_rows(
                     pair, widths[prime], x_rows.ctypes.data, w_rows.ctypes.data, terms, lengths[prime], step,
-                    outs[k] + row, step, tile, min(tile + TILE, end), starts[prime], q[prime],
+                    outs[k] + row, step, tile, min(tile + TILE, end), tables[prime], starts[prime], q[prime],
                     q_inverse[prime],
                 )  # fmt: skip
         offset += (2 if pair else 1) * n * widths[prime]

@@ -201,7 +201,10 @@ class VectorEvaluator(Loading):
 
         def part(begin: int, end: int) -> None:
             if ws[0][0].packed:
-                dot_packed(pair, x_at, w_at, out_at, n, begin, end, chain.widths, lengths, starts, *moduli)
+                tables = chain.ahead
+                dot_packed(
+                    pair, x_at, w_at, out_at, n, begin, end, chain.widths, lengths, tables, starts, *moduli
+                )
             else:
                 dot(pair, x_at, w_at, out_at, n, begin, end, lengths, starts, *moduli)
 

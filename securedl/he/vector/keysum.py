@@ -6,9 +6,7 @@ switch reads the whole key, and 1.8 megabytes instead of 2.6 (4 digits, 5 primes
 the third-level cache. For other primes residues are centred doubles. Sums ask for what they will read
 `_AHEAD` octets later: the processor itself looks ahead only within pages of 4 kilobytes.
 
-A sum adds the low and the high halves of the products, and reduces once. Bounds for T terms x < 2^52 and
-w < 2^b: the high halves and the carry from the low ones are at most T·(2^b - 1) + T < 2^52 for
-T < 2^(52-b); the low halves with what was kept at most (T + 1)·2^52 < 2^64.
+Sums are formed on words (`words.WordSum`): x < 2^52 and w < 2^b.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from numba.core import cgutils
 
 from securedl.he.vector.arith import Lanes, Value, lane_kernel
 from securedl.he.vector.cache import inner, kernel
-from securedl.he.vector.words import IFMA, ONE, SMALL_OFFSET, WRAP, WRAP_QUOTIENT, Words
+from securedl.he.vector.words import IFMA, SMALL_OFFSET, Words, WordSum
 
 #: Bytes of a residue of a double, and of the residues that may be packed.
 DOUBLE_BYTES = 8
@@ -34,10 +32,6 @@ _AHEAD = 6144
 def word_group_length(bits: int) -> int:
     """Terms that may be summed before a reduction, for primes of `bits` bits."""
     return int(min(32, (1 << (52 - bits)) - 1))
-
-
-def _variable(lanes: Lanes, value: Value) -> Value:
-    return cgutils.alloca_once_value(lanes.builder, value)  # type: ignore[no-untyped-call]
 
 
 def _sum(width: int) -> Any:
@@ -56,11 +50,11 @@ def _sum(width: int) -> Any:
         both = (out, builder.add(out, out_step))
         places = [lanes.offset(start, 64 * k) for k in range(_TOGETHER) for start in both]
         keys = [builder.add(key, builder.mul(key_step, _WORD(k))) for k in range(_TOGETHER)]
-        lows, highs = ([_variable(lanes, words.zero) for _ in places] for _ in range(2))
+        sums = [WordSum(words) for _ in places]
         with builder.if_then(builder.icmp_signed("!=", keep, keep.type(0))):
             offset = lanes.load_splat(constants, SMALL_OFFSET)
-            for place, low in zip(places, lows, strict=True):
-                builder.store(words.from_double(lanes.load(place), offset), low)
+            for place, total in zip(places, sums, strict=True):
+                total.keep(words.from_double(lanes.load(place), offset))
         with cgutils.for_range(builder, terms) as loop:
             row = builder.load(lanes.pointer(builder.add(xs, builder.shl(loop.index, _WORD(3))), _WORD))
             first = builder.mul(loop.index, _WORD(16 * width))
@@ -69,16 +63,9 @@ def _sum(width: int) -> Any:
                 start = builder.add(key_at, first)
                 lanes.prefetch(start, _AHEAD, 2)  # beside the next one's, nearly every cache line
                 for p in range(2):
-                    low, high = lows[2 * k + p], highs[2 * k + p]
-                    w = lanes.load_packed(lanes.offset(start, 8 * width * p), width)
-                    builder.store(words.low(builder.load(low), x, w), low)
-                    builder.store(words.high(builder.load(high), x, w), high)
-        one, wrap, quotient = (words.load_splat(constants, at) for at in (ONE, WRAP, WRAP_QUOTIENT))
-        for place, low_at, high_at in zip(places, lows, highs, strict=True):
-            low, high = builder.load(low_at), builder.load(high_at)
-            high = words.add(high, words.carry(low))
-            value = words.product(high, wrap, quotient, words.reduce(low, one))  # in [0, 4q)
-            lanes.store(lanes.reduce(words.to_double(value, words.unit)), place)
+                    sums[2 * k + p].add(x, lanes.load_packed(lanes.offset(start, 8 * width * p), width))
+        for place, total in zip(places, sums, strict=True):
+            lanes.store(total.value(constants), place)
 
     return key_sum
 

@@ -15,6 +15,7 @@ doubles (`arith`) take eight.
 from __future__ import annotations
 
 from llvmlite import ir
+from numba.core import cgutils
 from numba.core.registry import cpu_target
 
 from securedl.he.vector.arith import LANES, VECTOR, WORDS, Lanes, Value
@@ -128,3 +129,37 @@ class Words:
         kind = ir.FunctionType(VECTOR, [VECTOR, WORDS])
         move = self.lanes.function(kind, "llvm.x86.avx512.permvar.df.512")
         return builder.call(move, [value, order]), builder.and_(entry, _WORD(-64))
+
+
+class WordSum:
+    """A running sum of products on words: their low and their high halves apart, reduced once.
+
+    Bounds for T products x·w < 2^(52 + b), b <= 49: the high halves and the carry from the low ones are at
+    most T·(2^b + 1) < 2^52 for T < 2^(52-b), the low halves with what was kept (T + 1)·2^52 < 2^64.
+    """
+
+    def __init__(self, words: Words) -> None:
+        self.words = words
+        self.low, self.high = (
+            cgutils.alloca_once_value(words.builder, words.zero)  # type: ignore[no-untyped-call]
+            for _ in range(2)
+        )
+
+    def keep(self, value: Value) -> None:
+        """Start with a value: nothing may be above its 52 bits, for that is where the carry is found."""
+        mask = ir.Constant(WORDS, [(1 << 52) - 1] * LANES)
+        self.words.builder.store(self.words.builder.and_(value, mask), self.low)
+
+    def add(self, x: Value, w: Value) -> None:
+        builder, words = self.words.builder, self.words
+        builder.store(words.low(builder.load(self.low), x, w), self.low)
+        builder.store(words.high(builder.load(self.high), x, w), self.high)
+
+    def value(self, constants: Value) -> Value:
+        """The sum as centred doubles."""
+        builder, words = self.words.builder, self.words
+        one, wrap, quotient = (words.load_splat(constants, at) for at in (ONE, WRAP, WRAP_QUOTIENT))
+        low = builder.load(self.low)
+        high = words.add(builder.load(self.high), words.carry(low))
+        value = words.product(high, wrap, quotient, words.reduce(low, one))  # in [0, 4q)
+        return words.lanes.reduce(words.to_double(value, words.unit))
