@@ -23,7 +23,9 @@ from typing import Any
 
 import llvmlite
 import numba
+from numba import types
 from numba.core import caching, config, sigutils
+from numba.extending import intrinsic
 
 #: Seconds for which the folder of another state of the sources is kept: a process may still run from it.
 KEEP_SECONDS = 86400.0
@@ -119,6 +121,36 @@ def kernel(signature: str) -> Callable[[Callable[..., Any]], Any]:
         return dispatcher
 
     return decorate
+
+
+def entry(dispatcher: Any) -> int:
+    """Address of a kernel's code, for `caller`."""
+    signature = next(written for known, written in _KERNELS if known is dispatcher)
+    arguments, _ = sigutils.normalize_signature(signature)  # type: ignore[no-untyped-call]
+    with _less_optimised():
+        dispatcher.compile(signature)
+    code = dispatcher.overloads[arguments]
+    return int(code.library.get_pointer_to_function(code.fndesc.llvm_func_name))
+
+
+def caller(signature: str) -> Any:
+    """A function of kernels that calls another kernel by its address, and takes the address first.
+
+    A kernel that is called by name is compiled again with each that calls it.
+    """
+    arguments, _ = sigutils.normalize_signature(signature)  # type: ignore[no-untyped-call]
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        convention = context.call_conv
+        kind = convention.get_function_type(types.none, arguments)
+        function = builder.inttoptr(values[0], kind.as_pointer())
+        convention.call_function(builder, function, types.none, arguments, values[1:])
+        return context.get_dummy_value()
+
+    names = ", ".join(f"a{i}" for i in range(1 + len(arguments)))
+    scope: dict[str, Any] = {"result": (types.void(types.int64, *arguments), codegen)}
+    exec(f"def typing(typingctx, {names}):\n    return result", scope)  # intrinsic() counts parameters
+    return intrinsic(scope["typing"])
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from securedl.he.vector.buffers import Block, Buffers, address
 from securedl.he.vector.chain import Automorphism, Floats, chain_of
 from securedl.he.vector.handles import Handle, SwitchKey
 from securedl.he.vector.keyswitch import DIVIDE, SUM, TRANSFORM, digits, switch
-from securedl.he.vector.ntt import forward, inverse
+from securedl.he.vector.ntt import entries, forward, inverse
 from securedl.he.vector.padding import block_octets, padded_octets
 from securedl.he.vector.rescale import divide
 from securedl.he.vector.rows import add, add_permuted, permute
@@ -154,7 +154,20 @@ class Engine:
         out, c = self.work_rows(count), self.chain
 
         def part(first: int, end: int) -> None:
-            digits(source, out.at, self.n, signs, first, end, c.back, c.shrink, c.q, c.q_inverse, c.methods)
+            digits(
+                entries(),
+                source,
+                out.at,
+                self.n,
+                signs,
+                first,
+                end,
+                c.back,
+                c.shrink,
+                c.q,
+                c.q_inverse,
+                c.methods,
+            )
 
         if serial or not self._shared(count * (count + 1)):
             part(0, count)
@@ -174,7 +187,7 @@ class Engine:
         if turn is not None:
             moves, counts, scatter = address(turn.moves), turn.counts, address(turn.scatter)
         switch(
-            digit_rows.at, source, expanded.at, self.work_row * count if shared else 0,
+            entries(), digit_rows.at, source, expanded.at, self.work_row * count if shared else 0,
             0 if key is None else key.block.at, 0 if key is None else key.digits, count, begin, end, self.n,
             phases, out, added[0], added[1], remainders, scratch.at, signs, moves, counts, scatter,
             adding, *self._switch_constants(count), dropping,
@@ -294,4 +307,6 @@ class Engine:
     def divide(self, source: int, last: int, added: int, out: int, dropped: int, count: int) -> None:
         """out = (source - last)/prime + added for one polynomial, `dropped` the index of that prime."""
         scratch = self.work_rows(3)
-        divide(last, source, added, out, scratch.at, self.n, *self._divide_constants(dropped, count))
+        divide(
+            entries(), last, source, added, out, scratch.at, self.n, *self._divide_constants(dropped, count)
+        )

@@ -20,8 +20,8 @@ import numpy as np
 from securedl.he.vector.cache import inner, kernel
 from securedl.he.vector.dot import rows
 from securedl.he.vector.keysum import place_sums, sum_words
-from securedl.he.vector.ntt import forward, inverse
-from securedl.he.vector.ntt_words import close_words, enter_words, start_words
+from securedl.he.vector.ntt import FORWARD, INVERSE, START, call_forward, call_inverse, call_start
+from securedl.he.vector.ntt_words import close_words, enter_words
 from securedl.he.vector.padding import padded_gap, padded_row, plain_gap, skipped
 from securedl.he.vector.rescale import divide_row, divide_row_twice, remainder
 from securedl.he.vector.rows import add_permuted_row, permute
@@ -31,27 +31,30 @@ TRANSFORM, SUM, DIVIDE = 1, 2, 4
 
 
 @kernel(
-    "void(int64,int64,int64,int64,int64,int64,int64[::1],float64[::1],float64[::1],float64[::1],int64[::1])"
+    "void(int64[::1],int64,int64,int64,int64,int64,int64,int64[::1],float64[::1],float64[::1],float64[::1],"
+    "int64[::1])"
 )
-def digits(source, out, n, signs, begin, end, back, shrink, q, q_inverse, methods):  # type: ignore[no-untyped-def]
+def digits(entries, source, out, n, signs, begin, end, back, shrink, q, q_inverse, methods):  # type: ignore[no-untyped-def]
     """Digits begin..end of the polynomial whose rows lie at `source`.
 
     Digits are padded rows. signs: address of the automorphism's signs, or 0 for none.
     """
     for i in range(begin, end):
         a, b = source + 8 * n * i, out + padded_row(n) * i
-        inverse(a, b, back[i], n, shrink[i], q[i], signs, q[i], q_inverse[i], methods[i])
+        call_inverse(
+            entries[INVERSE], a, b, back[i], n, shrink[i], q[i], signs, q[i], q_inverse[i], methods[i]
+        )
 
 
 #: Columns of a switch's constants, one line a prime: integers and doubles.
 AHEAD, BACK, METHOD, GROUP, WIDTH = range(5)
-Q, Q_INVERSE, SHRINK, START, FACTOR, RESIDUE, DROPPING = range(7)
+Q, Q_INVERSE, SHRINK, BASE, FACTOR, RESIDUE, DROPPING = range(7)
 
 
 @inner
 def _sums(  # type: ignore[no-untyped-def]
-    digit_rows, source, room, key, key_digits, count, position, phases, sums, step, n, turn, out, adding,
-    whole, real,
+    entries, digit_rows, source, room, key, key_digits, count, position, phases, sums, step, n, turn, out,
+    adding, whole, real,
 ):  # fmt: skip
     """TRANSFORM and SUM of one position; on words the sums then go to `out` under an automorphism, unless
     `turn` is 0.
@@ -77,10 +80,11 @@ def _sums(  # type: ignore[no-untyped-def]
         if phases & 1 and j != i:
             digit = digit_rows + j * padded
             if how < 0:
-                start_words(digit, ws[j], gap, table, n, q, q_inverse, how)
+                call_start(entries[START], digit, ws[j], gap, table, n, q, q_inverse, how)
             else:  # fetches two rows of the key meanwhile
                 soon = key + 2 * j * row if phases & 2 else 0
-                forward(digit, ws[j], plain_gap(n), table, n, q, q_inverse, how, soon, soon + row)
+                to = ws[j], plain_gap(n)
+                call_forward(entries[FORWARD], digit, *to, table, n, q, q_inverse, how, soon, soon + row)
     if how < 0:
         for part in range(n // 128):
             skip = skipped(n, part, gap)
@@ -108,17 +112,17 @@ def _sums(  # type: ignore[no-untyped-def]
                 ws[j] = source + j * row
         rows(
             False, xs.ctypes.data, ws.ctypes.data, count, length, 2 * key_digits, 64, 0, sums, step, 0, n,
-            real[prime, START], q, q_inverse,
+            real[prime, BASE], q, q_inverse,
         )  # fmt: skip
 
 
 @kernel(
-    "void(int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,"
+    "void(int64[::1],int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,"
     "int64,int64,int64[::1],int64,boolean,int64[:,::1],float64[:,::1],float64,float64,boolean)"
 )
 def switch(  # type: ignore[no-untyped-def]
-    digit_rows, source, expanded, expanded_step, key, key_digits, count, begin, end, n, phases, out, added,
-    added_too, remainders, scratch, signs, moves, counts, turn, adding, whole, real, t, t_factor,
+    entries, digit_rows, source, expanded, expanded_step, key, key_digits, count, begin, end, n, phases, out,
+    added, added_too, remainders, scratch, signs, moves, counts, turn, adding, whole, real, t, t_factor,
     dropping,
 ):  # fmt: skip
     """One polynomial of `count` primes, switched; positions begin..end of count + 1 primes.
@@ -129,6 +133,7 @@ def switch(  # type: ignore[no-untyped-def]
     of `count` rows, or 0) added to them, and position 0 must be done before all others.
 
     Args:
+        entries: see `ntt.entries`.
         digit_rows: `count` padded rows of digits.
         source: the same polynomial's rows in NTT form: row i is the transform of digit i modulo prime i.
         expanded: room for `count` transformed digits of each position, padded rows.
@@ -152,7 +157,7 @@ def switch(  # type: ignore[no-untyped-def]
         sums, step = (scratch, padded) if phases & 4 or moves != 0 else (total, (count + 1) * row)
         if phases & 3:
             _sums(
-                digit_rows, source, room, key, key_digits, count, position, phases, sums, step, n,
+                entries, digit_rows, source, room, key, key_digits, count, position, phases, sums, step, n,
                 0 if phases & 4 else turn, total, adding, whole, real,
             )  # fmt: skip
             if phases & 2 and not phases & 4 and moves != 0 and whole[prime, METHOD] >= 0:
@@ -177,23 +182,25 @@ def switch(  # type: ignore[no-untyped-def]
             total, rest, work = sums + p * step, remainders + 2 * p * padded, scratch + 2 * padded
             more = added_too if p else added
             if position == 0:
-                remainder(total, rest, n, signs, back, shrink, q, q_inverse, how, t, t_factor)
+                remainder(entries, total, rest, n, signs, back, shrink, q, q_inverse, how, t, t_factor)
                 continue
             more = more + i * row if more != 0 else 0
             if dropping and i < count - 1:
                 divide_row_twice(
-                    rest, total, more, out + (p * (count - 1) + i) * row, work, n, ahead, q, q_inverse, how,
-                    factor, real[prime, DROPPING],
+                    entries, rest, total, more, out + (p * (count - 1) + i) * row, work, n, ahead, q,
+                    q_inverse, how, factor, real[prime, DROPPING],
                 )  # fmt: skip
                 continue
             target = out + (p * count + i) * row
             after = moves != 0 and how >= 0
             quotient = scratch + 3 * padded if dropping or after else target
             divide_row(
-                rest, total, more, quotient, work, n, signs, ahead, q, q_inverse, how, factor,
+                entries, rest, total, more, quotient, work, n, signs, ahead, q, q_inverse, how, factor,
                 real[prime, RESIDUE], t, turn,
             )  # fmt: skip
             if dropping:
-                inverse(quotient, rest + padded, back, n, shrink, 0.0, 0, q, q_inverse, how)
+                call_inverse(
+                    entries[INVERSE], quotient, rest + padded, back, n, shrink, 0.0, 0, q, q_inverse, how
+                )
             elif after:
                 permute(quotient, target, 1, n, moves, counts)

@@ -17,9 +17,20 @@ With IFMA, primes of at most 49 bits are transformed on 52-bit integers (`ntt_wo
 
 from __future__ import annotations
 
-from securedl.he.vector.cache import kernel
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from securedl.he.vector.cache import caller, entry, kernel
 from securedl.he.vector.ntt_doubles import NARROW_BITS, forward_doubles, inverse_doubles
-from securedl.he.vector.ntt_words import LARGEST_BITS, forward_words, inverse_words
+from securedl.he.vector.ntt_words import (
+    LARGEST_BITS,
+    START_SIGNATURE,
+    forward_words,
+    inverse_words,
+    start_words,
+)
 from securedl.he.vector.words import IFMA
 
 
@@ -33,7 +44,16 @@ def method(prime: int) -> int:
     return max(0, bits - NARROW_BITS)
 
 
-@kernel("void(int64,int64,int64,int64,int64,float64,float64,int64,int64,int64)")
+_FORWARD = "void(int64,int64,int64,int64,int64,float64,float64,int64,int64,int64)"
+_INVERSE = "void(int64,int64,int64,int64,float64,float64,int64,float64,float64,int64)"
+
+#: Places in `entries`.
+FORWARD, INVERSE, START = range(3)
+#: The transforms, and the first two passes of one on words, for other kernels: their entry comes first.
+call_forward, call_inverse, call_start = caller(_FORWARD), caller(_INVERSE), caller(START_SIGNATURE)
+
+
+@kernel(_FORWARD)
 def forward(source, target, gap, table, n, q, q_inverse, how, first, second):  # type: ignore[no-untyped-def]
     """target = NTT(source), centred; any integers up to 2^49. Addresses of N doubles: source is a padded row,
     and the blocks of target are `gap` octets apart (see `padding`); they may be equal if that is padded too.
@@ -48,7 +68,7 @@ def forward(source, target, gap, table, n, q, q_inverse, how, first, second):  #
         forward_doubles(source, target, gap, table, n, q, q_inverse, how, first, second)
 
 
-@kernel("void(int64,int64,int64,int64,float64,float64,int64,float64,float64,int64)")
+@kernel(_INVERSE)
 def inverse(source, target, table, n, n_inverse, top, signs, q, q_inverse, how):  # type: ignore[no-untyped-def]
     """target = inverse NTT of centred values: canonical if top = q, exactly centred if top = 0.
 
@@ -59,3 +79,9 @@ def inverse(source, target, table, n, n_inverse, top, signs, q, q_inverse, how):
         inverse_words(source, target, table, n, top, signs, q, q_inverse, how)
     else:
         inverse_doubles(source, target, table, n, n_inverse, top, signs, q, q_inverse)
+
+
+@lru_cache(maxsize=1)
+def entries() -> NDArray[np.int64]:
+    """Addresses of the transforms' code."""
+    return np.array([entry(forward), entry(inverse), entry(start_words)])

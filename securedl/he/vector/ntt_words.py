@@ -30,7 +30,7 @@ from __future__ import annotations
 from typing import Any
 
 from securedl.he.vector.arith import Lanes, Value, lane_kernel
-from securedl.he.vector.cache import inner
+from securedl.he.vector.cache import inner, kernel
 from securedl.he.vector.padding import block_count, padded_gap, plain_gap, skipped
 from securedl.he.vector.words import (
     HEADER_OCTETS,
@@ -49,6 +49,8 @@ from securedl.he.vector.words import (
 NEVER, ON_LOADING, OFTEN = -1, -2, -3
 #: Most bits of a prime for each.
 LARGEST_BITS = {NEVER: 46, ON_LOADING: 47, OFTEN: 49}
+
+START_SIGNATURE = "void(int64,int64,int64,int64,int64,float64,float64,int64)"
 
 #: Octets of the twiddles of a leading or middle block: 15 and their 15 quotients, each padded to 16.
 RADIX_OCTETS = 256
@@ -385,7 +387,7 @@ def _middle_pass(data, gap, twiddles, table, n, how, q, q_inverse):  # type: ign
                 middle16(a, inside, a, inside, here, table, q, q_inverse)
 
 
-@inner
+@kernel(START_SIGNATURE)
 def start_words(source, target, gap, table, n, q, q_inverse, how):  # type: ignore[no-untyped-def]
     """The leading and the middle pass of a forward transform; `ntt.forward` but for the closing pass."""
     leading = table + HEADER_OCTETS

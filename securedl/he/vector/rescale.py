@@ -15,20 +15,20 @@ from typing import Any
 from securedl.he.vector import arith
 from securedl.he.vector.arith import WORDS, Lanes, Value, lane_kernel
 from securedl.he.vector.cache import inner, kernel
-from securedl.he.vector.ntt import forward, inverse
-from securedl.he.vector.ntt_words import close_words, start_words
+from securedl.he.vector.ntt import FORWARD, INVERSE, START, call_forward, call_inverse, call_start
+from securedl.he.vector.ntt_words import close_words
 from securedl.he.vector.padding import padded_gap, padded_row, plain_gap, skipped
 from securedl.he.vector.words import IFMA, OFFSET, Words
 
 
 @inner
-def remainder(last, out, n, signs, back, shrink, p, p_inverse, how, t, t_factor):  # type: ignore[no-untyped-def]
+def remainder(entries, last, out, n, signs, back, shrink, p, p_inverse, how, t, t_factor):  # type: ignore[no-untyped-def]
     """Padded coefficients of c at `out` and, for BGV, of k one row further; `last` is the row modulo p."""
     row = padded_row(n)
     if t == 0.0:
-        inverse(last, out, back, n, shrink, 0.0, 0, p, p_inverse, how)
+        call_inverse(entries[INVERSE], last, out, back, n, shrink, 0.0, 0, p, p_inverse, how)
     else:
-        inverse(last, out, back, n, shrink, p, signs, p, p_inverse, how)
+        call_inverse(entries[INVERSE], last, out, back, n, shrink, p, signs, p, p_inverse, how)
         t_inverse = 1.0 / t
         for j in range(0, row, 64):
             if signs != 0:
@@ -80,7 +80,7 @@ def _divide_twice_words(
 
 @inner
 def divide_row(  # type: ignore[no-untyped-def]
-    remainders, rows, added, out, work, n, signs, ahead, q, q_inverse, how, factor, residue, t, turn
+    entries, remainders, rows, added, out, work, n, signs, ahead, q, q_inverse, how, factor, residue, t, turn
 ):  # fmt: skip
     """out = (row - c)/p + added modulo one prime; `added` may be 0 for none, work is one padded row.
 
@@ -98,7 +98,7 @@ def divide_row(  # type: ignore[no-untyped-def]
             if signs != 0:
                 arith.negate_where(work + j, signs + j // 64, q, q_inverse)
     if how < 0:
-        start_words(source, work, gap, ahead, n, q, q_inverse, how)
+        call_start(entries[START], source, work, gap, ahead, n, q, q_inverse, how)
         for part in range(n // 128):
             skip = skipped(n, part, gap)
             close_words(work + 1024 * part + skip, part, ahead, n, q, q_inverse, how)
@@ -114,7 +114,7 @@ def divide_row(  # type: ignore[no-untyped-def]
                 else:
                     _divide(a, b, factor, c, ahead, out + j, turn, place, q, q_inverse)
         return
-    forward(source, out, plain_gap(n), ahead, n, q, q_inverse, how, 0, 0)
+    call_forward(entries[FORWARD], source, out, plain_gap(n), ahead, n, q, q_inverse, how, 0, 0)
     if added != 0:
         for j in range(0, row, 64):
             arith.divide_add_rows(rows + j, out + j, factor, added + j, out + j, q, q_inverse)
@@ -125,7 +125,7 @@ def divide_row(  # type: ignore[no-untyped-def]
 
 @inner
 def divide_row_twice(  # type: ignore[no-untyped-def]
-    remainders, rows, added, out, work, n, ahead, q, q_inverse, how, factor, factor_too
+    entries, remainders, rows, added, out, work, n, ahead, q, q_inverse, how, factor, factor_too
 ):  # fmt: skip
     """out = ((row - c)/p + added - d)/p' modulo one prime, for CKKS: as two divisions, with one transform.
 
@@ -137,7 +137,7 @@ def divide_row_twice(  # type: ignore[no-untyped-def]
     for j in range(0, padded, 64):
         arith.corrected_remainder(remainders + padded + j, remainders + j, factor, work + j, q, q_inverse)
     if how < 0:
-        start_words(work, work, gap, ahead, n, q, q_inverse, how)
+        call_start(entries[START], work, work, gap, ahead, n, q, q_inverse, how)
         for part in range(n // 128):
             skip = skipped(n, part, gap)
             close_words(work + 1024 * part + skip, part, ahead, n, q, q_inverse, how)
@@ -145,18 +145,18 @@ def divide_row_twice(  # type: ignore[no-untyped-def]
                 a, b = rows + j, work + j + skip
                 _divide_twice_words(a, b, factor, added + j, factor_too, ahead, out + j, q, q_inverse)
         return
-    forward(work, out, plain_gap(n), ahead, n, q, q_inverse, how, 0, 0)
+    call_forward(entries[FORWARD], work, out, plain_gap(n), ahead, n, q, q_inverse, how, 0, 0)
     for j in range(0, 8 * n, 64):
         arith.divide_twice_rows(rows + j, out + j, factor, added + j, factor_too, out + j, q, q_inverse)
 
 
 @kernel(
-    "void(int64,int64,int64,int64,int64,int64,int64,float64,float64,float64,int64,int64[::1],float64[::1],"
+    "void(int64[::1],int64,int64,int64,int64,int64,int64,int64,float64,float64,float64,int64,int64[::1],float64[::1],"
     "float64[::1],int64[::1],float64[::1],float64[::1],float64,float64)"
 )
 def divide(  # type: ignore[no-untyped-def]
-    last, rows, added, out, scratch, n, back, shrink, p, p_inverse, how, ahead, q, q_inverse, methods,
-    factors, residues, t, t_factor,
+    entries, last, rows, added, out, scratch, n, back, shrink, p, p_inverse, how, ahead, q, q_inverse,
+    methods, factors, residues, t, t_factor,
 ):  # fmt: skip
     """out = (rows - c)/p + added for one polynomial; `last` is its row modulo p, all in NTT form.
 
@@ -165,10 +165,10 @@ def divide(  # type: ignore[no-untyped-def]
     t is BGV's plain modulus or 0.
     """
     row = 8 * n
-    remainder(last, scratch, n, 0, back, shrink, p, p_inverse, how, t, t_factor)
+    remainder(entries, last, scratch, n, 0, back, shrink, p, p_inverse, how, t, t_factor)
     for i in range(q.size):
         divide_row(
-            scratch, rows + i * row, added + i * row if added != 0 else 0, out + i * row,
+            entries, scratch, rows + i * row, added + i * row if added != 0 else 0, out + i * row,
             scratch + 2 * padded_row(n), n, 0, ahead[i], q[i], q_inverse[i], methods[i], factors[i],
             residues[i], t, 0,
         )  # fmt: skip
