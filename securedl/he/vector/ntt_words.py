@@ -8,10 +8,13 @@ a prime of b bits:
 
     bits    inputs |x|     reduced                                 largest distance from B
     <= 46   2^49           never                                   2^49 + 15 q < 2^51 - q
-    47      2^49           X on loading (to q)                     16 q = B
-    48, 49  2^49           X before the first and third level      4 q <= B
+    47, 48  2^49           X on loading (to q) and before the      8 q <= B
+                           last level of the middle pass
+    49      2^49           X before the first and third level      4 q <= B
                            of each pass, and before the three
                            within vectors
+
+N = 32768, whose closing pass has seven levels, does that pass at 47 and 48 bits as at 49.
 
 A reduction gives [0, 2q) - q + B. Only X needs one: s is small whatever Y was. Primes of 50 bits go through
 `ntt_doubles`.
@@ -46,9 +49,9 @@ from securedl.he.vector.words import (
 )
 
 #: How a forward transform keeps its values small.
-NEVER, ON_LOADING, OFTEN = -1, -2, -3
+NEVER, TWICE, OFTEN = -1, -2, -3
 #: Most bits of a prime for each.
-LARGEST_BITS = {NEVER: 46, ON_LOADING: 47, OFTEN: 49}
+LARGEST_BITS = {NEVER: 46, TWICE: 48, OFTEN: 49}
 
 START_SIGNATURE = "void(int64,int64,int64,int64,int64,float64,float64,int64)"
 
@@ -109,8 +112,13 @@ class _Forward:
         total = words.low(words.low(x, y, w), k, words.minus_q)
         return total, words.sub(words.add(x, x), total)
 
-    def network(self, x: list[Value], depth: int, twiddles: list[Value], gap: int, often: bool) -> None:
-        """`depth` levels on 2^depth vectors for each of `twiddles`; quotients follow `gap` octets later."""
+    def network(
+        self, x: list[Value], depth: int, twiddles: list[Value], gap: int, reduced: tuple[int, ...]
+    ) -> None:
+        """`depth` levels on 2^depth vectors for each of `twiddles`; quotients follow `gap` octets later.
+
+        reduced: levels before which X is.
+        """
         count = 1 << depth
         for level in range(depth):
             half = count >> (level + 1)
@@ -120,7 +128,7 @@ class _Forward:
                 for group in range(1 << level)
                 for first in range(count * block + 2 * half * group - half, count * block + 2 * half * group)
             ]
-            if often and level % 2 == 0:
+            if level in reduced:
                 self.reduce(x, [a for a, _, _ in pairs])
             for a, table, group in pairs:
                 at = 8 * ((1 << level) - 1 + group)
@@ -129,7 +137,11 @@ class _Forward:
                 x[a], x[a + half] = self.pair(x[a], x[a + half], w, quotient)
 
 
-def _forward_radix(depth: int, from_doubles: bool, often: bool, on_loading: bool = False) -> Any:
+#: Levels of a pass before which OFTEN reduces X.
+_EVERY_SECOND = (0, 2)
+
+
+def _forward_radix(depth: int, from_doubles: bool, *reduced: int) -> Any:
     @lane_kernel("iiiiiidd")
     def forward(
         lanes: Lanes, source: Value, source_gap: Value, target: Value, target_gap: Value, twiddles: Value,
@@ -145,9 +157,7 @@ def _forward_radix(depth: int, from_doubles: bool, often: bool, on_loading: bool
             x = [work.words.from_double(lanes.load(place), offset) for place in places]
         else:
             x = [work.words.load(place) for place in places]
-        if on_loading:
-            work.reduce(x, list(range(radix // 2)))
-        work.network(x, depth, [twiddles], RADIX_OCTETS // 2, often)
+        work.network(x, depth, [twiddles], RADIX_OCTETS // 2, reduced)
         for value, place in zip(x, lanes.apart(target, target_gap, radix), strict=True):
             lanes.store(value, place)
 
@@ -166,7 +176,7 @@ def _closing(depth: int, blocks: int, often: bool) -> Any:
         words = work.words
         x = [words.load(data, 64 * k) for k in range(count * blocks)]
         starts = [lanes.offset(twiddles, closing_octets(depth) * b) for b in range(blocks)]
-        work.network(x, depth, starts, 8 * count, often)
+        work.network(x, depth, starts, 8 * count, _EVERY_SECOND if often else ())
         firsts = range(0, count * blocks, 2)
         if often:
             for k in firsts:
@@ -336,10 +346,11 @@ def _opening(depth: int, blocks: int, often: bool) -> Any:
 # --- whole transforms ----------------------------------------------------------------------------
 
 # A leading pass of radix 8 (N = 4096) or 16, a middle pass, a closing pass for each ring.
-leading8, leading16 = _forward_radix(3, True, False), _forward_radix(4, True, False)
-leading8_reduced, leading16_reduced = (_forward_radix(depth, True, False, True) for depth in (3, 4))
-leading8_often, leading16_often = _forward_radix(3, True, True), _forward_radix(4, True, True)
-middle16, middle16_often = _forward_radix(4, False, False), _forward_radix(4, False, True)
+leading8, leading16 = _forward_radix(3, True), _forward_radix(4, True)
+leading8_twice, leading16_twice = _forward_radix(3, True, 0), _forward_radix(4, True, 0)
+leading8_often, leading16_often = (_forward_radix(depth, True, *_EVERY_SECOND) for depth in (3, 4))
+middle16, middle16_twice = _forward_radix(4, False), _forward_radix(4, False, 3)
+middle16_often = _forward_radix(4, False, *_EVERY_SECOND)
 closing32, closing64, closing128 = (_closing(depth, 16 >> depth, False) for depth in (2, 3, 4))
 closing32_often, closing64_often, closing128_often = (
     _closing(depth, 16 >> depth, True) for depth in (2, 3, 4)
@@ -362,14 +373,14 @@ def _leading_pass(source, target, gap, twiddles, table, n, how, q, q_inverse):  
         if n == 4096:
             if how == NEVER:
                 leading8(a, from_gap, b, gap, twiddles, table, q, q_inverse)
-            elif how == ON_LOADING:
-                leading8_reduced(a, from_gap, b, gap, twiddles, table, q, q_inverse)
+            elif how == TWICE:
+                leading8_twice(a, from_gap, b, gap, twiddles, table, q, q_inverse)
             else:
                 leading8_often(a, from_gap, b, gap, twiddles, table, q, q_inverse)
         elif how == NEVER:
             leading16(a, from_gap, b, gap, twiddles, table, q, q_inverse)
-        elif how == ON_LOADING:
-            leading16_reduced(a, from_gap, b, gap, twiddles, table, q, q_inverse)
+        elif how == TWICE:
+            leading16_twice(a, from_gap, b, gap, twiddles, table, q, q_inverse)
         else:
             leading16_often(a, from_gap, b, gap, twiddles, table, q, q_inverse)
 
@@ -383,6 +394,8 @@ def _middle_pass(data, gap, twiddles, table, n, how, q, q_inverse):  # type: ign
             a = data + gap * block + j
             if how == OFTEN:
                 middle16_often(a, inside, a, inside, here, table, q, q_inverse)
+            elif how == TWICE:
+                middle16_twice(a, inside, a, inside, here, table, q, q_inverse)
             else:
                 middle16(a, inside, a, inside, here, table, q, q_inverse)
 
@@ -412,7 +425,7 @@ def close_words(data, part, table, n, q, q_inverse, how):  # type: ignore[no-unt
             closing64_often(data, here, table, q, q_inverse)
         else:
             closing64(data, here, table, q, q_inverse)
-    elif how == OFTEN:
+    elif how != NEVER:
         closing128_often(data, here, table, q, q_inverse)
     else:
         closing128(data, here, table, q, q_inverse)
