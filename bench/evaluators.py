@@ -113,17 +113,19 @@ def bandwidth() -> float:
     return 2 * a.nbytes / min(_timed(lambda: np.dot(a, b)) for _ in range(5))
 
 
-def _block(call: Callable[[], Any], settle: float = 4e-3, timed: float = 8e-3) -> list[float]:
-    """Times in µs of calls for about 8 ms, after 4 ms of calls that are not counted; at least one of each.
+def _block(call: Callable[[], Any], settle: float = 10e-3, timed: float = 30e-3) -> list[float]:
+    """Times in µs of calls for about 30 ms and three at least, after 10 ms of calls that are not counted.
 
     After other code the caches are cold and the processor takes some milliseconds to reach its speed: a
-    relinearisation took 474, 429, ... 406 µs after one of SEAL's, the last from the ninth call on.
+    relinearisation took 474, 429, ... 406 µs after one of SEAL's, the last from the ninth call on. Calls that
+    take seconds are not repeated so often.
     """
-    start = time.perf_counter()
-    while time.perf_counter() < start + settle:
+    begin = time.perf_counter()
+    call()
+    while time.perf_counter() < begin + settle:
         call()
     found = [_timed(call)]
-    while sum(found) < 1e6 * timed:
+    while sum(found) < 1e6 and (len(found) < 3 or sum(found) < 1e6 * timed):
         found.append(_timed(call))
     return found
 
