@@ -34,8 +34,9 @@ from securedl.he.vector.padding import PAD, block_octets
 
 #: Levels at each ring; the primes are those that the compiler chooses for so many.
 LEVELS = {4096: 1, 8192: 3, 16384: 5, 32768: 9}
-#: Baby and giant steps of a layer at each ring: SEAL needs seconds for more at the largest.
-LAYERS = {4096: (8, 8), 8192: (8, 8), 16384: (8, 8), 32768: (4, 4)}
+#: Baby and giant steps of a layer at each ring, as the compiler splits 64 diagonals, and 16 at the largest
+#: ring, where SEAL needs seconds for more.
+LAYERS = {4096: (16, 4), 8192: (16, 4), 16384: (16, 4), 32768: (8, 2)}
 MODEL = 4
 #: Terms of a sum of products on SEAL, and rotations of one ciphertext.
 TERMS, HOISTED = 8, (1, 2, 3)
