@@ -151,6 +151,21 @@ class Automorphism:
     scatter: Integers
     signs: NDArray[np.uint8]
 
+    @cached_property
+    def moves_at(self) -> int:
+        """Address of `moves`."""
+        return address(self.moves)
+
+    @cached_property
+    def scatter_at(self) -> int:
+        """Address of `scatter`."""
+        return address(self.scatter)
+
+    @cached_property
+    def signs_at(self) -> int:
+        """Address of `signs`."""
+        return address(self.signs)
+
 
 def ntt_permutation(ring: int, element: int) -> Integers:
     """Where each NTT value comes from; index i belongs to the root psi^(2·bitrev(i) + 1)."""

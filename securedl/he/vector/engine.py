@@ -11,7 +11,7 @@ import numpy as np
 
 from securedl.errors import InputError
 from securedl.he.params import Parameters
-from securedl.he.vector.buffers import Block, Buffers, address
+from securedl.he.vector.buffers import Block, Buffers
 from securedl.he.vector.chain import Automorphism, Floats, chain_of
 from securedl.he.vector.handles import Handle, SwitchKey
 from securedl.he.vector.keyswitch import DIVIDE, SUM, TRANSFORM, digits, switch
@@ -51,6 +51,11 @@ class Engine:
     def work_rows(self, count: int) -> Block:
         """Memory for `count` padded rows."""
         return self.buffers.take(count * self.work_row // 8)
+
+    def _work_places(self, *counts: int) -> tuple[Block, list[int]]:
+        """One piece of memory for several groups of padded rows, and where they begin; hold on to it."""
+        work = self.work_rows(sum(counts))
+        return work, [work.at + self.work_row * sum(counts[:k]) for k in range(len(counts))]
 
     def handle(self, size: int, level: int, scale: float, correction: int) -> Handle:
         """A handle without values."""
@@ -149,48 +154,34 @@ class Engine:
 
     # --- key switching ---------------------------------------------------------------------------
 
-    def digits(self, source: int, count: int, signs: int = 0, serial: bool = False) -> Block:
-        """The digits of one polynomial of `count` primes."""
-        out, c = self.work_rows(count), self.chain
+    def digits(self, source: int, out: int, count: int, signs: int = 0, serial: bool = False) -> None:
+        """The digits of one polynomial of `count` primes, to padded rows at `out`."""
+        c = self.chain
+        constants = c.back, c.shrink, c.q, c.q_inverse, c.methods
 
         def part(first: int, end: int) -> None:
-            digits(
-                entries(),
-                source,
-                out.at,
-                self.n,
-                signs,
-                first,
-                end,
-                c.back,
-                c.shrink,
-                c.q,
-                c.q_inverse,
-                c.methods,
-            )
+            digits(entries(), source, out, self.n, signs, first, end, *constants)
 
         if serial or not self._shared(count * (count + 1)):
             part(0, count)
         else:
             self.split(part, count, 1)
-        return out
 
     def switch(
-        self, digit_rows: Block, source: int, expanded: Block, shared: bool, key: SwitchKey | None,
-        phases: int, begin: int, end: int, count: int, out: int = 0, added: tuple[int, int] = (0, 0),
-        remainders: int = 0, signs: int = 0, turn: Automorphism | None = None, dropping: bool = False,
+        self, digit_rows: int, source: int, expanded: int, shared: bool, key: SwitchKey | None, phases: int,
+        begin: int, end: int, count: int, out: int = 0, added: tuple[int, int] = (0, 0), remainders: int = 0,
+        scratch: int = 0, signs: int = 0, turn: Automorphism | None = None, dropping: bool = False,
         adding: bool = False,
     ) -> None:  # fmt: skip
         """Call the kernel; `expanded` holds every position if `shared`, otherwise one."""
-        scratch = self.work_rows(4)
         moves, counts, scatter = 0, self.chain.lengths, 0
         if turn is not None:
-            moves, counts, scatter = address(turn.moves), turn.counts, address(turn.scatter)
+            moves, counts, scatter = turn.moves_at, turn.counts, turn.scatter_at
+        at, key_digits = (0, 0) if key is None else (key.block.at, key.digits)
         switch(
-            entries(), digit_rows.at, source, expanded.at, self.work_row * count if shared else 0,
-            0 if key is None else key.block.at, 0 if key is None else key.digits, count, begin, end, self.n,
-            phases, out, added[0], added[1], remainders, scratch.at, signs, moves, counts, scatter,
-            adding, *self._switch_constants(count), dropping,
+            entries(), digit_rows, source, expanded, self.work_row * count if shared else 0, at, key_digits,
+            count, begin, end, self.n, phases, out, added[0], added[1], remainders, scratch, signs, moves,
+            counts, scatter, adding, *self._switch_constants(count), dropping,
         )  # fmt: skip
 
     def switched(self, a: Handle, polynomial: int, key: SwitchKey, added: tuple[int, int]) -> Handle:
@@ -201,23 +192,24 @@ class Engine:
         signs, turn = key.signs_at, key.turn
         count = a.level + 1
         source = a.at + polynomial * count * self.row
-        digit_rows = self.digits(source, count, signs)
         out = self.handle(2, a.level, a.scale, a.correction)
-        remainders = self.work_rows(4)
         if not self._shared(count * (count + 1)):
-            expanded = self.work_rows(count)
-            phases = TRANSFORM | SUM | DIVIDE
+            _work, places = self._work_places(count, 4, 4, count)
+            digit_rows, remainders, scratch, expanded = places
+            self.digits(source, digit_rows, count, signs)
             self.switch(
-                digit_rows, source, expanded, False, key, phases, 0, count + 1, count, out.at, added,
-                remainders.at, signs, turn,
+                digit_rows, source, expanded, False, key, TRANSFORM | SUM | DIVIDE, 0, count + 1, count,
+                out.at, added, remainders, scratch, signs, turn,
             )  # fmt: skip
             return out
-        expanded = self.work_rows((count + 1) * count)
+        _work, (digit_rows, remainders, expanded) = self._work_places(count, 4, (count + 1) * count)
+        self.digits(source, digit_rows, count, signs)
 
         def part(phases: int, position: int) -> None:
+            scratch = self.work_rows(4)
             self.switch(
                 digit_rows, source, expanded, True, key, phases, position, position + 1, count, out.at, added,
-                remainders.at, signs, turn,
+                remainders, scratch.at, signs, turn,
             )  # fmt: skip
 
         first = [partial(part, TRANSFORM | SUM | DIVIDE, 0)]
@@ -229,13 +221,13 @@ class Engine:
         """Three polynomials to two and one prime fewer, for CKKS, in this thread."""
         count, row = a.level + 1, self.row
         source = a.at + 2 * count * row
-        digit_rows = self.digits(source, count, serial=True)
         out = self.handle(2, a.level - 1, scale, a.correction)
-        expanded, remainders = self.work_rows(count), self.work_rows(4)
+        _work, (digit_rows, remainders, scratch, expanded) = self._work_places(count, 4, 4, count)
+        self.digits(source, digit_rows, count, serial=True)
         for begin, end in ((0, 1), (count, count + 1), (1, count)):
             self.switch(
                 digit_rows, source, expanded, False, key, TRANSFORM | SUM | DIVIDE, begin, end, count, out.at,
-                (a.at, a.at + count * row), remainders.at, dropping=True,
+                (a.at, a.at + count * row), remainders, scratch, dropping=True,
             )  # fmt: skip
         return out
 
@@ -243,8 +235,8 @@ class Engine:
         """All rotations of a from one decomposition."""
         count = a.level + 1
         source = a.at + count * self.row
-        digit_rows = self.digits(source, count)
-        expanded = self.work_rows((count + 1) * count)
+        _work, (digit_rows, expanded) = self._work_places(count, (count + 1) * count)
+        self.digits(source, digit_rows, count)
         transform = partial(self.switch, digit_rows, source, expanded, True, None, TRANSFORM)
         self.run([partial(transform, k, k + 1, count) for k in range(count + 1)])
         switched = list(keys.values())
@@ -253,11 +245,12 @@ class Engine:
 
         def some(begin: int, end: int, share: range) -> None:
             """Prime after prime for all keys: its digits stay in the cache."""
+            scratch = self.work_rows(4)
             for position in range(begin, end):
                 for k in share:
                     self.switch(
                         digit_rows, source, expanded, True, switched[k], SUM | DIVIDE, position, position + 1,
-                        count, outs[k].at, (a.at, 0), rests[k].at, 0, switched[k].turn,
+                        count, outs[k].at, (a.at, 0), rests[k].at, scratch.at, 0, switched[k].turn,
                     )  # fmt: skip
 
         pieces = min(self.threads, len(switched))
@@ -290,8 +283,9 @@ class Engine:
             raise InputError("a relinearisation key rotates nothing")
         count, n = a.level + 1, self.n
         source = a.at + count * self.row
-        digit_rows, expanded = self.digits(source, count, serial=True), self.work_rows(count)
-        moves, counts = address(key.turn.moves), key.turn.counts
+        _work, (digit_rows, scratch, expanded) = self._work_places(count, 4, count)
+        self.digits(source, digit_rows, count, serial=True)
+        moves, counts = key.turn.moves_at, key.turn.counts
         adding = total is not None
         if total is None:
             total = self.rows(2 * (count + 1)), self.rows(count)
@@ -300,7 +294,7 @@ class Engine:
             add_permuted(a.at, total[1].at, count, n, moves, counts, *self._moduli(count - 1))
         self.switch(
             digit_rows, source, expanded, False, key, TRANSFORM | SUM, 0, count + 1, count, total[0].at,
-            turn=key.turn, adding=adding,
+            scratch=scratch, turn=key.turn, adding=adding,
         )  # fmt: skip
         return total
 

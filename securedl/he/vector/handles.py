@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from securedl.he.vector.buffers import Block, address
+from securedl.he.vector.buffers import Block
 from securedl.he.vector.chain import Automorphism
 
 
@@ -50,4 +50,4 @@ class SwitchKey:
     @property
     def signs_at(self) -> int:
         """Address of the automorphism's signs, or 0."""
-        return 0 if self.turn is None else address(self.turn.signs)
+        return 0 if self.turn is None else self.turn.signs_at
