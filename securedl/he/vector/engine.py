@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -12,9 +13,9 @@ import numpy as np
 from securedl.errors import InputError
 from securedl.he.params import Parameters
 from securedl.he.vector.buffers import Block, Buffers
-from securedl.he.vector.chain import Automorphism, Floats, chain_of
+from securedl.he.vector.chain import Floats, Integers, chain_of
 from securedl.he.vector.handles import Handle, SwitchKey
-from securedl.he.vector.keyswitch import DIVIDE, SUM, TRANSFORM, digits, switch
+from securedl.he.vector.keyswitch import DIGITS, DIVIDE, SUM, TRANSFORM, digits, switch
 from securedl.he.vector.ntt import entries, forward, inverse
 from securedl.he.vector.padding import block_octets, padded_octets
 from securedl.he.vector.rescale import divide
@@ -23,6 +24,32 @@ from securedl.he.vector.rows import add, add_permuted, permute
 #: Transformed values from which one operation is given to several threads. At N = 8192 with 4 primes
 #: (20 transforms) two threads gain nothing on a key switch, at 16384 with 6 primes (42) 1.5 times.
 _SHARED_VALUES = 400_000
+
+
+_NO_COUNTS = np.zeros(1, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One key switch of several that share their digits: its key, and addresses of its result and of four
+    padded rows.
+    """
+
+    key: SwitchKey
+    out: int
+    remainders: int = 0
+
+    @property
+    def line(self) -> tuple[int, ...]:
+        """Columns of `keyswitch.switch`."""
+        turn = self.key.turn
+        places = (turn.moves_at, turn.scatter_at) if turn else (0, 0)
+        return self.key.block.at, self.out, self.remainders, *places
+
+    @property
+    def counts(self) -> Integers:
+        """Of the automorphism's patterns."""
+        return _NO_COUNTS if self.key.turn is None else self.key.turn.counts
 
 
 class Engine:
@@ -52,10 +79,10 @@ class Engine:
         """Memory for `count` padded rows."""
         return self.buffers.take(count * self.work_row // 8)
 
-    def _work_places(self, *counts: int) -> tuple[Block, list[int]]:
+    def _work_places(self, *counts: int) -> tuple[Block, tuple[int, ...]]:
         """One piece of memory for several groups of padded rows, and where they begin; hold on to it."""
         work = self.work_rows(sum(counts))
-        return work, [work.at + self.work_row * sum(counts[:k]) for k in range(len(counts))]
+        return work, tuple(work.at + self.work_row * sum(counts[:k]) for k in range(len(counts)))
 
     def handle(self, size: int, level: int, scale: float, correction: int) -> Handle:
         """A handle without values."""
@@ -154,7 +181,7 @@ class Engine:
 
     # --- key switching ---------------------------------------------------------------------------
 
-    def digits(self, source: int, out: int, count: int, signs: int = 0, serial: bool = False) -> None:
+    def digits(self, source: int, out: int, count: int, signs: int = 0) -> None:
         """The digits of one polynomial of `count` primes, to padded rows at `out`."""
         c = self.chain
         constants = c.back, c.shrink, c.q, c.q_inverse, c.methods
@@ -162,26 +189,24 @@ class Engine:
         def part(first: int, end: int) -> None:
             digits(entries(), source, out, self.n, signs, first, end, *constants)
 
-        if serial or not self._shared(count * (count + 1)):
-            part(0, count)
-        else:
+        if self._shared(count * (count + 1)):
             self.split(part, count, 1)
+        else:
+            part(0, count)
 
     def switch(
-        self, digit_rows: int, source: int, expanded: int, shared: bool, key: SwitchKey | None, phases: int,
-        begin: int, end: int, count: int, out: int = 0, added: tuple[int, int] = (0, 0), remainders: int = 0,
-        scratch: int = 0, signs: int = 0, turn: Automorphism | None = None, dropping: bool = False,
-        adding: bool = False,
+        self, work: tuple[int, ...], source: int, count: int, phases: int, begin: int, end: int,
+        items: Sequence[Item], shared: bool = False, added: tuple[int, int] = (0, 0), signs: int = 0,
+        dropping: bool = False, adding: bool = False,
     ) -> None:  # fmt: skip
-        """Call the kernel; `expanded` holds every position if `shared`, otherwise one."""
-        moves, counts, scatter = 0, self.chain.lengths, 0
-        if turn is not None:
-            moves, counts, scatter = turn.moves_at, turn.counts, turn.scatter_at
-        at, key_digits = (0, 0) if key is None else (key.block.at, key.digits)
+        """Call the kernel. work: digits, expanded digits (every position's if `shared`) and four rows."""
+        digit_rows, expanded, scratch = work
+        lines = np.array([item.line for item in items])
+        counts = items[0].counts[None] if len(items) == 1 else np.array([item.counts for item in items])
         switch(
-            entries(), digit_rows, source, expanded, self.work_row * count if shared else 0, at, key_digits,
-            count, begin, end, self.n, phases, out, added[0], added[1], remainders, scratch, signs, moves,
-            counts, scatter, adding, *self._switch_constants(count), dropping,
+            entries(), digit_rows, source, expanded, self.work_row * count if shared else 0,
+            items[0].key.digits, count, begin, end, self.n, phases, *added, scratch,
+            signs, lines, counts, adding, *self._switch_constants(count), dropping,
         )  # fmt: skip
 
     def switched(self, a: Handle, polynomial: int, key: SwitchKey, added: tuple[int, int]) -> Handle:
@@ -189,28 +214,25 @@ class Engine:
 
         With a rotation key the result is then permuted.
         """
-        signs, turn = key.signs_at, key.turn
-        count = a.level + 1
+        signs, count = key.signs_at, a.level + 1
         source = a.at + polynomial * count * self.row
         out = self.handle(2, a.level, a.scale, a.correction)
-        if not self._shared(count * (count + 1)):
-            _work, places = self._work_places(count, 4, 4, count)
-            digit_rows, remainders, scratch, expanded = places
-            self.digits(source, digit_rows, count, signs)
-            self.switch(
-                digit_rows, source, expanded, False, key, TRANSFORM | SUM | DIVIDE, 0, count + 1, count,
-                out.at, added, remainders, scratch, signs, turn,
-            )  # fmt: skip
+        shared = self._shared(count * (count + 1))
+        _work, (digit_rows, remainders, scratch, expanded) = self._work_places(
+            count, 4, 4, count * (count + 1 if shared else 1)
+        )
+        items = [Item(key, out.at, remainders)]
+        if not shared:
+            work = digit_rows, expanded, scratch
+            phases = DIGITS | TRANSFORM | SUM | DIVIDE
+            self.switch(work, source, count, phases, 0, count + 1, items, False, added, signs)
             return out
-        _work, (digit_rows, remainders, expanded) = self._work_places(count, 4, (count + 1) * count)
         self.digits(source, digit_rows, count, signs)
 
         def part(phases: int, position: int) -> None:
-            scratch = self.work_rows(4)
-            self.switch(
-                digit_rows, source, expanded, True, key, phases, position, position + 1, count, out.at, added,
-                remainders, scratch.at, signs, turn,
-            )  # fmt: skip
+            mine = self.work_rows(4)
+            work = digit_rows, expanded, mine.at
+            self.switch(work, source, count, phases, position, position + 1, items, True, added, signs)
 
         first = [partial(part, TRANSFORM | SUM | DIVIDE, 0)]
         self.run(first + [partial(part, TRANSFORM, k) for k in range(1, count + 1)])
@@ -223,44 +245,46 @@ class Engine:
         source = a.at + 2 * count * row
         out = self.handle(2, a.level - 1, scale, a.correction)
         _work, (digit_rows, remainders, scratch, expanded) = self._work_places(count, 4, 4, count)
-        self.digits(source, digit_rows, count, serial=True)
-        for begin, end in ((0, 1), (count, count + 1), (1, count)):
-            self.switch(
-                digit_rows, source, expanded, False, key, TRANSFORM | SUM | DIVIDE, begin, end, count, out.at,
-                (a.at, a.at + count * row), remainders, scratch, dropping=True,
-            )  # fmt: skip
+        self.switch(
+            (digit_rows, expanded, scratch), source, count, DIGITS | TRANSFORM | SUM | DIVIDE, 0, count + 1,
+            [Item(key, out.at, remainders)], added=(a.at, a.at + count * row), dropping=True,
+        )  # fmt: skip
         return out
 
     def hoisted(self, a: Handle, keys: dict[int, SwitchKey]) -> dict[int, Handle]:
-        """All rotations of a from one decomposition."""
+        """All rotations of a from one decomposition, prime after prime for all keys: a prime's digits stay in
+        the cache.
+        """
         count = a.level + 1
         source = a.at + count * self.row
-        _work, (digit_rows, expanded) = self._work_places(count, (count + 1) * count)
+        outs = [self.handle(2, a.level, a.scale, a.correction) for _ in keys]
+        shared = self.threads > 1
+        _work, (digit_rows, scratch, rests, expanded) = self._work_places(
+            count, 4 * self.threads, 4 * len(keys), count * (count + 1 if shared else 1)
+        )
+        items = [
+            Item(key, out.at, rests + 4 * k * self.work_row)
+            for k, (key, out) in enumerate(zip(keys.values(), outs, strict=True))
+        ]
+
+        def some(phases: int, begin: int, end: int, share: Sequence[Item], thread: int) -> None:
+            work = digit_rows, expanded, scratch + 4 * thread * self.work_row
+            self.switch(work, source, count, phases, begin, end, share, shared, (a.at, 0))
+
+        if not shared:
+            some(DIGITS | TRANSFORM | SUM | DIVIDE, 0, count + 1, items, 0)
+            return dict(zip(keys, outs, strict=True))
         self.digits(source, digit_rows, count)
-        transform = partial(self.switch, digit_rows, source, expanded, True, None, TRANSFORM)
-        self.run([partial(transform, k, k + 1, count) for k in range(count + 1)])
-        switched = list(keys.values())
-        outs = [self.handle(2, a.level, a.scale, a.correction) for _ in switched]
-        rests = [self.work_rows(4) for _ in switched]
-
-        def some(begin: int, end: int, share: range) -> None:
-            """Prime after prime for all keys: its digits stay in the cache."""
-            scratch = self.work_rows(4)
-            for position in range(begin, end):
-                for k in share:
-                    self.switch(
-                        digit_rows, source, expanded, True, switched[k], SUM | DIVIDE, position, position + 1,
-                        count, outs[k].at, (a.at, 0), rests[k].at, scratch.at, 0, switched[k].turn,
-                    )  # fmt: skip
-
-        pieces = min(self.threads, len(switched))
-        shares = [range(k, len(switched), pieces) for k in range(pieces)]
-        if count % pieces or len(switched) % pieces == 0:
-            self.run([partial(some, 0, count + 1, share) for share in shares])
+        self.run([partial(some, TRANSFORM, k, k + 1, items[:1], 0) for k in range(count + 1)])
+        pieces = min(self.threads, len(items))
+        shares = [items[k::pieces] for k in range(pieces)]
+        both = SUM | DIVIDE
+        if count % pieces or len(items) % pieces == 0:
+            self.run([partial(some, both, 0, count + 1, share, k) for k, share in enumerate(shares)])
         else:  # an odd key would keep one thread waiting; positions after the first can be shared evenly
-            self.run([partial(some, 0, 1, share) for share in shares])
-            part, every = count // pieces, range(len(switched))
-            self.run([partial(some, 1 + part * k, 1 + part * (k + 1), every) for k in range(pieces)])
+            self.run([partial(some, both, 0, 1, share, k) for k, share in enumerate(shares)])
+            part = count // pieces
+            self.run([partial(some, both, 1 + part * k, 1 + part * (k + 1), items, k) for k in range(pieces)])
         return dict(zip(keys, outs, strict=True))
 
     def accumulate(self, total: tuple[Block, Block], more: tuple[Block, Block], count: int) -> None:
@@ -283,8 +307,7 @@ class Engine:
             raise InputError("a relinearisation key rotates nothing")
         count, n = a.level + 1, self.n
         source = a.at + count * self.row
-        _work, (digit_rows, scratch, expanded) = self._work_places(count, 4, count)
-        self.digits(source, digit_rows, count, serial=True)
+        _work, work = self._work_places(count, count, 4)
         moves, counts = key.turn.moves_at, key.turn.counts
         adding = total is not None
         if total is None:
@@ -292,10 +315,8 @@ class Engine:
             permute(a.at, total[1].at, count, n, moves, counts)
         else:
             add_permuted(a.at, total[1].at, count, n, moves, counts, *self._moduli(count - 1))
-        self.switch(
-            digit_rows, source, expanded, False, key, TRANSFORM | SUM, 0, count + 1, count, total[0].at,
-            scratch=scratch, turn=key.turn, adding=adding,
-        )  # fmt: skip
+        items = [Item(key, total[0].at)]
+        self.switch(work, source, count, DIGITS | TRANSFORM | SUM, 0, count + 1, items, adding=adding)
         return total
 
     def divide(self, source: int, last: int, added: int, out: int, dropped: int, count: int) -> None:

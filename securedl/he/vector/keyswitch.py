@@ -26,8 +26,11 @@ from securedl.he.vector.padding import padded_gap, padded_row, plain_gap, skippe
 from securedl.he.vector.rescale import divide_row, divide_row_twice, remainder
 from securedl.he.vector.rows import add_permuted_row, permute
 
-#: What `switch` does with each prime.
-TRANSFORM, SUM, DIVIDE = 1, 2, 4
+#: What `switch` does: the digits of all primes, and then with each prime.
+DIGITS, TRANSFORM, SUM, DIVIDE = 8, 1, 2, 4
+#: What a line of its items holds: addresses of a key, of the result, of four padded rows, and of the moves
+#: and the scatter of an automorphism (0 for none).
+KEY, OUT, REMAINDERS, MOVES, SCATTER = range(5)
 
 
 @kernel(
@@ -116,21 +119,84 @@ def _sums(  # type: ignore[no-untyped-def]
         )  # fmt: skip
 
 
+@inner
+def _position(  # type: ignore[no-untyped-def]
+    entries, digit_rows, source, room, position, count, n, phases, key_digits, added, added_too, scratch,
+    signs, item, counts, adding, whole, real, t, t_factor, dropping,
+):  # fmt: skip
+    """`switch` for one position and one item."""
+    row, padded = 8 * n, padded_row(n)
+    out, moves, turn = item[OUT], item[MOVES], item[SCATTER]
+    i = position - 1 if position else count
+    prime = i if position else whole.shape[0] - 1
+    total = out + i * row
+    sums, step = (scratch, padded) if phases & 4 or moves != 0 else (total, (count + 1) * row)
+    q, q_inverse, how, ahead = (
+        real[prime, Q],
+        real[prime, Q_INVERSE],
+        whole[prime, METHOD],
+        whole[prime, AHEAD],
+    )
+    if phases & 3:
+        _sums(
+            entries, digit_rows, source, room, item[KEY], key_digits, count, position, phases, sums, step, n,
+            0 if phases & 4 else turn, total, adding, whole, real,
+        )  # fmt: skip
+        if phases & 2 and not phases & 4 and moves != 0 and how >= 0:
+            for p in range(2):
+                target = total + p * (count + 1) * row
+                if adding:
+                    add_permuted_row(sums + p * step, target, moves, counts, q, q_inverse)
+                else:
+                    permute(sums + p * step, target, 1, n, moves, counts)
+    if not phases & 4:
+        return
+    back, shrink, factor = whole[prime, BACK], real[prime, SHRINK], real[prime, FACTOR]
+    for p in range(2):
+        a, rest, work = sums + p * step, item[REMAINDERS] + 2 * p * padded, scratch + 2 * padded
+        more = added_too if p else added
+        if position == 0:
+            remainder(entries, a, rest, n, signs, back, shrink, q, q_inverse, how, t, t_factor)
+            continue
+        more = more + i * row if more != 0 else 0
+        if dropping and i < count - 1:
+            divide_row_twice(
+                entries, rest, a, more, out + (p * (count - 1) + i) * row, work, n, ahead, q, q_inverse, how,
+                factor, real[prime, DROPPING],
+            )  # fmt: skip
+            continue
+        target = out + (p * count + i) * row
+        after = moves != 0 and how >= 0
+        quotient = scratch + 3 * padded if dropping or after else target
+        divide_row(
+            entries, rest, a, more, quotient, work, n, signs, ahead, q, q_inverse, how, factor,
+            real[prime, RESIDUE], t, turn,
+        )  # fmt: skip
+        if dropping:
+            call_inverse(
+                entries[INVERSE], quotient, rest + padded, back, n, shrink, 0.0, 0, q, q_inverse, how
+            )
+        elif after:
+            permute(quotient, target, 1, n, moves, counts)
+
+
 @kernel(
-    "void(int64[::1],int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,"
-    "int64,int64,int64[::1],int64,boolean,int64[:,::1],float64[:,::1],float64,float64,boolean)"
+    "void(int64[::1],int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,"
+    "int64[:,::1],int64[:,::1],boolean,int64[:,::1],float64[:,::1],float64,float64,boolean)"
 )
 def switch(  # type: ignore[no-untyped-def]
-    entries, digit_rows, source, expanded, expanded_step, key, key_digits, count, begin, end, n, phases, out,
-    added, added_too, remainders, scratch, signs, moves, counts, turn, adding, whole, real, t, t_factor,
-    dropping,
+    entries, digit_rows, source, expanded, expanded_step, key_digits, count, begin, end, n, phases, added,
+    added_too, scratch, signs, items, counts, adding, whole, real, t, t_factor, dropping,
 ):  # fmt: skip
-    """One polynomial of `count` primes, switched; positions begin..end of count + 1 primes.
+    """One polynomial of `count` primes, switched with every item's key; positions begin..end of count + 1.
 
-    Position 0 is the special prime, position k is prime k - 1. `phases` are added up: TRANSFORM the digits,
-    SUM digit x key, DIVIDE by the special prime. Without DIVIDE the sums go to out [2, count + 1, N], the
-    special prime last. With DIVIDE the quotients go to out [2, count, N], `added` and `added_too` (addresses
-    of `count` rows, or 0) added to them, and position 0 must be done before all others.
+    Position 0 is the special prime, position k is prime k - 1. `phases` are added up: DIGITS of the
+    polynomial, TRANSFORM the digits, SUM digit x key, DIVIDE by the special prime. Without DIVIDE the sums
+    go to an item's out [2, count + 1, N], the special prime last. With DIVIDE the quotients go to out
+    [2, count, N], `added` and `added_too` (addresses of `count` rows, or 0) added to them, and position 0
+    must be done before all others.
+
+    One call does as much as it can: another thread may hold the interpreter's lock between two.
 
     Args:
         entries: see `ntt.entries`.
@@ -138,69 +204,29 @@ def switch(  # type: ignore[no-untyped-def]
         source: the same polynomial's rows in NTT form: row i is the transform of digit i modulo prime i.
         expanded: room for `count` transformed digits of each position, padded rows.
         expanded_step: octets from one position's room to the next, 0 to use the same again.
-        key, key_digits: see `keysum`.
-        remainders: four padded rows, shared by all positions. scratch: four padded rows.
-        moves, counts, turn: the automorphism that the quotients undergo, without DIVIDE the sums: a
-            `chain.Automorphism`'s moves and counts, and its scatter; moves and turn are 0 for none.
+        key_digits: see `keysum`.
+        scratch: four padded rows.
+        signs: of the automorphism that SEAL's digits undergo (see `digits`), or 0.
+        items, counts: lines of the columns above, and beside each its automorphism's counts: the quotients
+            undergo it, without DIVIDE the sums.
         adding: without DIVIDE, add the sums to what is at `out`.
         whole, real: constants of every prime, in the columns above.
         dropping: divide the quotients by the last of the `count` primes too (CKKS, both `added`, no
-            automorphism): out is [2, count - 1, N] and position `count` must be done second.
+            automorphism): out is [2, count - 1, N], and its position is done second.
     """
-    row, padded = 8 * n, padded_row(n)
-    last = whole.shape[0] - 1
-    for position in range(begin, end):
-        i = position - 1 if position else count
-        prime = i if position else last
-        room = expanded + position * expanded_step
-        total = out + i * row
-        sums, step = (scratch, padded) if phases & 4 or moves != 0 else (total, (count + 1) * row)
-        if phases & 3:
-            _sums(
-                entries, digit_rows, source, room, key, key_digits, count, position, phases, sums, step, n,
-                0 if phases & 4 else turn, total, adding, whole, real,
+    if phases & 8:
+        for i in range(count):
+            a, b, back = source + 8 * n * i, digit_rows + padded_row(n) * i, whole[i, BACK]
+            q, q_inverse, how = real[i, Q], real[i, Q_INVERSE], whole[i, METHOD]
+            call_inverse(entries[INVERSE], a, b, back, n, real[i, SHRINK], q, signs, q, q_inverse, how)
+    for number in range(begin, end):
+        position = number
+        if dropping and number > 0:
+            position = count if number == 1 else number - 1
+        for k in range(len(items)):
+            some = phases if k == 0 else phases & 6  # digits are transformed for all items at once
+            _position(
+                entries, digit_rows, source, expanded + position * expanded_step, position, count, n, some,
+                key_digits, added, added_too, scratch, signs, items[k], counts[k], adding, whole, real, t,
+                t_factor, dropping,
             )  # fmt: skip
-            if phases & 2 and not phases & 4 and moves != 0 and whole[prime, METHOD] >= 0:
-                for p in range(2):
-                    target = total + p * (count + 1) * row
-                    if adding:
-                        add_permuted_row(
-                            sums + p * step, target, moves, counts, real[prime, Q], real[prime, Q_INVERSE]
-                        )
-                    else:
-                        permute(sums + p * step, target, 1, n, moves, counts)
-        if not phases & 4:
-            continue
-        q, q_inverse, how, ahead = (
-            real[prime, Q],
-            real[prime, Q_INVERSE],
-            whole[prime, METHOD],
-            whole[prime, AHEAD],
-        )
-        back, shrink, factor = whole[prime, BACK], real[prime, SHRINK], real[prime, FACTOR]
-        for p in range(2):
-            total, rest, work = sums + p * step, remainders + 2 * p * padded, scratch + 2 * padded
-            more = added_too if p else added
-            if position == 0:
-                remainder(entries, total, rest, n, signs, back, shrink, q, q_inverse, how, t, t_factor)
-                continue
-            more = more + i * row if more != 0 else 0
-            if dropping and i < count - 1:
-                divide_row_twice(
-                    entries, rest, total, more, out + (p * (count - 1) + i) * row, work, n, ahead, q,
-                    q_inverse, how, factor, real[prime, DROPPING],
-                )  # fmt: skip
-                continue
-            target = out + (p * count + i) * row
-            after = moves != 0 and how >= 0
-            quotient = scratch + 3 * padded if dropping or after else target
-            divide_row(
-                entries, rest, total, more, quotient, work, n, signs, ahead, q, q_inverse, how, factor,
-                real[prime, RESIDUE], t, turn,
-            )  # fmt: skip
-            if dropping:
-                call_inverse(
-                    entries[INVERSE], quotient, rest + padded, back, n, shrink, 0.0, 0, q, q_inverse, how
-                )
-            elif after:
-                permute(quotient, target, 1, n, moves, counts)
