@@ -76,12 +76,18 @@ def test_shared_work_decrypts_as_well_as_seal(o: Oracle, threads: int) -> None:
     assert ours <= 1.5 * error(o, o.decrypt(reference.dump(whole)), expected)
 
 
-@pytest.mark.parametrize("o", chains(), ids=lambda o: o.params.scheme)
-def test_threads_change_no_residue(o: Oracle) -> None:
+#: One key switch of this chain is enough work for several threads.
+LARGE = oracle("ckks", 16384, (46, 36, 36, 36, 36, 36), 48)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("o", [*chains(), LARGE], ids=lambda o: f"{o.params.scheme}-{o.params.ring}")
+def test_threads_change_no_residue(o: Oracle, threads: int) -> None:
     rng = np.random.default_rng(8)
-    alone, shared = o.vector(1), o.vector(3)
-    records = [o.record(rng, 2, 3) for _ in range(6)]
-    cubic = o.record(rng, 3, 3)
+    alone, shared = o.vector(1), o.vector(threads)
+    level = len(o.params.primes) - 1
+    records = [o.record(rng, 2, level) for _ in range(6)]
+    cubic = o.record(rng, 3, level)
 
     def results(vector: VectorEvaluator) -> list[bytes]:
         xs = [vector.load(record) for record in records]
@@ -91,7 +97,9 @@ def test_threads_change_no_residue(o: Oracle) -> None:
             vector.rescale(xs[0]),
             *vector.rotate(xs[1], [1, 2, 3]),
             *vector.rotate(xs[1], [5]),
+            *vector.rotate(xs[2], [1, 2, 3, 64]),
             vector.rotate_sum(xs, [1, 2, 3, 5, 8, 64]),
+            vector.rotate_sum(xs[:4], [1, 2, 3, 5]),  # too few for all threads: they share the primes
         ]
         return [vector.dump(handle).residues.tobytes() for handle in handles]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -253,14 +254,16 @@ class Engine:
 
     def hoisted(self, a: Handle, keys: dict[int, SwitchKey]) -> dict[int, Handle]:
         """All rotations of a from one decomposition, prime after prime for all keys: a prime's digits stay in
-        the cache.
+        the cache. Several threads take some keys each; where transforms are small, each transforms for
+        itself.
         """
-        count = a.level + 1
+        count, all_positions = a.level + 1, a.level + 2
         source = a.at + count * self.row
         outs = [self.handle(2, a.level, a.scale, a.correction) for _ in keys]
-        shared = self.threads > 1
+        pieces = min(self.threads, len(keys))
+        common = pieces > 1 and self._shared(count * all_positions)
         _work, (digit_rows, scratch, rests, expanded) = self._work_places(
-            count, 4 * self.threads, 4 * len(keys), count * (count + 1 if shared else 1)
+            count * pieces, 4 * pieces, 4 * len(keys), count * (all_positions if common else pieces)
         )
         items = [
             Item(key, out.at, rests + 4 * k * self.work_row)
@@ -268,56 +271,82 @@ class Engine:
         ]
 
         def some(phases: int, begin: int, end: int, share: Sequence[Item], thread: int) -> None:
-            work = digit_rows, expanded, scratch + 4 * thread * self.work_row
-            self.switch(work, source, count, phases, begin, end, share, shared, (a.at, 0))
+            own, mine = count * thread * self.work_row, scratch + 4 * thread * self.work_row
+            work = (digit_rows, expanded, mine) if common else (digit_rows + own, expanded + own, mine)
+            self.switch(work, source, count, phases, begin, end, share, common, (a.at, 0))
 
-        if not shared:
-            some(DIGITS | TRANSFORM | SUM | DIVIDE, 0, count + 1, items, 0)
-            return dict(zip(keys, outs, strict=True))
-        self.digits(source, digit_rows, count)
-        self.run([partial(some, TRANSFORM, k, k + 1, items[:1], 0) for k in range(count + 1)])
-        pieces = min(self.threads, len(items))
+        phases = DIGITS | TRANSFORM | SUM | DIVIDE
+        if common:
+            self.digits(source, digit_rows, count)
+            self.run([partial(some, TRANSFORM, k, k + 1, items[:1], 0) for k in range(all_positions)])
+            phases = SUM | DIVIDE
         shares = [items[k::pieces] for k in range(pieces)]
-        both = SUM | DIVIDE
-        if count % pieces or len(items) % pieces == 0:
-            self.run([partial(some, both, 0, count + 1, share, k) for k, share in enumerate(shares)])
+        if not common or count % pieces or len(items) % pieces == 0:
+            self.run([partial(some, phases, 0, all_positions, share, k) for k, share in enumerate(shares)])
         else:  # an odd key would keep one thread waiting; positions after the first can be shared evenly
-            self.run([partial(some, both, 0, 1, share, k) for k, share in enumerate(shares)])
-            part = count // pieces
-            self.run([partial(some, both, 1 + part * k, 1 + part * (k + 1), items, k) for k in range(pieces)])
+            self.run([partial(some, phases, 0, 1, share, k) for k, share in enumerate(shares)])
+            part = [1 + count * k // pieces for k in range(pieces + 1)]
+            self.run([partial(some, phases, part[k], part[k + 1], items, k) for k in range(pieces)])
         return dict(zip(keys, outs, strict=True))
 
-    def accumulate(self, total: tuple[Block, Block], more: tuple[Block, Block], count: int) -> None:
-        """Add to total another one of `turn_and_add`."""
-        add(total[0].at, more[0].at, total[0].at, 2 * (count + 1), self.n, *self._extended(count))
-        add(total[1].at, more[1].at, total[1].at, count, self.n, *self._moduli(count - 1))
+    def turned_sum(self, moved: Sequence[tuple[Handle, SwitchKey]]) -> tuple[Block, Block]:
+        """Σ digit x key of all handles' second polynomials [2, primes + 1, N], and beside it the sum of their
+        first polynomials, each under its key's automorphism.
+
+        Threads take some of the handles each, or some of the primes of all, whichever takes less time.
+        """
+        count, threads = moved[0][0].level + 1, self.threads
+        digits, each = count, count + 2  # transforms, and sums at about two, of one position
+        by_handles = -(-len(moved) // threads) * (digits + (count + 1) * each)
+        by_positions = len(moved) * (digits + -(-(count + 1) // threads) * each)
+        if by_positions < by_handles:
+            total = self._room_for_sum(count)
+            bounds = [(count + 1) * k // threads for k in range(threads + 1)]
+            self.run([partial(self._turn_and_add, moved, total, *some) for some in pairwise(bounds)])
+            return total
+        shares = [moved[k::threads] for k in range(min(threads, len(moved)))]
+        totals = [self._room_for_sum(count) for _ in shares]
+        self.run(
+            [
+                partial(self._turn_and_add, share, total, 0, count + 1)
+                for share, total in zip(shares, totals, strict=True)
+            ]
+        )
+        (sums, main), *others = totals
+        for more_sums, more_main in others:
+            add(sums.at, more_sums.at, sums.at, 2 * (count + 1), self.n, *self._extended(count))
+            add(main.at, more_main.at, main.at, count, self.n, *self._moduli(count - 1))
+        return sums, main
+
+    def _room_for_sum(self, count: int) -> tuple[Block, Block]:
+        return self.rows(2 * (count + 1)), self.rows(count)
 
     def _make_extended(self, count: int) -> tuple[Floats, Floats]:
         """As `moduli`, the special prime after the others."""
         c = self.chain
         return np.append(c.q[:count], c.q[-1]), np.append(c.q_inverse[:count], c.q_inverse[-1])
 
-    def turn_and_add(
-        self, a: Handle, key: SwitchKey, total: tuple[Block, Block] | None
-    ) -> tuple[Block, Block]:
-        """Add to `total` Σ digit x key [2, primes + 1, N] for a's second polynomial and, beside it, a's first
-        polynomial, both under the key's automorphism; in this thread.
-        """
-        if key.turn is None:
-            raise InputError("a relinearisation key rotates nothing")
-        count, n = a.level + 1, self.n
-        source = a.at + count * self.row
+    def _turn_and_add(
+        self, moved: Sequence[tuple[Handle, SwitchKey]], total: tuple[Block, Block], begin: int, end: int
+    ) -> None:
+        """Positions begin..end of `turned_sum`, and as many rows of the first polynomials; in this thread."""
+        sums, main = total
+        count, n = moved[0][0].level + 1, self.n
+        first, last = (count * k // (count + 1) for k in (begin, end))
+        q, q_inverse = self._moduli(count - 1)
         _work, work = self._work_places(count, count, 4)
-        moves, counts = key.turn.moves_at, key.turn.counts
-        adding = total is not None
-        if total is None:
-            total = self.rows(2 * (count + 1)), self.rows(count)
-            permute(a.at, total[1].at, count, n, moves, counts)
-        else:
-            add_permuted(a.at, total[1].at, count, n, moves, counts, *self._moduli(count - 1))
-        items = [Item(key, total[0].at)]
-        self.switch(work, source, count, DIGITS | TRANSFORM | SUM, 0, count + 1, items, adding=adding)
-        return total
+        for k, (a, key) in enumerate(moved):
+            if key.turn is None:
+                raise InputError("a relinearisation key rotates nothing")
+            source, out = a.at + first * self.row, main.at + first * self.row
+            moves, counts = key.turn.moves_at, key.turn.counts
+            if k == 0:
+                permute(source, out, last - first, n, moves, counts)
+            else:
+                some = q[first:last], q_inverse[first:last]
+                add_permuted(source, out, last - first, n, moves, counts, *some)
+            second, items = a.at + count * self.row, [Item(key, sums.at)]
+            self.switch(work, second, count, DIGITS | TRANSFORM | SUM, begin, end, items, adding=k > 0)
 
     def divide(self, source: int, last: int, added: int, out: int, dropped: int, count: int) -> None:
         """out = (source - last)/prime + added for one polynomial, `dropped` the index of that prime."""

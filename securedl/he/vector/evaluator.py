@@ -12,7 +12,6 @@ from securedl.errors import InputError
 from securedl.he.layout import Record
 from securedl.he.params import Parameters
 from securedl.he.vector import rows
-from securedl.he.vector.buffers import Block
 from securedl.he.vector.cache import compile_all
 from securedl.he.vector.correction import balance
 from securedl.he.vector.dot import dot, dot_packed
@@ -338,20 +337,7 @@ class VectorEvaluator(Loading):
         """Rotations summed while they still hold the special prime."""
         engine, first = self._engine, moved[0][0]
         count, row = first.level + 1, engine.row
-        totals: list[tuple[Block, Block]] = []
-
-        def one(share: list[tuple[Handle, SwitchKey]]) -> None:
-            total: tuple[Block, Block] | None = None
-            for h, key in share:
-                total = engine.turn_and_add(h, key, total)
-            if total is not None:
-                totals.append(total)
-
-        shares = [moved[k :: self.threads] for k in range(min(self.threads, len(moved)))]
-        engine.run([partial(one, share) for share in shares])
-        sums, main = totals[0]
-        for more in totals[1:]:
-            engine.accumulate(totals[0], more, count)
+        sums, main = engine.turned_sum(moved)
         out = engine.handle(2, first.level, first.scale, first.correction)
         second, last = sums.at + (count + 1) * row, count * row
         engine.run(
