@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -82,8 +82,9 @@ class Engine:
 
     def _work_places(self, *counts: int) -> tuple[Block, tuple[int, ...]]:
         """One piece of memory for several groups of padded rows, and where they begin; hold on to it."""
-        work = self.work_rows(sum(counts))
-        return work, tuple(work.at + self.work_row * sum(counts[:k]) for k in range(len(counts)))
+        *starts, total = accumulate(counts, initial=0)
+        work = self.work_rows(total)
+        return work, tuple(work.at + self.work_row * start for start in starts)
 
     def handle(self, size: int, level: int, scale: float, correction: int) -> Handle:
         """A handle without values."""

@@ -21,7 +21,7 @@ from securedl.he.vector.cache import inner, kernel
 from securedl.he.vector.dot import rows
 from securedl.he.vector.keysum import place_sums, sum_words
 from securedl.he.vector.ntt import FORWARD, INVERSE, START, call_forward, call_inverse, call_start
-from securedl.he.vector.ntt_words import close_words, enter_words
+from securedl.he.vector.ntt_words_forward import close_words, enter_words
 from securedl.he.vector.padding import padded_gap, padded_row, plain_gap, skipped
 from securedl.he.vector.rescale import divide_row, divide_row_twice, remainder
 from securedl.he.vector.rows import add_permuted_row, permute

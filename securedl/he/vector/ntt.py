@@ -24,13 +24,9 @@ from numpy.typing import NDArray
 
 from securedl.he.vector.cache import caller, entry, kernel
 from securedl.he.vector.ntt_doubles import NARROW_BITS, forward_doubles, inverse_doubles
-from securedl.he.vector.ntt_words import (
-    LARGEST_BITS,
-    START_SIGNATURE,
-    forward_words,
-    inverse_words,
-    start_words,
-)
+from securedl.he.vector.ntt_words import LARGEST_BITS
+from securedl.he.vector.ntt_words_forward import START_SIGNATURE, forward_words, start_words
+from securedl.he.vector.ntt_words_inverse import inverse_words
 from securedl.he.vector.words import IFMA
 
 

@@ -16,7 +16,7 @@ from securedl.he.vector import arith
 from securedl.he.vector.arith import WORDS, Lanes, Value, lane_kernel
 from securedl.he.vector.cache import inner, kernel
 from securedl.he.vector.ntt import FORWARD, INVERSE, START, call_forward, call_inverse, call_start
-from securedl.he.vector.ntt_words import close_words
+from securedl.he.vector.ntt_words_forward import close_words
 from securedl.he.vector.padding import padded_gap, padded_row, plain_gap, skipped
 from securedl.he.vector.words import IFMA, OFFSET, Words
 

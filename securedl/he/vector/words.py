@@ -22,9 +22,9 @@ from securedl.he.vector.arith import LANES, VECTOR, WORDS, Lanes, Value
 
 _WORD = ir.IntType(64)
 
-#: Octets of each constant before a table of twiddles (`twiddles`): 2^52 + B (see `ntt_words`) and 2^52 + q as
-#: doubles; floor(2^52 / q), and three factors with their quotients as words: 1/N, 2^52, and what differences
-#: of an inverse's last level are multiplied by.
+#: Octets of each constant before a table of twiddles (`twiddles`): 2^52 + B (see `ntt_words_forward`) and
+#: 2^52 + q as doubles; floor(2^52 / q), and three factors with their quotients as words: 1/N, 2^52, and what
+#: differences of an inverse's last level are multiplied by.
 OFFSET, SMALL_OFFSET, ONE, SHRINK, SHRINK_QUOTIENT, WRAP, WRAP_QUOTIENT, LAST, LAST_QUOTIENT = range(0, 72, 8)
 HEADER_OCTETS = 128
 
