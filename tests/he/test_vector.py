@@ -283,7 +283,7 @@ def test_group_lengths_keep_their_bounds() -> None:
 
 @pytest.mark.parametrize("ring", [4096, 8192, 16384, 32768])
 def test_words_keep_their_bounds(ring: int) -> None:
-    """The table in `ntt_words_forward`: distances from B, in exact integers, for extreme primes of every size."""
+    """The table in `ntt_words_forward`: distances from B, in exact integers, for extreme primes."""
     levels = ring.bit_length() - 1
     passes = [levels - 4 - (closing := {12: 5, 13: 5, 14: 6, 15: 7}[levels]), 4, closing]
     for bits in range(20, 50):
