@@ -70,7 +70,7 @@ def _warm_up(module: str) -> None:
     vector: Any = importlib.import_module(module)
     began, cold = time.monotonic(), not vector.compiled()
     if cold:
-        log.info("compiling kernels, once for this version: about 20 s")
+        log.info("compiling kernels, once for this version: about 15 s")
     vector.warm_up()
     if cold:
         log.info("kernels compiled s=%.1f", time.monotonic() - began)

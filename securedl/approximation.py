@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from polyapprox import FitError, activation
 from securedl.activation import PolynomialActivation
-from securedl.calibration import fit, observe
-from securedl.errors import InputError, UnsupportedLayerError
+from securedl.errors import InputError
 from securedl.graph import samples_of
 from securedl.replacement import Accuracy, ApproximationReport, Replacement
-from securedl.torch_import import FUNCTIONS, METHODS, activation_name, module_of, trace
+from securedl.surgery import PART, activation_sites, device_of, replace_activation, replace_pools
+from securedl.torch_import import trace
 from securedl.tuning import Lessons, Recipe, bar, tune
-
-#: Samples that run through the network at once outside fine-tuning; bounds the memory of calibration.
-PART = 256
-POOLS: dict[type[nn.Module], type[nn.Module]] = {nn.MaxPool1d: nn.AvgPool1d, nn.MaxPool2d: nn.AvgPool2d}
 
 
 class PolynomialNetwork(fx.GraphModule):
@@ -56,15 +51,6 @@ def _rebuilt(
     network = PolynomialNetwork(module, module.graph, type(module).__name__)
     network.report = report
     return network
-
-
-@dataclass(frozen=True)
-class _Site:
-    """An activation in the traced network."""
-
-    node: fx.Node
-    path: str
-    name: str
 
 
 def approximate(
@@ -150,8 +136,8 @@ def approximate(
     for score in scores:
         score.take(traced)
 
-    pools = _replace_pools(traced)
-    sites = _sites(traced)
+    pools = replace_pools(traced)
+    sites = activation_sites(traced)
     lessons = Lessons(x, y, teacher)
     generator = torch.Generator().manual_seed(seed)
     found: dict[nn.Module, Replacement] = {}
@@ -159,7 +145,9 @@ def approximate(
     with bar(epochs, progress) as tick:
         for number, stage in enumerate(stages):
             for site in stage:
-                module, row = _replace(traced, site, x, degree, bound, per_channel, quantile, trainable)
+                module, row = replace_activation(
+                    traced, site, x, degree, bound, per_channel, quantile, trainable
+                )
                 found[module] = row
             traced.recompile()
             if len(stages) == 1:
@@ -201,13 +189,9 @@ def _samples(x: Any, traced: fx.GraphModule, what: str) -> Tensor:
     return found.to(next((p.dtype for p in traced.parameters()), torch.float32))
 
 
-def _device(traced: nn.Module) -> torch.device:
-    return next((p.device for p in traced.parameters()), torch.device("cpu"))
-
-
 def _outputs(traced: fx.GraphModule, x: Tensor, what: str) -> Tensor:
     """What the network gives for x, on the CPU."""
-    device = _device(traced)
+    device = device_of(traced)
     with torch.no_grad():
         try:
             # The interpreter, not a call: torch prints its own message when a generated module fails.
@@ -262,114 +246,6 @@ class _Scores:
         return Accuracy(self.taken[0], self.taken[1] if len(self.taken) == 3 else None, self.taken[-1])
 
 
-def _replace_pools(traced: fx.GraphModule) -> tuple[str, ...]:
-    """Max pools become average pools of the same window; returns their paths."""
-    found = []
-    for path, module in list(traced.named_modules()):
-        if type(module) in POOLS:
-            if module.return_indices or module.dilation not in (1, (1,), (1, 1)):
-                raise UnsupportedLayerError(
-                    f"{path}: {type(module).__name__} with dilation or return_indices has no average pooling "
-                    "of the same window: use its defaults"
-                )
-            pool = POOLS[type(module)](module.kernel_size, module.stride, module.padding, module.ceil_mode)
-            traced.add_submodule(path, pool)
-            found.append(path)
-    return tuple(found)
-
-
-def _sites(traced: fx.GraphModule) -> list[_Site]:
-    """Activations in the order in which they run."""
-    sites = []
-    for node in traced.graph.nodes:
-        functional = node.op == "call_function" and node.target in FUNCTIONS
-        method = node.op == "call_method" and node.target in METHODS
-        if node.op == "call_module" or functional or method:
-            name = activation_name(module_of(traced, node))
-            if name is not None:
-                path = str(node.target) if node.op == "call_module" else node.name
-                sites.append(_Site(node, path, name))
-    return sites
-
-
-def _replace(
-    traced: fx.GraphModule,
-    site: _Site,
-    x: Tensor,
-    degree: int,
-    bound: float | None,
-    per_channel: bool,
-    quantile: float,
-    trainable: bool,
-) -> tuple[PolynomialActivation, Replacement]:
-    """Fit the polynomial of one site and put it there."""
-    parts = ((part, len(part) / len(x)) for part in _inputs_of(traced, site.node, x))
-    values = observe(parts, per_channel).values
-    try:
-        fits = [fit(site.name, row, degree, bound, quantile) for row in values]
-    except FitError as error:
-        raise InputError(f"{site.path} ({site.name}): {error}") from error
-    module = PolynomialActivation.of(fits, site.name, trainable)
-    _put(traced, site.node, module)
-    exact = activation(site.name)
-    gaps = np.array([exact(row) - p(row) for row, p in zip(values, fits, strict=True)])
-    return module, Replacement(
-        site.path,
-        site.name,
-        max(p.degree for p in fits),
-        (min(p.domain[0] for p in fits), max(p.domain[1] for p in fits)),
-        float(np.abs(gaps).max()),
-        float(np.sqrt(np.mean(gaps**2))),
-        channels=len(fits),
-    )
-
-
-def _source(node: fx.Node) -> fx.Node:
-    """What an activation is applied to, passed by position or by name."""
-    return node.all_input_nodes[0]
-
-
-def _inputs_of(traced: fx.GraphModule, node: fx.Node, x: Tensor) -> Iterator[Tensor]:
-    """Values that reach `node`, part by part."""
-    seen: list[Tensor] = []
-
-    class Stop(Exception):  # noqa: N818 - control flow, not an error
-        pass
-
-    class Tap(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            if n is node:
-                seen.append(self.env[_source(n)])
-                raise Stop
-            return super().run_node(n)
-
-    traced.recompile()
-    device = _device(traced)
-    for part in torch.split(x, PART):
-        with torch.no_grad():
-            try:
-                Tap(traced).run(part.to(device))
-            except Stop:
-                yield seen.pop()
-
-
-def _put(traced: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
-    """Let `module` stand where `node` is."""
-    module.to(_device(traced))
-    target = f"{node.name}_polynomial" if node.op != "call_module" else str(node.target)
-    if node.op == "call_module" and sum(n.target == node.target for n in traced.graph.nodes) > 1:
-        target = f"{str(node.target).replace('.', '_')}_{node.name}_polynomial"  # a module used twice
-    if node.op == "call_module" and target == str(node.target):
-        traced.add_submodule(target, module)  # in its place
-        node.args, node.kwargs = (_source(node),), {}
-        return
-    traced.add_submodule(target, module)
-    with traced.graph.inserting_before(node):
-        new = traced.graph.call_module(target, (_source(node),))
-    node.replace_all_uses_with(new)
-    traced.graph.erase_node(node)
-
-
 def _finished(
     traced: fx.GraphModule,
     found: dict[nn.Module, Replacement],
@@ -415,7 +291,7 @@ def _ranges(
 
     polynomials = [m for m in network.modules() if isinstance(m, PolynomialActivation)]
     hooks = [m.register_forward_pre_hook(record) for m in polynomials]
-    device = _device(network)
+    device = device_of(network)
     with torch.no_grad():
         logits = torch.cat([network(part.to(device)).cpu() for part in torch.split(x, PART)])
     for hook in hooks:

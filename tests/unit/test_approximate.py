@@ -297,7 +297,7 @@ def test_a_nested_module_and_one_without_weights():
 
 def test_large_calibration_sets_run_in_parts():
     """Whatever the number of samples, at most `PART` of them are in the network at once."""
-    from securedl.approximation import PART
+    from securedl.surgery import PART
 
     sizes = []
 
