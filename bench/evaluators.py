@@ -157,7 +157,10 @@ def layer(evaluator: Any, x: Any, ws: list[Any], shape: tuple[int, int] = LAYERS
             total = part if total is None else evaluator.add(total, part)
     if evaluator.level(total) == 0:
         return total
-    return evaluator.rescale(evaluator.relinearise(evaluator.square(total)))
+    product = evaluator.square(total)
+    if isinstance(evaluator, VectorEvaluator):
+        return evaluator.relinearise_rescale(product)
+    return evaluator.rescale(evaluator.relinearise(product))
 
 
 @dataclass(frozen=True)

@@ -80,8 +80,14 @@ def _multiply(evaluator: Arithmetic, step: Multiply, left: list[Handle], right: 
         product = (
             evaluator.square(low) if a is b else evaluator.multiply(low, evaluator.mod_switch(b, step.level))
         )
-        out.append(evaluator.rescale(evaluator.relinearise(product)))
+        out.append(_shrunk(evaluator, product))
     return out
+
+
+def _shrunk(evaluator: Arithmetic, product: Handle) -> Handle:
+    """Relinearised and rescaled; an evaluator may do both in a call of its own, with fewer transforms."""
+    own = getattr(evaluator, "relinearise_rescale", None)
+    return own(product) if own else evaluator.rescale(evaluator.relinearise(product))
 
 
 def matvec(
@@ -112,7 +118,7 @@ def _giant_steps(evaluator: Arithmetic, groups: list[Group]) -> Handle:
     """Σ over groups (xs, ws, slots) of rescale(relinearise(Σ x·w)) rotated left."""
     total: Handle = None
     for xs, ws, slots in groups:
-        part = evaluator.rescale(evaluator.relinearise(evaluator.dot(xs, ws)))
+        part = _shrunk(evaluator, evaluator.dot(xs, ws))
         (turned,) = evaluator.rotate(part, [slots])
         total = turned if total is None else evaluator.add(total, turned)
     return total

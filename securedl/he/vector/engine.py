@@ -128,8 +128,8 @@ class Engine:
 
     # --- threads ---------------------------------------------------------------------------------
 
-    def _shared(self, transforms: int) -> bool:
-        """Whether one key switch is worth several threads: handing over costs about 50 µs a phase."""
+    def shared(self, transforms: int) -> bool:
+        """Whether so many transforms are worth several threads: handing over costs about 50 µs a phase."""
         return self.threads > 1 and transforms * self.n >= _SHARED_VALUES
 
     def run(self, tasks: Sequence[Callable[[], None]]) -> None:
@@ -152,7 +152,7 @@ class Engine:
 
     def run_if(self, transforms: int, tasks: Sequence[Callable[[], None]]) -> None:
         """Do all tasks, in this thread alone if they are small together."""
-        if self._shared(transforms):
+        if self.shared(transforms):
             self.run(tasks)
         else:
             for task in tasks:
@@ -191,7 +191,7 @@ class Engine:
         def part(first: int, end: int) -> None:
             digits(entries(), source, out, self.n, signs, first, end, *constants)
 
-        if self._shared(count * (count + 1)):
+        if self.shared(count * (count + 1)):
             self.split(part, count, 1)
         else:
             part(0, count)
@@ -219,7 +219,7 @@ class Engine:
         signs, count = key.signs_at, a.level + 1
         source = a.at + polynomial * count * self.row
         out = self.handle(2, a.level, a.scale, a.correction)
-        shared = self._shared(count * (count + 1))
+        shared = self.shared(count * (count + 1))
         _work, (digit_rows, remainders, scratch, expanded) = self._work_places(
             count, 4, 4, count * (count + 1 if shared else 1)
         )
@@ -262,7 +262,7 @@ class Engine:
         source = a.at + count * self.row
         outs = [self.handle(2, a.level, a.scale, a.correction) for _ in keys]
         pieces = min(self.threads, len(keys))
-        common = pieces > 1 and self._shared(count * all_positions)
+        common = pieces > 1 and self.shared(count * all_positions)
         _work, (digit_rows, scratch, rests, expanded) = self._work_places(
             count * pieces, 4 * pieces, 4 * len(keys), count * (all_positions if common else pieces)
         )

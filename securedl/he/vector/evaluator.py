@@ -323,13 +323,14 @@ class VectorEvaluator(Loading):
         return self.rotate_sum([p for p in parts if p is not None], [step for _, _, step in groups])
 
     def relinearise_rescale(self, a: Handle) -> Handle:
-        """rescale(relinearise(a)) in one, the same residues with fewer transforms (CKKS).
+        """rescale(relinearise(a)) in one, the same residues with fewer transforms (CKKS, in one thread).
 
         Raises:
             InputError: as the two operations.
         """
-        key = self._relinearisation
-        if self.params.plain_modulus or a.size != 3 or a.level == 0 or key is None:
+        key, count = self._relinearisation, a.level + 1
+        apart = self._engine.shared(count * (count + 1))  # the two operations use all threads
+        if apart or self.params.plain_modulus or a.size != 3 or a.level == 0 or key is None:
             return self.rescale(self.relinearise(a))
         return self._engine.switched_and_rescaled(a, key, a.scale / float(self.params.primes[a.level]))
 
