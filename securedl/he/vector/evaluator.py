@@ -415,5 +415,6 @@ class VectorEvaluator(Loading):
     @staticmethod
     def _same_level(*handles: Handle) -> None:
         level = handles[0].level
-        if any(h.level != level for h in handles[1:]):
-            raise InputError(f"operands must have one level, got {[h.level for h in handles]}")
+        for h in handles:
+            if h.level != level:
+                raise InputError(f"operands must have one level, got {[h.level for h in handles]}")
