@@ -8,8 +8,8 @@ kernel sources: another version makes files of its own and removes these. A weig
 first loaded; from then on, also after a restart, it is a place in the map. The system keeps as much of it
 in memory as it has room for and reads the rest again, so a model may be larger than memory.
 
-Measured, N = 8192, 344 kB a weight, one core, µs a weight and query: 31 in memory of the server's own, 32
-mapped, 170 mapped and read from disk, 690 made anew from `weights.bin`.
+Measured (with slower kernels), N = 8192, 344 kB a weight, one core, µs a weight and query: 31 in memory of
+the server's own, 32 mapped, 170 mapped and read from disk, 690 made anew from `weights.bin`.
 """
 
 from __future__ import annotations

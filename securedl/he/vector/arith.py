@@ -281,8 +281,8 @@ def square_rows(lanes: Lanes, a: Value, a_step: Value, out: Value, out_step: Val
 def multiply_rows(lanes: Lanes, a: Value, b: Value, step: Value, out: Value, out_step: Value) -> None:
     """(a0 + a1 s)(b0 + b1 s), centred.
 
-    The cross terms are (a0 + a1)(b0 + b1) - a0 b0 - a1 b1, below 2 q. Both factors are at most q + 2: the
-    quotient stays below 2^51, is off by at most 1/2 + 2^-3, and the first product is below 0.7 q.
+    The cross terms are (a0 + a1)(b0 + b1) - a0 b0 - a1 b1, below 2 q. Both factors are at most q + 2, and
+    data primes below 2^48: the quotient is off by at most 1/2 + 2^-4, and the first product is below 0.6 q.
     """
     sources, places = [*lanes.apart(a, step, 2), *lanes.apart(b, step, 2)], lanes.apart(out, out_step, 3)
     lanes.look_ahead(sources, places)
@@ -346,7 +346,7 @@ def correction_digits(lanes: Lanes, source: Value, target: Value, factor: Value,
 
 @lane_kernel("iididd")
 def corrected_remainder(lanes: Lanes, r: Value, k: Value, dropped: Value, out: Value) -> None:
-    """out = r + k·dropped mod q, centred, for 0 <= r, k < 2^50 and the centred `dropped` prime."""
+    """out = r + k·dropped mod q, centred, for |r|, |k| < 2^50 and the centred `dropped` prime."""
     product = lanes.product(lanes.load(k), lanes.splat(dropped))
     lanes.store(lanes.reduce(lanes.add(lanes.load(r), product)), out)
 

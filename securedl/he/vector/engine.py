@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import accumulate, pairwise
@@ -145,10 +145,13 @@ class Engine:
                 task()
 
         others = [self._pool.submit(drain) for _ in range(min(self.threads, len(tasks)) - 1)]
-        drain()
-        for other in others:
-            if not other.cancel():  # one that has not begun has nothing left to do
-                other.result()
+        try:
+            drain()
+        finally:  # whatever happened: tasks write to memory that the caller is about to give back
+            begun = [other for other in others if not other.cancel()]
+            wait(begun)
+        for other in begun:
+            other.result()
 
     def run_if(self, transforms: int, tasks: Sequence[Callable[[], None]]) -> None:
         """Do all tasks, in this thread alone if they are small together."""

@@ -328,6 +328,7 @@ class VectorEvaluator(Loading):
         Raises:
             InputError: as the two operations.
         """
+        a = self.unpack(a)
         key, count = self._relinearisation, a.level + 1
         apart = self._engine.shared(count * (count + 1))  # the two operations use all threads
         if apart or self.params.plain_modulus or a.size != 3 or a.level == 0 or key is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from securedl.errors import FormatError
+from securedl.errors import FormatError, InputError
 from securedl.he.layout import HEADER, Record, Shape, unpack
 from securedl.he.params import Parameters
 from securedl.he.vector import rows
@@ -29,8 +29,17 @@ class Loading:
         self._engine = engine
 
     def load_key(self, records: list[Record], step: int | None) -> SwitchKey:
-        """A relinearisation key, or with `step` a rotation key: the digits' records in their order."""
+        """A relinearisation key, or with `step` a rotation key: the digits' records in their order.
+
+        Raises:
+            InputError: not one digit for each data prime.
+        """
         engine, n = self._engine, self.params.ring
+        if len(records) != len(self.params.primes):
+            raise InputError(
+                f"a switch key has a digit for each of the {len(self.params.primes)} data primes, got "
+                f"{len(records)}"
+            )
         chain, primes = engine.chain, engine.chain.special + 1
         element = None if step is None else pow(3, step, 2 * n)
         back = None if element is None else automorphism(n, element, backwards=True)

@@ -11,8 +11,8 @@ stay in registers:
 
 The closing pass does its last three levels within vectors of eight. The inverse runs the passes backwards.
 
-With IFMA, primes of at most 49 bits are transformed on 52-bit integers (`ntt_words`), all others on doubles
-(`ntt_doubles`); `method` says which, and how values are kept small. The results are the same residues.
+With IFMA, primes of at most 49 bits are transformed on 52-bit integers (`ntt_words_forward`), others on
+doubles (`ntt_doubles`); `method` says which, and how values are kept small. Results are the same residues.
 """
 
 from __future__ import annotations

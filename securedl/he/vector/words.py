@@ -134,8 +134,8 @@ class Words:
 class WordSum:
     """A running sum of products on words: their low and their high halves apart, reduced once.
 
-    Bounds for T products x·w < 2^(52 + b), b <= 49: the high halves and the carry from the low ones are at
-    most T·(2^b + 1) < 2^52 for T < 2^(52-b), the low halves with what was kept (T + 1)·2^52 < 2^64.
+    Bounds for T <= 32 products x·w < 2^(52 + b), b <= 49: the high halves and the carry from the low ones are
+    at most T·(2^b + 1) < 2^52 for T < 2^(52-b), the low halves with what was kept (T + 1)·2^52 < 2^64.
     """
 
     def __init__(self, words: Words) -> None:
