@@ -11,19 +11,22 @@ import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, get_ident
 
 import numpy as np
 import pytest
+from numba.core.sigutils import normalize_signature
 
 from securedl.errors import CompileError, FormatError, InputError
 from securedl.he.layout import HEADER, Shape, pack
 from securedl.he.params import Parameters, ckks_parameters, ntt_primes
-from securedl.he.vector import VectorEvaluator, warm_up
+from securedl.he.vector import VectorEvaluator, cache, warm_up
 from securedl.he.vector.arith import MAGIC
 from securedl.he.vector.buffers import Buffers, address
 from securedl.he.vector.cache import KEEP_SECONDS, cache_folder, forget_old, source_hash
 from securedl.he.vector.correction import balance
 from securedl.he.vector.dot import group_length, key_group_length
+from securedl.he.vector.engine import Engine
 from securedl.he.vector.ntt_words import LARGEST_BITS, NEVER, OFTEN, TWICE
 from securedl.he.vector.seed import expand
 from securedl.he.vector.twiddles import bit_reversal, minimal_root
@@ -180,6 +183,9 @@ def test_packed_weights_change_no_residue(bits: tuple[int, ...], kind: str) -> N
         assert same(vector, vector.dot(xs, [wire, packed] * 9), expected)
         assert same(vector, vector.dot(xs, [weight, packed] * 9), expected)
         assert same(vector, vector.add(xs[0], packed), vector.dump(vector.add(xs[0], weight)))
+    cubic = o.record(rng, 3, level, kind)
+    expected = vector.dump(vector.relinearise_rescale(vector.load(cubic)))
+    assert same(vector, vector.relinearise_rescale(vector.load_weight(cubic)), expected)
 
 
 def test_packed_wire_records_are_checked() -> None:
@@ -394,6 +400,34 @@ def test_right_without_avx_and_fma() -> None:
     }
     assert len(outputs) == 1
     assert len(outputs.pop()) == 65
+
+
+def test_a_kernel_is_kept_under_one_key() -> None:
+    """Whether a call compiled it, with the types of its arguments, or its written signature did."""
+    for dispatcher, signature in cache._KERNELS:
+        types, _ = normalize_signature(signature)
+        keys = {
+            dispatcher._cache._index_key(some, dispatcher.targetctx.codegen()) for some in (signature, types)
+        }
+        assert len(keys) == 1
+
+
+def test_all_tasks_have_ended_when_one_fails() -> None:
+    """They write to memory that their caller gives back."""
+    engine = Engine(ckks_parameters(4096, 1), 2)
+    begun, ended, caller = Event(), Event(), get_ident()
+
+    def task() -> None:
+        if get_ident() == caller:
+            assert begun.wait(10)
+            raise InputError("on purpose")
+        begun.set()
+        time.sleep(0.2)
+        ended.set()
+
+    with pytest.raises(InputError, match="on purpose"):
+        engine.run([task, task])
+    assert ended.is_set()
 
 
 def test_kernels_are_ready_after_warm_up() -> None:
