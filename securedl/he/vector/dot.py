@@ -27,6 +27,7 @@ from numba.core import cgutils
 
 from securedl.he.vector.arith import Lanes, Value, lane_kernel
 from securedl.he.vector.cache import inner, kernel
+from securedl.he.vector.team import DONE, done, draw, flag, wait
 from securedl.he.vector.words import IFMA, SMALL_OFFSET, Words, WordSum
 
 #: Most terms between two reductions: with four there are more reductions, with sixteen more streams than the
@@ -209,30 +210,34 @@ def rows(  # type: ignore[no-untyped-def]
 
 
 @kernel(
-    "void(boolean,int64[::1],int64[:,::1],int64[::1],int64,int64,int64,int64[::1],float64[::1],float64[::1],"
+    "void(boolean,int64,int64[::1],int64[:,::1],int64[::1],int64,int64[::1],float64[::1],float64[::1],"
     "float64[::1])"
 )
-def dot(pair, xs, ws, outs, n, begin, end, lengths, starts, q, q_inverse):  # type: ignore[no-untyped-def]
-    """outs[k] = Σ (x0 + x1 s)·w[k] at positions begin..end of every prime, with w = w0 + w1 s if `pair`.
+def dot(pair, team, xs, ws, outs, n, lengths, starts, q, q_inverse):  # type: ignore[no-untyped-def]
+    """outs[k] = Σ (x0 + x1 s)·w[k] modulo every prime, with w = w0 + w1 s if `pair`.
 
     All are addresses of float64 [polynomials, primes, N]. TILE positions of all sums are done before the
-    next, so that the x are read from memory once for all of them.
+    next, so that the x are read from memory once for all of them; they are the units of a `team`.
     """
     primes, terms = q.size, xs.size
     step = 8 * n * primes
     x_rows, w_rows = np.empty(terms, np.int64), np.empty(terms, np.int64)
+    number, unit = draw(team), 0
     for prime in range(primes):
         row = 8 * n * prime
-        for tile in range(begin, end, TILE):
-            for k in range(outs.size):
-                for j in range(terms):
-                    x_rows[j] = xs[j] + row
-                    w_rows[j] = ws[k, j] + row
-                rows(
-                    pair, x_rows.ctypes.data, w_rows.ctypes.data, terms, lengths[prime], 1, step, step,
-                    outs[k] + row, step, tile, min(tile + TILE, end), starts[prime], q[prime],
-                    q_inverse[prime],
-                )  # fmt: skip
+        for tile in range(0, n, TILE):
+            if unit == number:
+                for k in range(outs.size):
+                    for j in range(terms):
+                        x_rows[j] = xs[j] + row
+                        w_rows[j] = ws[k, j] + row
+                    rows(
+                        pair, x_rows.ctypes.data, w_rows.ctypes.data, terms, lengths[prime], 1, step, step,
+                        outs[k] + row, step, tile, tile + TILE, starts[prime], q[prime], q_inverse[prime],
+                    )  # fmt: skip
+                number = done(team, number)
+            unit += 1
+    wait(flag(team, DONE), unit)
 
 
 @inner
@@ -285,25 +290,30 @@ def _packed_rows(  # type: ignore[no-untyped-def]
 
 
 @kernel(
-    "void(boolean,int64[::1],int64[:,::1],int64[::1],int64,int64,int64,int64[::1],int64[::1],int64[::1],"
+    "void(boolean,int64,int64[::1],int64[:,::1],int64[::1],int64,int64[::1],int64[::1],int64[::1],"
     "float64[::1],float64[::1],float64[::1])"
 )
-def dot_packed(pair, xs, ws, outs, n, begin, end, widths, lengths, tables, starts, q, q_inverse):  # type: ignore[no-untyped-def]
+def dot_packed(pair, team, xs, ws, outs, n, widths, lengths, tables, starts, q, q_inverse):  # type: ignore[no-untyped-def]
     """`dot` with packed weights; widths are the bytes of each prime's residues, tables `chain.ahead`."""
     primes, terms = q.size, xs.size
     step = 8 * n * primes
     x_rows, w_rows = np.empty(terms, np.int64), np.empty(terms, np.int64)
     offset = 0
+    number, unit = draw(team), 0
     for prime in range(primes):
         row = 8 * n * prime
-        for tile in range(begin, end, TILE):
-            for k in range(outs.size):
-                for j in range(terms):
-                    x_rows[j] = xs[j] + row
-                    w_rows[j] = ws[k, j] + offset
-                _packed_rows(
-                    pair, widths[prime], x_rows.ctypes.data, w_rows.ctypes.data, terms, lengths[prime], step,
-                    outs[k] + row, step, tile, min(tile + TILE, end), tables[prime], starts[prime], q[prime],
-                    q_inverse[prime],
-                )  # fmt: skip
+        for tile in range(0, n, TILE):
+            if unit == number:
+                for k in range(outs.size):
+                    for j in range(terms):
+                        x_rows[j] = xs[j] + row
+                        w_rows[j] = ws[k, j] + offset
+                    _packed_rows(
+                        pair, widths[prime], x_rows.ctypes.data, w_rows.ctypes.data, terms, lengths[prime],
+                        step, outs[k] + row, step, tile, tile + TILE, tables[prime], starts[prime], q[prime],
+                        q_inverse[prime],
+                    )  # fmt: skip
+                number = done(team, number)
+            unit += 1
         offset += (2 if pair else 1) * n * widths[prime]
+    wait(flag(team, DONE), unit)

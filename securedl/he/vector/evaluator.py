@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 
@@ -14,16 +14,13 @@ from securedl.he.params import Parameters
 from securedl.he.vector import rows
 from securedl.he.vector.cache import compile_all
 from securedl.he.vector.correction import balance
-from securedl.he.vector.dot import dot, dot_packed
-from securedl.he.vector.engine import Engine
+from securedl.he.vector.engine import Engine, Item, Stage
 from securedl.he.vector.handles import Handle, SwitchKey
 from securedl.he.vector.loading import Loading
 from securedl.he.vector.twiddles import centred
 
 #: Scales that differ by less than this are the same scale reached along two paths.
 SCALE_TOLERANCE = 1e-9
-#: Positions of a sum of products that one thread takes at least.
-_PART = 512
 
 
 @lru_cache
@@ -56,15 +53,6 @@ class VectorEvaluator(Loading):
         self._pinned = (chain.ahead, chain.back, chain.shrink)
         self._relinearisation: SwitchKey | None = None
         self._rotations: dict[int, SwitchKey] = {}
-        self._single = None if threads == 1 else VectorEvaluator(params, 1, exact)
-
-    @property
-    def _alone(self) -> VectorEvaluator:
-        """Does what belongs to one thread of many; shares the keys.
-
-        Not an attribute: an object that refers to itself keeps its memory until a garbage collection.
-        """
-        return self._single or self
 
     # --- keys and levels -------------------------------------------------------------------------
 
@@ -72,8 +60,6 @@ class VectorEvaluator(Loading):
         """Install switch keys; `rotations` maps a left rotation, 0 < step < n slots, to its key."""
         self._relinearisation = self.load_key(relinearisation, None) if relinearisation else None
         self._rotations = {step: self.load_key(key, step) for step, key in rotations.items()}
-        alone = self._alone
-        alone._relinearisation, alone._rotations = self._relinearisation, self._rotations
 
     def level(self, handle: Handle) -> int:
         """Rescales that remain."""
@@ -179,9 +165,16 @@ class VectorEvaluator(Loading):
         """
         if not xs or not ws or any(len(xs) != len(some) for some in ws):
             raise InputError(f"a sum of products needs as many w as x: {len(xs)}, got {[len(w) for w in ws]}")
+        stages: list[Stage] = []
+        outs = self._dots([self.unpack(x) for x in xs], ws, stages)
+        self._engine.do(*stages)
+        return outs
+
+    def _dots(
+        self, xs: Sequence[Handle], ws: Sequence[Sequence[Handle]], stages: list[Stage]
+    ) -> list[Handle]:
         first = ws[0][0]
         self._same_level(*xs, *(w for some in ws for w in some))
-        pair = not first.is_plain
         outs = []
         for some in ws:
             self._check_terms(xs, some, first.size)
@@ -189,25 +182,9 @@ class VectorEvaluator(Loading):
         t = self.params.plain_modulus
         if t and len({x.correction * w.correction % t for some in ws for x, w in zip(xs, some)}) > 1:  # noqa: B905
             return [self._sum_of_products(xs, some) for some in ws]
-        chain, n, count = self._engine.chain, self.params.ring, xs[0].level + 1
         if not all(w.packed for some in ws for w in some):
             ws = [[self.unpack(w) for w in some] for some in ws]
-        opened = [self.unpack(x) for x in xs]
-        x_at = np.array([x.at for x in opened])
-        w_at = np.array([[w.at for w in some] for some in ws])
-        out_at = np.array([out.at for out in outs])
-        lengths, starts, moduli = chain.lengths, chain.starts, self._engine.moduli(count - 1)
-
-        def part(begin: int, end: int) -> None:
-            if ws[0][0].packed:
-                tables = chain.ahead
-                dot_packed(
-                    pair, x_at, w_at, out_at, n, begin, end, chain.widths, lengths, tables, starts, *moduli
-                )
-            else:
-                dot(pair, x_at, w_at, out_at, n, begin, end, lengths, starts, *moduli)
-
-        self._engine.split(part, n, _PART)
+        stages.append(self._engine.summing(xs, ws, outs))
         return outs
 
     @staticmethod
@@ -235,15 +212,27 @@ class VectorEvaluator(Loading):
         Raises:
             InputError: when no relinearisation key was installed.
         """
-        a = self.unpack(a)
-        if a.size == 2:
-            return a
-        if a.size != 3:
-            raise InputError(f"only three polynomials can be relinearised, got {a.size}")
+        stages: list[Stage] = []
+        (out,) = self._relinearised([self.unpack(a)], stages)
+        self._engine.do(*stages)
+        return out
+
+    def _relinearised(
+        self, handles: Sequence[Handle], stages: list[Stage], dropping: bool = False
+    ) -> list[Handle]:
+        """All of one size and level; with `dropping`, rescaled in one go (three polynomials, CKKS)."""
+        first = handles[0]
+        if first.size == 2:
+            return list(handles)
+        if first.size != 3:
+            raise InputError(f"only three polynomials can be relinearised, got {first.size}")
         if self._relinearisation is None:
             raise InputError("no relinearisation key was installed: call set_keys first")
-        second = a.at + (a.level + 1) * self._engine.row
-        return self._engine.switched(a, 2, self._relinearisation, (a.at, second))
+        level, prime = first.level - dropping, float(self.params.primes[first.level]) if dropping else 1.0
+        outs = [self._engine.handle(2, level, a.scale / prime, a.correction) for a in handles]
+        items = [Item(self._relinearisation, a, out) for a, out in zip(handles, outs, strict=True)]
+        stages.append(self._engine.switching(items, dropping=dropping))
+        return outs
 
     def rotate(self, a: Handle, steps: Sequence[int]) -> list[Handle]:
         """One ciphertext rotated left by each of `steps` slots (0 gives the ciphertext itself).
@@ -255,14 +244,18 @@ class VectorEvaluator(Loading):
         keys = {step: self._rotation_key(step) for step in steps if step != 0}
         self._two_polynomials(a)
         if len(keys) > 1 and not self.exact:
-            found = self._engine.hoisted(a, keys)
+            found = self._rotated(a, keys, 0)
         else:
-            found = {step: self._rotated(a, key) for step, key in keys.items()}
+            found = {step: self._rotated(a, {step: key}, key.signs_at)[step] for step, key in keys.items()}
         return [a if step == 0 else found[step] for step in steps]
 
-    def _rotated(self, a: Handle, key: SwitchKey) -> Handle:
-        """One rotation, SEAL's bit for bit."""
-        return self._engine.switched(a, 1, key, (a.at, 0))
+    def _rotated(self, a: Handle, keys: dict[int, SwitchKey], signs: int) -> dict[int, Handle]:
+        """All from one decomposition; with the `signs` of a single key SEAL's, bit for bit."""
+        outs = {step: self._engine.handle(2, a.level, a.scale, a.correction) for step in keys}
+        if outs:
+            items = [Item(key, a, outs[step]) for step, key in keys.items()]
+            self._engine.do(self._engine.switching(items, signs))
+        return outs
 
     def rotate_sum(self, handles: Sequence[Handle], steps: Sequence[int]) -> Handle:
         """The sum of handles[k] rotated left by steps[k], with one division by the special prime for all.
@@ -272,20 +265,26 @@ class VectorEvaluator(Loading):
         """
         if len(handles) != len(steps) or not handles:
             raise InputError(f"as many handles as steps are needed, got {len(handles)} and {len(steps)}")
-        handles = [self.unpack(h) for h in handles]
+        return self._rotated_sum([self.unpack(h) for h in handles], steps, [])
+
+    def _rotated_sum(self, handles: Sequence[Handle], steps: Sequence[int], stages: list[Stage]) -> Handle:
+        """`rotate_sum` of what the stages compute, which are done here."""
+        engine, first = self._engine, handles[0]
         moved = [(h, self._rotation_key(s)) for h, s in zip(handles, steps, strict=True) if s != 0]
         still = [h for h, s in zip(handles, steps, strict=True) if s == 0]
-        first = handles[0]
         self._same_level(*handles)
         for h in handles:
             self._two_polynomials(h)
             if not math.isclose(h.scale, first.scale, rel_tol=SCALE_TOLERANCE):
                 raise InputError(f"cannot add scales {first.scale} and {h.scale}")
-        one_factor = len({h.correction for h in handles}) == 1
-        if self.exact or len(moved) < 2 or not one_factor:
-            parts = [self._rotated(h, key) for h, key in moved] + still
+        if self.exact or len(moved) < 2 or len({h.correction for h in handles}) > 1:
+            engine.do(*stages)
+            parts = [self._rotated(h, {0: key}, key.signs_at)[0] for h, key in moved] + still
         else:
-            parts = [self._lazy_sum(moved), *still]
+            out = engine.handle(2, first.level, first.scale, first.correction)
+            items = [Item(key, h, out) for h, key in moved]
+            engine.do(*stages, engine.switching_sum(items, still[0] if still else None))
+            parts = [out, *still[1:]]
         total = parts[0]
         for part in parts[1:]:
             total = self.add(total, part)
@@ -302,53 +301,34 @@ class VectorEvaluator(Loading):
         """
         if not groups:
             raise InputError("a sum of giant steps needs at least one group")
-        parts: list[Handle | None] = [None] * len(groups)
-        used = {id(x): x for xs, _, _ in groups for x in xs}
-        opened = {key: self.unpack(x) for key, x in used.items()}
-
-        def some(numbers: Sequence[int]) -> None:
-            alone = self._alone
-            first = [opened[id(x)] for x in groups[numbers[0]][0]]
-            same = all(
-                [id(x) for x in groups[k][0]] == [id(x) for x in groups[numbers[0]][0]] for k in numbers
-            )
-            products = iter(alone.dots(first, [groups[k][1] for k in numbers]) if same else ())
-            for k in numbers:
-                xs, ws, _ = groups[k]
-                product = next(products) if same else alone.dot([opened[id(x)] for x in xs], ws)
-                parts[k] = alone.relinearise_rescale(product)
-
-        pieces = min(self.threads, len(groups))
-        self._engine.run([partial(some, range(k, len(groups), pieces)) for k in range(pieces)])
-        return self.rotate_sum([p for p in parts if p is not None], [step for _, _, step in groups])
+        stages: list[Stage] = []
+        products: dict[int, Handle] = {}
+        opened = {id(x): self.unpack(x) for xs, _, _ in groups for x in xs}
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for k, (xs, _, _) in enumerate(groups):
+            alike.setdefault(tuple(id(x) for x in xs), []).append(k)
+        for names, numbers in alike.items():
+            found = self._dots([opened[name] for name in names], [groups[k][1] for k in numbers], stages)
+            products.update(zip(numbers, found, strict=True))
+        parts = self._relinearised_rescaled([products[k] for k in range(len(groups))], stages)
+        return self._rotated_sum(parts, [step for _, _, step in groups], stages)
 
     def relinearise_rescale(self, a: Handle) -> Handle:
-        """rescale(relinearise(a)) in one, the same residues with fewer transforms (CKKS, in one thread).
+        """rescale(relinearise(a)) in one, for CKKS the same residues with fewer transforms.
 
         Raises:
             InputError: as the two operations.
         """
-        a = self.unpack(a)
-        key, count = self._relinearisation, a.level + 1
-        apart = self._engine.shared(count * (count + 1))  # the two operations use all threads
-        if apart or self.params.plain_modulus or a.size != 3 or a.level == 0 or key is None:
-            return self.rescale(self.relinearise(a))
-        return self._engine.switched_and_rescaled(a, key, a.scale / float(self.params.primes[a.level]))
-
-    def _lazy_sum(self, moved: list[tuple[Handle, SwitchKey]]) -> Handle:
-        """Rotations summed while they still hold the special prime."""
-        engine, first = self._engine, moved[0][0]
-        count, row = first.level + 1, engine.row
-        sums, main = engine.turned_sum(moved)
-        out = engine.handle(2, first.level, first.scale, first.correction)
-        second, last = sums.at + (count + 1) * row, count * row
-        engine.run(
-            [
-                partial(engine.divide, source, source + last, added, target, engine.chain.special, count)
-                for source, added, target in ((sums.at, main.at, out.at), (second, 0, out.at + count * row))
-            ]
-        )
+        stages: list[Stage] = []
+        (out,) = self._relinearised_rescaled([self.unpack(a)], stages)
+        self._engine.do(*stages)
         return out
+
+    def _relinearised_rescaled(self, handles: Sequence[Handle], stages: list[Stage]) -> list[Handle]:
+        first = handles[0]
+        if not self.params.plain_modulus and first.size == 3 and first.level > 0:
+            return self._relinearised(handles, stages, dropping=True)
+        return self._rescaled(self._relinearised(handles, stages), stages)
 
     # --- levels ----------------------------------------------------------------------------------
 
@@ -358,21 +338,24 @@ class VectorEvaluator(Loading):
         Raises:
             InputError: at level 0.
         """
-        if a.level == 0:
-            raise InputError("a handle at level 0 has no prime left to drop")
-        a = self.unpack(a)
-        engine, t, level = self._engine, self.params.plain_modulus, a.level
-        factor = engine.chain.division(level, level).correction
-        scale = a.scale if t else a.scale / float(self.params.primes[level])
-        out = engine.handle(a.size, level - 1, scale, a.correction * factor % t if t else 1)
-        row = engine.row
-
-        def one(p: int) -> None:
-            source = a.at + p * (level + 1) * row
-            engine.divide(source, source + level * row, 0, out.at + p * level * row, level, level)
-
-        engine.run_if(a.size * level * (level + 1), [partial(one, p) for p in range(a.size)])
+        stages: list[Stage] = []
+        (out,) = self._rescaled([self.unpack(a)], stages)
+        self._engine.do(*stages)
         return out
+
+    def _rescaled(self, handles: Sequence[Handle], stages: list[Stage]) -> list[Handle]:
+        """All of one level."""
+        engine, t, level = self._engine, self.params.plain_modulus, handles[0].level
+        if level == 0:
+            raise InputError("a handle at level 0 has no prime left to drop")
+        factor = engine.chain.division(level, level).correction
+        prime = 1.0 if t else float(self.params.primes[level])
+        outs = [
+            engine.handle(a.size, level - 1, a.scale / prime, a.correction * factor % t if t else 1)
+            for a in handles
+        ]
+        stages.append(engine.dividing(handles, outs))
+        return outs
 
     def mod_switch(self, a: Handle, level: int) -> Handle:
         """Drop primes down to `level`, the scale kept; BGV ciphertexts are divided, as in SEAL.

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from securedl.he.vector.arith import add_rows
 from securedl.he.vector.cache import inner, kernel
 from securedl.he.vector.dot import rows
 from securedl.he.vector.keysum import place_sums, sum_words
@@ -25,42 +26,37 @@ from securedl.he.vector.ntt_words_forward import close_words, enter_words
 from securedl.he.vector.padding import padded_gap, padded_row, plain_gap, skipped
 from securedl.he.vector.rescale import divide_row, divide_row_twice, remainder
 from securedl.he.vector.rows import add_permuted_row, permute
+from securedl.he.vector.team import DONE, OWN, done, draw, flag, signal, wait
 
-#: What `switch` does: the digits of all primes, and then with each prime.
-DIGITS, TRANSFORM, SUM, DIVIDE = 8, 1, 2, 4
-#: What a line of its items holds: addresses of a key, of the result, of four padded rows, and of the moves
-#: and the scatter of an automorphism (0 for none).
-KEY, OUT, REMAINDERS, MOVES, SCATTER = range(5)
-
-
-@kernel(
-    "void(int64[::1],int64,int64,int64,int64,int64,int64,int64[::1],float64[::1],float64[::1],float64[::1],"
-    "int64[::1])"
-)
-def digits(entries, source, out, n, signs, begin, end, back, shrink, q, q_inverse, methods):  # type: ignore[no-untyped-def]
-    """Digits begin..end of the polynomial whose rows lie at `source`.
-
-    Digits are padded rows. signs: address of the automorphism's signs, or 0 for none.
-    """
-    for i in range(begin, end):
-        a, b = source + 8 * n * i, out + padded_row(n) * i
-        call_inverse(
-            entries[INVERSE], a, b, back[i], n, shrink[i], q[i], signs, q[i], q_inverse[i], methods[i]
-        )
-
-
+#: Columns of an item, a switch with one key: addresses of the key, of the result, of four padded rows, of the
+#: moves and the scatter of an automorphism (0 for none), the number of its source among the sources, and
+#: addresses of what is added to the result's polynomials.
+KEY, OUT, REMAINDERS, MOVES, SCATTER, SOURCE, ADDED, ADDED_TOO = range(8)
 #: Columns of a switch's constants, one line a prime: integers and doubles.
 AHEAD, BACK, METHOD, GROUP, WIDTH = range(5)
 Q, Q_INVERSE, SHRINK, BASE, FACTOR, RESIDUE, DROPPING = range(7)
+#: Padded rows that a thread needs beside its transformed digits, for each of the kernels.
+SWITCH_ROWS, SUM_ROWS = 4, 6
+
+
+@inner
+def _digit(entries, source, digit_rows, i, n, signs, whole, real):  # type: ignore[no-untyped-def]
+    """Digit i of the polynomial whose rows lie at `source`, to its padded row."""
+    a, b, back = source + 8 * n * i, digit_rows + padded_row(n) * i, whole[i, BACK]
+    q, q_inverse, how = real[i, Q], real[i, Q_INVERSE], whole[i, METHOD]
+    call_inverse(entries[INVERSE], a, b, back, n, real[i, SHRINK], q, signs, q, q_inverse, how)
 
 
 @inner
 def _sums(  # type: ignore[no-untyped-def]
-    entries, digit_rows, source, room, key, key_digits, count, position, phases, sums, step, n, turn, out,
-    adding, whole, real,
+    entries, digit_rows, source, room, key, key_digits, count, position, transformed, sums, step, n, turn,
+    out, out_step, adding, whole, real,
 ):  # fmt: skip
-    """TRANSFORM and SUM of one position; on words the sums then go to `out` under an automorphism, unless
-    `turn` is 0.
+    """Σ digit x key modulo one position's prime, for both polynomials of the key: rows at `sums`, `step`
+    octets apart. The digits are transformed to `room`, unless they have been.
+
+    turn, out, out_step: on words the sums then go to two rows at `out` under an automorphism, unless `turn`
+    is 0; with `adding` they are added to what is there.
 
     On words the closing passes of all digits and the sum go through the row together, 128 values at a time:
     twiddles are read once for all digits, and what one step leaves is in the first-level cache for the next.
@@ -80,12 +76,12 @@ def _sums(  # type: ignore[no-untyped-def]
     xs, ws = np.empty(count, np.int64), np.empty(count, np.int64)
     for j in range(count):
         ws[j] = room + j * padded
-        if phases & 1 and j != i:
+        if not transformed and j != i:
             digit = digit_rows + j * padded
             if how < 0:
                 call_start(entries[START], digit, ws[j], gap, table, n, q, q_inverse, how)
             else:  # fetches two rows of the key meanwhile
-                soon = key + 2 * j * row if phases & 2 else 0
+                soon = key + 2 * j * row
                 to = ws[j], plain_gap(n)
                 call_forward(entries[FORWARD], digit, *to, table, n, q, q_inverse, how, soon, soon + row)
     if how < 0:
@@ -93,22 +89,19 @@ def _sums(  # type: ignore[no-untyped-def]
             skip = skipped(n, part, gap)
             for j in range(count):
                 at = ws[j] + 1024 * part + skip
-                if phases & 1 and j != i:
+                if not transformed and j != i:
                     close_words(at, part, table, n, q, q_inverse, how)
-                elif phases & 1:
+                elif not transformed:
                     for k in range(0, 1024, 64):
                         enter_words(source + j * row + 1024 * part + k, at + k, table, q, q_inverse)
-            if phases & 2:
-                sum_words(
-                    ws.ctypes.data, skip, count, length, key, 16 * key_digits * width, width, sums, step,
-                    128 * part, 128 * (part + 1), table, q, q_inverse,
-                )  # fmt: skip
-                if turn != 0:
-                    out_step = (count + 1) * row
-                    place_sums(
-                        sums, step, out, out_step, 128 * part, 128 * (part + 1), turn, adding, q, q_inverse
-                    )
-    elif phases & 2:
+            begin, end = 128 * part, 128 * (part + 1)
+            sum_words(
+                ws.ctypes.data, skip, count, length, key, 16 * key_digits * width, width, sums, step, begin,
+                end, table, q, q_inverse,
+            )  # fmt: skip
+            if turn != 0:
+                place_sums(sums, step, out, out_step, begin, end, turn, adding, q, q_inverse)
+    else:
         for j in range(count):
             xs[j] = key + 128 * j
             if j == i:
@@ -121,40 +114,30 @@ def _sums(  # type: ignore[no-untyped-def]
 
 @inner
 def _position(  # type: ignore[no-untyped-def]
-    entries, digit_rows, source, room, position, count, n, phases, key_digits, added, added_too, scratch,
-    signs, item, counts, adding, whole, real, t, t_factor, dropping,
+    entries, digit_rows, source, room, position, transformed, count, n, key_digits, scratch, signs, item,
+    counts, whole, real, t, t_factor, dropping, ready,
 ):  # fmt: skip
-    """`switch` for one position and one item."""
+    """`switch` for one position and one item; `ready` is the flag of the item's remainders."""
     row, padded = 8 * n, padded_row(n)
     out, moves, turn = item[OUT], item[MOVES], item[SCATTER]
     i = position - 1 if position else count
     prime = i if position else whole.shape[0] - 1
-    total = out + i * row
-    sums, step = (scratch, padded) if phases & 4 or moves != 0 else (total, (count + 1) * row)
     q, q_inverse, how, ahead = (
         real[prime, Q],
         real[prime, Q_INVERSE],
         whole[prime, METHOD],
         whole[prime, AHEAD],
     )
-    if phases & 3:
-        _sums(
-            entries, digit_rows, source, room, item[KEY], key_digits, count, position, phases, sums, step, n,
-            0 if phases & 4 else turn, total, adding, whole, real,
-        )  # fmt: skip
-        if phases & 2 and not phases & 4 and moves != 0 and how >= 0:
-            for p in range(2):
-                target = total + p * (count + 1) * row
-                if adding:
-                    add_permuted_row(sums + p * step, target, moves, counts, q, q_inverse)
-                else:
-                    permute(sums + p * step, target, 1, n, moves, counts)
-    if not phases & 4:
-        return
+    _sums(
+        entries, digit_rows, source, room, item[KEY], key_digits, count, position, transformed, scratch,
+        padded, n, 0, 0, 0, False, whole, real,
+    )  # fmt: skip
     back, shrink, factor = whole[prime, BACK], real[prime, SHRINK], real[prime, FACTOR]
+    if position > 0:
+        wait(ready, 2 if dropping and i < count - 1 else 1)
     for p in range(2):
-        a, rest, work = sums + p * step, item[REMAINDERS] + 2 * p * padded, scratch + 2 * padded
-        more = added_too if p else added
+        a, rest, work = scratch + p * padded, item[REMAINDERS] + 2 * p * padded, scratch + 2 * padded
+        more = item[ADDED + p]
         if position == 0:
             remainder(entries, a, rest, n, signs, back, shrink, q, q_inverse, how, t, t_factor)
             continue
@@ -178,55 +161,142 @@ def _position(  # type: ignore[no-untyped-def]
             )
         elif after:
             permute(quotient, target, 1, n, moves, counts)
+    if position == 0 or (dropping and i == count - 1):
+        signal(ready)
 
 
 @kernel(
-    "void(int64[::1],int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,"
-    "int64[:,::1],int64[:,::1],boolean,int64[:,::1],float64[:,::1],float64,float64,boolean)"
+    "void(int64[::1],int64,int64,int64[::1],int64,int64,int64,int64,int64,int64,int64[:,::1],int64[:,::1],"
+    "int64[:,::1],float64[:,::1],float64,float64,boolean)"
 )
 def switch(  # type: ignore[no-untyped-def]
-    entries, digit_rows, source, expanded, expanded_step, key_digits, count, begin, end, n, phases, added,
-    added_too, scratch, signs, items, counts, adding, whole, real, t, t_factor, dropping,
+    entries, team, digit_rows, sources, room, scratch, key_digits, count, n, signs, items, counts, whole,
+    real, t, t_factor, dropping,
 ):  # fmt: skip
-    """One polynomial of `count` primes, switched with every item's key; positions begin..end of count + 1.
+    """Polynomials of `count` primes, switched: each item is one of the sources and one key.
 
-    Position 0 is the special prime, position k is prime k - 1. `phases` are added up: DIGITS of the
-    polynomial, TRANSFORM the digits, SUM digit x key, DIVIDE by the special prime. Without DIVIDE the sums
-    go to an item's out [2, count + 1, N], the special prime last. With DIVIDE the quotients go to out
-    [2, count, N], `added` and `added_too` (addresses of `count` rows, or 0) added to them, and position 0
-    must be done before all others.
-
-    One call does as much as it can: another thread may hold the interpreter's lock between two.
+    An item's result is [2, count, N] at its OUT, with what lies at ADDED and ADDED_TOO (`count` rows, or 0)
+    added to it. Position 0 is the special prime, position k is prime k - 1; a position is finished for all
+    items before the next. Flags: one for each source's digits, one for each item's remainders.
 
     Args:
         entries: see `ntt.entries`.
-        digit_rows: `count` padded rows of digits.
-        source: the same polynomial's rows in NTT form: row i is the transform of digit i modulo prime i.
-        expanded: room for `count` transformed digits of each position, padded rows.
-        expanded_step: octets from one position's room to the next, 0 to use the same again.
+        team: of threads, see `team`.
+        digit_rows: `count` padded rows for each source.
+        sources: rows in NTT form: row i is the transform of digit i modulo prime i.
+        room: the thread's own, `count` padded rows.
+        scratch: the thread's own, SWITCH_ROWS padded rows.
         key_digits: see `keysum`.
-        scratch: four padded rows.
-        signs: of the automorphism that SEAL's digits undergo (see `digits`), or 0.
-        items, counts: lines of the columns above, and beside each its automorphism's counts: the quotients
-            undergo it, without DIVIDE the sums.
-        adding: without DIVIDE, add the sums to what is at `out`.
+        signs: of the automorphism that SEAL's digits undergo (see `ntt.inverse`), or 0.
+        items, counts: lines of the columns above, and beside each its automorphism's counts: the result
+            undergoes it.
         whole, real: constants of every prime, in the columns above.
-        dropping: divide the quotients by the last of the `count` primes too (CKKS, both `added`, no
-            automorphism): out is [2, count - 1, N], and its position is done second.
+        dropping: divide by the last of the `count` primes too (CKKS, both added, no automorphism): out is
+            [2, count - 1, N], and the last prime's position is done second.
     """
-    if phases & 8:
+    padded = padded_row(n)
+    number, unit = draw(team), 0
+    for s in range(len(sources)):
         for i in range(count):
-            a, b, back = source + 8 * n * i, digit_rows + padded_row(n) * i, whole[i, BACK]
-            q, q_inverse, how = real[i, Q], real[i, Q_INVERSE], whole[i, METHOD]
-            call_inverse(entries[INVERSE], a, b, back, n, real[i, SHRINK], q, signs, q, q_inverse, how)
-    for number in range(begin, end):
-        position = number
-        if dropping and number > 0:
-            position = count if number == 1 else number - 1
+            if unit == number:
+                _digit(entries, sources[s], digit_rows + s * count * padded, i, n, signs, whole, real)
+                signal(flag(team, OWN + s))
+                number = done(team, number)
+            unit += 1
+    held, held_source = -1, -1  # what `room` holds
+    for order in range(count + 1):
+        position = order
+        if dropping and order > 0:
+            position = count if order == 1 else order - 1
         for k in range(len(items)):
-            some = phases if k == 0 else phases & 6  # digits are transformed for all items at once
-            _position(
-                entries, digit_rows, source, expanded + position * expanded_step, position, count, n, some,
-                key_digits, added, added_too, scratch, signs, items[k], counts[k], adding, whole, real, t,
-                t_factor, dropping,
+            if unit == number:
+                s = items[k, SOURCE]
+                wait(flag(team, OWN + s), count)
+                _position(
+                    entries, digit_rows + s * count * padded, sources[s], room, position,
+                    held == position and held_source == s, count, n, key_digits, scratch, signs, items[k],
+                    counts[k], whole, real, t, t_factor, dropping, flag(team, OWN + len(sources) + k),
+                )  # fmt: skip
+                held, held_source = position, s
+                number = done(team, number)
+            unit += 1
+    wait(flag(team, DONE), unit)
+
+
+@inner
+def _turn(source, out, n, moves, counts, adding, q, q_inverse):  # type: ignore[no-untyped-def]
+    """One row under an automorphism, added to what is at `out` if `adding`."""
+    if adding:
+        add_permuted_row(source, out, moves, counts, q, q_inverse)
+    else:
+        permute(source, out, 1, n, moves, counts)
+
+
+@kernel(
+    "void(int64[::1],int64,int64,int64[::1],int64,int64,int64,int64,int64,int64,int64,int64,int64[:,::1],"
+    "int64[:,::1],int64[:,::1],float64[:,::1],float64,float64)"
+)
+def switch_sum(  # type: ignore[no-untyped-def]
+    entries, team, digit_rows, sources, room, scratch, rests, out, still, key_digits, count, n, items, counts,
+    whole, real, t, t_factor,
+):  # fmt: skip
+    """The sum of rotated ciphertexts, with one division by the special prime for all.
+
+    The sources are their second polynomials, item k has source k: the sums of digit x key undergo its
+    automorphism and are added up, and so are the first polynomials, at the items' ADDED. `still` is the
+    address of a ciphertext that is added unrotated, or 0. The result is [2, count, N] at `out`.
+
+    Flags: one for all digits, one for the remainders. Positions and other arguments are `switch`'s;
+    scratch has SUM_ROWS padded rows, and four padded rows at `rests` belong to all threads.
+    """
+    row, padded = 8 * n, padded_row(n)
+    digits, ready = flag(team, OWN), flag(team, OWN + 1)
+    number, unit = draw(team), 0
+    for s in range(len(sources)):
+        for i in range(count):
+            if unit == number:
+                _digit(entries, sources[s], digit_rows + s * count * padded, i, n, 0, whole, real)
+                signal(digits)
+                number = done(team, number)
+            unit += 1
+    sums, total, main, work = scratch, scratch + 2 * padded, scratch + 4 * padded, scratch + 5 * padded
+    for position in range(count + 1):
+        if unit != number:
+            unit += 1
+            continue
+        wait(digits, len(sources) * count)
+        i = position - 1
+        prime = i if position else whole.shape[0] - 1
+        q, q_inverse, how = real[prime, Q], real[prime, Q_INVERSE], whole[prime, METHOD]
+        for k in range(len(items)):
+            item, moves, adding = items[k], items[k, MOVES], k > 0
+            _sums(
+                entries, digit_rows + k * count * padded, sources[k], room, item[KEY], key_digits, count,
+                position, False, sums, padded, n, item[SCATTER], total, padded, adding, whole, real,
             )  # fmt: skip
+            if how >= 0:
+                for p in range(2):
+                    _turn(sums + p * padded, total + p * padded, n, moves, counts[k], adding, q, q_inverse)
+            if position > 0:
+                _turn(item[ADDED] + i * row, main, n, moves, counts[k], adding, q, q_inverse)
+        if position == 0:
+            for p in range(2):
+                a, rest, back = total + p * padded, rests + 2 * p * padded, whole[prime, BACK]
+                remainder(entries, a, rest, n, 0, back, real[prime, SHRINK], q, q_inverse, how, t, t_factor)
+            signal(ready)
+        else:
+            more = 0
+            if still != 0:
+                more = still + (count + i) * row
+                for j in range(0, row, 64):
+                    add_rows(main + j, still + i * row + j, main + j, q, q_inverse)
+            wait(ready, 1)
+            for p in range(2):
+                divide_row(
+                    entries, rests + 2 * p * padded, total + p * padded, more if p else main,
+                    out + (p * count + i) * row, work, n, 0, whole[prime, AHEAD], q, q_inverse, how,
+                    real[prime, FACTOR], real[prime, RESIDUE], t, 0,
+                )  # fmt: skip
+        number = done(team, number)
+        unit += 1
+    wait(flag(team, DONE), unit)

@@ -18,6 +18,7 @@ from securedl.he.vector.cache import inner, kernel
 from securedl.he.vector.ntt import FORWARD, INVERSE, START, call_forward, call_inverse, call_start
 from securedl.he.vector.ntt_words_forward import close_words
 from securedl.he.vector.padding import padded_gap, padded_row, plain_gap, skipped
+from securedl.he.vector.team import DONE, OWN, done, draw, flag, signal, wait
 from securedl.he.vector.words import IFMA, OFFSET, Words
 
 
@@ -150,25 +151,40 @@ def divide_row_twice(  # type: ignore[no-untyped-def]
         arith.divide_twice_rows(rows + j, out + j, factor, added + j, factor_too, out + j, q, q_inverse)
 
 
+#: Columns of a job of `divide`: addresses of the row modulo the dropped prime, of the others, of the result.
+LAST, ROWS, OUT = range(3)
+
+
 @kernel(
-    "void(int64[::1],int64,int64,int64,int64,int64,int64,int64,float64,float64,float64,int64,int64[::1],float64[::1],"
-    "float64[::1],int64[::1],float64[::1],float64[::1],float64,float64)"
+    "void(int64[::1],int64,int64[:,::1],int64,int64,int64,int64,float64,float64,float64,int64,int64[::1],"
+    "float64[::1],float64[::1],int64[::1],float64[::1],float64[::1],float64,float64)"
 )
 def divide(  # type: ignore[no-untyped-def]
-    entries, last, rows, added, out, scratch, n, back, shrink, p, p_inverse, how, ahead, q, q_inverse,
-    methods, factors, residues, t, t_factor,
+    entries, team, jobs, rests, work, n, back, shrink, p, p_inverse, how, ahead, q, q_inverse, methods,
+    factors, residues, t, t_factor,
 ):  # fmt: skip
-    """out = (rows - c)/p + added for one polynomial; `last` is its row modulo p, all in NTT form.
+    """out = (rows - c)/p for one polynomial each job, all in NTT form; q.size rows.
 
-    rows, added, out: addresses of q.size rows of N doubles; `added` may be 0 for none. scratch: three padded
-    rows.
-    t is BGV's plain modulus or 0.
+    rests: two padded rows for each job; work: one that is the thread's own. t is BGV's plain modulus or 0.
+    Flags: one for each job's remainders.
     """
-    row = 8 * n
-    remainder(entries, last, scratch, n, 0, back, shrink, p, p_inverse, how, t, t_factor)
-    for i in range(q.size):
-        divide_row(
-            entries, scratch, rows + i * row, added + i * row if added != 0 else 0, out + i * row,
-            scratch + 2 * padded_row(n), n, 0, ahead[i], q[i], q_inverse[i], methods[i], factors[i],
-            residues[i], t, 0,
-        )  # fmt: skip
+    row, padded = 8 * n, padded_row(n)
+    number, unit = draw(team), 0
+    for k in range(len(jobs)):
+        if unit == number:
+            rest = rests + 2 * k * padded
+            remainder(entries, jobs[k, LAST], rest, n, 0, back, shrink, p, p_inverse, how, t, t_factor)
+            signal(flag(team, OWN + k))
+            number = done(team, number)
+        unit += 1
+    for k in range(len(jobs)):
+        for i in range(q.size):
+            if unit == number:
+                wait(flag(team, OWN + k), 1)
+                divide_row(
+                    entries, rests + 2 * k * padded, jobs[k, ROWS] + i * row, 0, jobs[k, OUT] + i * row, work,
+                    n, 0, ahead[i], q[i], q_inverse[i], methods[i], factors[i], residues[i], t, 0,
+                )  # fmt: skip
+                number = done(team, number)
+            unit += 1
+    wait(flag(team, DONE), unit)

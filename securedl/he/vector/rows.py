@@ -100,14 +100,6 @@ def add_permuted_row(source, out, moves, counts, q, q_inverse):  # type: ignore[
             done += counts[pattern]
 
 
-@kernel("void(int64,int64,int64,int64,int64,int64[::1],float64[::1],float64[::1])")
-def add_permuted(source, out, rows, n, moves, counts, q, q_inverse):  # type: ignore[no-untyped-def]
-    """`permute`, added to what is at out; row r is modulo prime r % q.size."""
-    for r in range(rows):
-        at, k = 8 * n * r, r % q.size
-        add_permuted_row(source + at, out + at, moves, counts, q[k], q_inverse[k])
-
-
 @kernel("void(int64,int64,int64)")
 def copy(source, out, count):  # type: ignore[no-untyped-def]
     """`count` doubles, a multiple of eight."""
