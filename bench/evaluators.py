@@ -295,8 +295,10 @@ def show(lines: list[Line]) -> None:
         )
 
 
-def threads_gain() -> float:
-    """How many times faster two threads are than one on a model at ring 8192, its weights encrypted."""
+def threads_gain(seconds: float = 8.0) -> float:
+    """How many times faster two threads are than one on a model at ring 8192, its weights encrypted; medians
+    of alternating blocks.
+    """
     models = []
     shape = LAYERS[8192]
     for threads in (1, 2):
@@ -305,7 +307,8 @@ def threads_gain() -> float:
         count = shape[0] * shape[1]
         ws = [[v.load_weight(setting.record(2, level)) for _ in range(count)] for _ in range(MODEL)]
         models.append(partial(_layers, v, v.load(setting.record(2, level)), ws, shape))
-    return statistics.median(a / b for a, b in ((_timed(models[0]), _timed(models[1])) for _ in range(9)))
+    one, two = compare(models[0], models[1], seconds)
+    return one / two
 
 
 def main() -> None:
@@ -334,7 +337,7 @@ def main() -> None:
         for threads in (1, 2)
         for some in measure(Setting(ring, threads), threads, speed, seconds)
     ]
-    gain = threads_gain()
+    gain = threads_gain(8 * seconds)
     print(f"kernels ready in {compiled:.2f} s; memory {speed / 1e3:.1f} GB/s; two threads {gain:.2f} x one")
     show(lines)
     if options.json:

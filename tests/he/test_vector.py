@@ -138,6 +138,10 @@ def test_giant_steps_equal_single_operations(o: Oracle, threads: int) -> None:
         assert same(exact, whole, exact.dump(total))
         for mine, some in zip(exact.dots(xs, ws), ws, strict=True):
             assert same(exact, mine, exact.dump(exact.dot(xs, some)))
+    plain = [exact.load(o.record(rng, 1, 3)) for _ in range(3)]
+    mixed = exact.giant_steps([(xs, ws[0], 2), (xs, plain, 0)])
+    parts = exact.rescale(exact.relinearise(exact.dot(xs, ws[0]))), exact.rescale(exact.dot(xs, plain))
+    assert same(exact, mixed, exact.dump(exact.add(*exact.rotate(parts[0], [2]), parts[1])))
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -265,7 +265,8 @@ class Engine:
         """outs[k] = Σ x·w for the x and ws[k]; all weights are packed, or none."""
         c, n, count = self.chain, self.n, xs[0].level + 1
         pair, packed, moduli = not ws[0][0].is_plain, ws[0][0].packed, self.moduli(count - 1)
-        x_at, w_at = np.array([x.at for x in xs]), np.array([[w.at for w in some] for some in ws])
+        x_at = np.array([x.at for x in xs])
+        w_at = np.array([w.at for some in ws for w in some]).reshape(len(ws), -1)
         out_at = np.array([out.at for out in outs])
 
         def call(team: int, thread: int) -> None:

@@ -163,8 +163,6 @@ class VectorEvaluator(Loading):
         Raises:
             InputError: as `dot`.
         """
-        if not xs or not ws or any(len(xs) != len(some) for some in ws):
-            raise InputError(f"a sum of products needs as many w as x: {len(xs)}, got {[len(w) for w in ws]}")
         stages: list[Stage] = []
         outs = self._dots([self.unpack(x) for x in xs], ws, stages)
         self._engine.do(*stages)
@@ -173,29 +171,29 @@ class VectorEvaluator(Loading):
     def _dots(
         self, xs: Sequence[Handle], ws: Sequence[Sequence[Handle]], stages: list[Stage]
     ) -> list[Handle]:
-        first = ws[0][0]
-        self._same_level(*xs, *(w for some in ws for w in some))
+        if not xs or not ws or any(len(xs) != len(some) for some in ws):
+            raise InputError(f"a sum of products needs as many w as x: {len(xs)}, got {[len(w) for w in ws]}")
+        weights = [w for some in ws for w in some]
+        self._same_level(*xs, *weights)
+        left, right = {x.size for x in xs}, {w.size for w in weights}
+        if left != {2} or right not in ({1}, {2}):
+            raise InputError(
+                f"products need two polynomials by two, or all by one, got {sorted(left)} and {sorted(right)}"
+            )
         outs = []
         for some in ws:
-            self._check_terms(xs, some, first.size)
-            outs.append(self._product(xs[0], some[0], first.size + 1))
+            scales = [x.scale * w.scale for x, w in zip(xs, some, strict=True)]
+            low, high = min(scales), max(scales)
+            if low != high and not math.isclose(low, high, rel_tol=SCALE_TOLERANCE):
+                raise InputError(f"cannot add scales {low} and {high}")
+            outs.append(self._product(xs[0], some[0], some[0].size + 1))
         t = self.params.plain_modulus
         if t and len({x.correction * w.correction % t for some in ws for x, w in zip(xs, some)}) > 1:  # noqa: B905
             return [self._sum_of_products(xs, some) for some in ws]
-        if not all(w.packed for some in ws for w in some):
+        if not all(w.packed for w in weights):
             ws = [[self.unpack(w) for w in some] for some in ws]
         stages.append(self._engine.summing(xs, ws, outs))
         return outs
-
-    @staticmethod
-    def _check_terms(xs: Sequence[Handle], ws: Sequence[Handle], size: int) -> None:
-        scale = xs[0].scale * ws[0].scale
-        for x, w in zip(xs, ws, strict=True):
-            if x.size != 2 or w.size != size or size > 2:
-                raise InputError(f"products need two polynomials by two or one, got {x.size} and {w.size}")
-            found = x.scale * w.scale
-            if found != scale and not math.isclose(found, scale, rel_tol=SCALE_TOLERANCE):
-                raise InputError(f"cannot add scales {scale} and {found}")
 
     def _sum_of_products(self, xs: Sequence[Handle], ws: Sequence[Handle]) -> Handle:
         """BGV terms under different correction factors, one after another."""
@@ -220,18 +218,24 @@ class VectorEvaluator(Loading):
     def _relinearised(
         self, handles: Sequence[Handle], stages: list[Stage], dropping: bool = False
     ) -> list[Handle]:
-        """All of one size and level; with `dropping`, rescaled in one go (three polynomials, CKKS)."""
-        first = handles[0]
-        if first.size == 2:
+        """All of one level; those of two polynomials stay. With `dropping` (CKKS, all of three) they are
+        rescaled in one go.
+        """
+        level, sizes = handles[0].level, {a.size for a in handles}
+        if not sizes <= {2, 3}:
+            raise InputError(f"only three polynomials can be relinearised, got {sorted(sizes)}")
+        if 3 not in sizes:
             return list(handles)
-        if first.size != 3:
-            raise InputError(f"only three polynomials can be relinearised, got {first.size}")
-        if self._relinearisation is None:
+        key, engine = self._relinearisation, self._engine
+        if key is None:
             raise InputError("no relinearisation key was installed: call set_keys first")
-        level, prime = first.level - dropping, float(self.params.primes[first.level]) if dropping else 1.0
-        outs = [self._engine.handle(2, level, a.scale / prime, a.correction) for a in handles]
-        items = [Item(self._relinearisation, a, out) for a, out in zip(handles, outs, strict=True)]
-        stages.append(self._engine.switching(items, dropping=dropping))
+        prime = float(self.params.primes[level]) if dropping else 1.0
+        outs = [
+            a if a.size == 2 else engine.handle(2, level - dropping, a.scale / prime, a.correction)
+            for a in handles
+        ]
+        items = [Item(key, a, out) for a, out in zip(handles, outs, strict=True) if a.size == 3]
+        stages.append(engine.switching(items, dropping=dropping))
         return outs
 
     def rotate(self, a: Handle, steps: Sequence[int]) -> list[Handle]:
@@ -293,8 +297,8 @@ class VectorEvaluator(Loading):
     def giant_steps(self, groups: Sequence[tuple[Sequence[Handle], Sequence[Handle], int]]) -> Handle:
         """Σ over groups (xs, ws, step) of rescale(relinearise(dot(xs, ws))) rotated left by `step`.
 
-        The second half of a baby-step giant-step product in one call: with several threads each takes whole
-        groups, and all rotations share one division by the special prime.
+        The second half of a baby-step giant-step product in one call: its stages follow each other without
+        a return to the interpreter, and all rotations share one division by the special prime.
 
         Raises:
             InputError: as the single operations.
@@ -303,12 +307,12 @@ class VectorEvaluator(Loading):
             raise InputError("a sum of giant steps needs at least one group")
         stages: list[Stage] = []
         products: dict[int, Handle] = {}
-        opened = {id(x): self.unpack(x) for xs, _, _ in groups for x in xs}
-        alike: dict[tuple[int, ...], list[int]] = {}
-        for k, (xs, _, _) in enumerate(groups):
-            alike.setdefault(tuple(id(x) for x in xs), []).append(k)
-        for names, numbers in alike.items():
-            found = self._dots([opened[name] for name in names], [groups[k][1] for k in numbers], stages)
+        alike: dict[tuple[int, ...], list[int]] = {}  # groups of the same xs, and weights of one kind
+        for k, (xs, ws, _) in enumerate(groups):
+            alike.setdefault((ws[0].size if ws else 0, *map(id, xs)), []).append(k)
+        for numbers in alike.values():
+            opened = [self.unpack(x) for x in groups[numbers[0]][0]]
+            found = self._dots(opened, [groups[k][1] for k in numbers], stages)
             products.update(zip(numbers, found, strict=True))
         parts = self._relinearised_rescaled([products[k] for k in range(len(groups))], stages)
         return self._rotated_sum(parts, [step for _, _, step in groups], stages)
@@ -325,8 +329,8 @@ class VectorEvaluator(Loading):
         return out
 
     def _relinearised_rescaled(self, handles: Sequence[Handle], stages: list[Stage]) -> list[Handle]:
-        first = handles[0]
-        if not self.params.plain_modulus and first.size == 3 and first.level > 0:
+        self._same_level(*handles)
+        if not self.params.plain_modulus and handles[0].level > 0 and all(a.size == 3 for a in handles):
             return self._relinearised(handles, stages, dropping=True)
         return self._rescaled(self._relinearised(handles, stages), stages)
 
