@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from securedl.errors import InputError
-from securedl.he.params import ckks_parameters
 from securedl.he.vector.buffers import address
 from securedl.he.vector.cache import inner
-from securedl.he.vector.engine import Engine, Stage
+from securedl.he.vector.stages import Crew, Stage
 from securedl.he.vector.team import DONE, LINE, OWN, done, draw, flag, signal, wait
 
 pytestmark = pytest.mark.he
@@ -81,18 +80,29 @@ LARGE_WORK = 10**9
 
 
 def test_a_stage_does_not_wait_for_threads_that_are_busy_elsewhere() -> None:
-    engine = Engine(ckks_parameters(4096, 1), 2)
+    crew = Crew(2)
     release, found = Event(), []
-    busy = engine._pool.submit(release.wait, 60)  # type: ignore[union-attr]
-    engine.do(Stage(lambda team, thread: found.append(thread), 0, LARGE_WORK, None))
+    busy = crew._pool.submit(release.wait, 60)  # type: ignore[union-attr]
+    crew.do(Stage(lambda team, thread: found.append(thread), 0, LARGE_WORK, None))
     assert found == [0]
     assert not busy.done()
     release.set()
 
 
+def test_several_evaluations_at_once_do_not_ask_for_threads() -> None:
+    found: list[int] = []
+
+    def call(team: int, thread: int) -> None:
+        if thread == 0:
+            Crew(2).do(Stage(lambda team, thread: found.append(team), 0, LARGE_WORK, None))
+
+    Crew(2).do(Stage(call, 0, LARGE_WORK, None))
+    assert found == [0]
+
+
 def test_all_threads_have_stopped_when_one_fails() -> None:
     """They write to memory that their caller gives back."""
-    engine = Engine(ckks_parameters(4096, 1), 2)
+    crew = Crew(2)
     begun, ended, caller = Event(), Event(), get_ident()
 
     def call(team: int, thread: int) -> None:
@@ -104,5 +114,5 @@ def test_all_threads_have_stopped_when_one_fails() -> None:
         ended.set()
 
     with pytest.raises(InputError, match="on purpose"):
-        engine.do(Stage(call, 0, LARGE_WORK, None))
+        crew.do(Stage(call, 0, LARGE_WORK, None))
     assert ended.is_set()

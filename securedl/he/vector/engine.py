@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -13,7 +12,7 @@ import numpy as np
 
 from securedl.errors import InputError
 from securedl.he.params import Parameters
-from securedl.he.vector.buffers import Block, Buffers, address
+from securedl.he.vector.buffers import Block, Buffers
 from securedl.he.vector.chain import Floats, Integers, chain_of
 from securedl.he.vector.dot import dot, dot_packed
 from securedl.he.vector.handles import Handle, SwitchKey
@@ -21,11 +20,7 @@ from securedl.he.vector.keyswitch import SUM_ROWS, SWITCH_ROWS, switch, switch_s
 from securedl.he.vector.ntt import entries, forward, inverse
 from securedl.he.vector.padding import block_octets, padded_octets
 from securedl.he.vector.rescale import divide
-from securedl.he.vector.team import LINE, OWN
-
-#: Transformed values from which work is given to several threads, who then share it at little cost: a
-#: relinearisation of three primes at N = 8192 is 160,000, and two threads take 0.6 of one's time.
-_SHARED_VALUES = 100_000
+from securedl.he.vector.stages import Crew, Stage
 
 _NO_COUNTS = np.zeros(1, dtype=np.int64)
 
@@ -56,35 +51,17 @@ class Item:
         return _NO_COUNTS if self.key.turn is None else self.key.turn.counts
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One call of a kernel, with all its memory.
-
-    Attributes:
-        call: takes the address of a team's counters (see `team`; 0 for one thread alone) and the thread's
-            number in the team.
-        flags: counters that the kernel needs beside a team's own.
-        values: how much work it is, in transformed values.
-        memory: what it reads and writes, kept until it is done.
-    """
-
-    call: Callable[[int, int], None]
-    flags: int
-    values: int
-    memory: object
-
-
 class Engine:
-    """One chain, one pool of memory and one of threads."""
+    """One chain, one pool of memory, and the stages that evaluations consist of; `do` does them."""
 
     def __init__(self, params: Parameters, threads: int) -> None:
         self.chain = chain_of(params)
         self.buffers = Buffers()
         self.threads = threads
+        self.do = Crew(threads).do
         self.n = params.ring
         self.row = 8 * params.ring
         self.work_row = padded_octets(params.ring)
-        self._pool = ThreadPoolExecutor(threads - 1, "securedl-vector") if threads > 1 else None
         # Per instance: the cached tuples hold arrays that the kernels read.
         self._moduli = lru_cache(maxsize=None)(self._make_moduli)
         self._switch_constants = lru_cache(maxsize=None)(self._make_switch_constants)
@@ -145,32 +122,6 @@ class Engine:
         )
         many = (c.ahead, c.q[:count], c.q_inverse[:count], c.methods, d.inverse, d.residue)
         return (*one, *many, float(c.params.plain_modulus), d.plain_factor)
-
-    # --- threads ---------------------------------------------------------------------------------
-
-    def do(self, *stages: Stage) -> None:
-        """Do one stage after another, with all threads unless they are small together.
-
-        The other threads come when they can; this one waits for those only that are at work.
-        """
-        if self._pool is None or sum(stage.values for stage in stages) < _SHARED_VALUES:
-            for stage in stages:
-                stage.call(0, 0)
-            return
-        teams = [np.zeros((OWN + stage.flags) * LINE // 8, dtype=np.int64) for stage in stages]
-
-        def work(thread: int) -> None:
-            for stage, team in zip(stages, teams, strict=True):
-                stage.call(address(team), thread)
-
-        others = [self._pool.submit(work, thread) for thread in range(1, self.threads)]
-        try:
-            work(0)
-        except BaseException:  # the others write to memory that the caller is about to give back
-            wait([other for other in others if not other.cancel()])
-            raise
-        for other in others:
-            other.cancel()
 
     # --- transforms ------------------------------------------------------------------------------
 
