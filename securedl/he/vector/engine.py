@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from securedl.errors import InputError
 from securedl.he.params import Parameters
 from securedl.he.vector.buffers import Block, Buffers
-from securedl.he.vector.chain import Floats, Integers, chain_of
+from securedl.he.vector.chain import Floats, chain_of
 from securedl.he.vector.dot import dot, dot_packed
 from securedl.he.vector.handles import Handle, SwitchKey
 from securedl.he.vector.keyswitch import SUM_ROWS, SWITCH_ROWS, switch, switch_sum
@@ -22,10 +21,8 @@ from securedl.he.vector.padding import block_octets, padded_octets
 from securedl.he.vector.rescale import divide
 from securedl.he.vector.stages import Crew, Stage
 
-_NO_COUNTS = np.zeros(1, dtype=np.int64)
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Item:
     """One key switch of several: of the last polynomial of `a`, to which the others are added."""
 
@@ -33,22 +30,14 @@ class Item:
     a: Handle
     out: Handle
 
-    def line(self, row: int, sources: Sequence[int], remainders: int) -> tuple[int, ...]:
+    def line(self, row: int, number: int, remainders: int) -> tuple[int, ...]:
         """Columns of `keyswitch.switch`; `row` octets are a row."""
-        turn, step = self.key.turn, (self.a.level + 1) * row
-        places = (turn.moves_at, turn.scatter_at) if turn else (0, 0)
-        added = self.a.at, self.a.at + step if self.a.size == 3 else 0
-        source = sources.index(self.source(row))
-        return self.key.block.at, self.out.at, remainders, *places, source, *added
-
-    def source(self, row: int) -> int:
-        """Address of the polynomial."""
-        return self.a.at + (self.a.size - 1) * (self.a.level + 1) * row
-
-    @property
-    def counts(self) -> Integers:
-        """Of the automorphism's patterns."""
-        return _NO_COUNTS if self.key.turn is None else self.key.turn.counts
+        a = self.a
+        step = (a.level + 1) * row
+        polynomial, second = (a.at + 2 * step, a.at + step) if a.size == 3 else (a.at + step, 0)
+        return (
+            self.key.block.at, self.out.at, remainders, *self.key.places, number, polynomial, a.at, second
+        )  # fmt: skip
 
 
 class Engine:
@@ -77,11 +66,14 @@ class Engine:
         """Memory for `count` padded rows."""
         return self.buffers.take(count * self.work_row // 8)
 
-    def _work_places(self, *counts: int) -> tuple[Block, tuple[int, ...]]:
+    def _work_places(self, *counts: int) -> tuple[Block, list[int]]:
         """One piece of memory for several groups of padded rows, and where they begin; hold on to it."""
-        *starts, total = accumulate(counts, initial=0)
-        work = self.work_rows(total)
-        return work, tuple(work.at + self.work_row * start for start in starts)
+        starts, total = [], 0
+        for count in counts:
+            starts.append(total)
+            total += count * self.work_row
+        work = self.buffers.take(total // 8)
+        return work, [work.at + start for start in starts]
 
     def handle(self, size: int, level: int, scale: float, correction: int) -> Handle:
         """A handle without values."""
@@ -146,25 +138,30 @@ class Engine:
         polynomials. signs: address of a single rotation's, for SEAL's digits.
         """
         n, own, count = self.n, self.work_row, items[0].a.level + 1
-        sources = list(dict.fromkeys(item.source(self.row) for item in items))
+        numbers: dict[int, int] = {}
+        for item in items:
+            numbers.setdefault(item.a.at, len(numbers))
         memory, (digits, remainders, room, scratch) = self._work_places(
-            count * len(sources), 4 * len(items), count * self.threads, SWITCH_ROWS * self.threads
+            count * len(numbers), 4 * len(items), count * self.threads, SWITCH_ROWS * self.threads
         )
         lines = np.array(
-            [item.line(self.row, sources, remainders + 4 * k * own) for k, item in enumerate(items)]
+            [
+                item.line(self.row, numbers[item.a.at], remainders + 4 * k * own)
+                for k, item in enumerate(items)
+            ]
         )
-        places, counts = np.array(sources), np.array([item.counts for item in items])
+        counts = np.array([item.key.counts for item in items])
         key_digits, constants = items[0].key.digits, self._switch_constants(count)
 
         def call(team: int, thread: int) -> None:
             mine = room + thread * count * own, scratch + thread * SWITCH_ROWS * own
             switch(
-                entries(), team, digits, places, *mine, key_digits, count, n, signs, lines, counts,
+                entries(), team, digits, *mine, key_digits, count, n, signs, lines, counts,
                 *constants, dropping,
             )  # fmt: skip
 
-        transforms = len(sources) * (count + count * count) + 2 * len(items) * (count + 1)
-        return Stage(call, len(sources) + len(items), transforms * n, (memory, items))
+        transforms = len(numbers) * (count + count * count) + 2 * len(items) * (count + 1)
+        return Stage(call, len(numbers) + len(items), transforms * n, (memory, items))
 
     def switching_sum(self, items: Sequence[Item], still: Handle | None) -> Stage:
         """Rotations of different ciphertexts, added up to the one result of all items, and `still` to it.
@@ -175,19 +172,18 @@ class Engine:
         if any(item.key.turn is None for item in items):
             raise InputError("a relinearisation key rotates nothing")
         n, own, count = self.n, self.work_row, items[0].a.level + 1
-        sources = [item.source(self.row) for item in items]
         memory, (digits, rests, room, scratch) = self._work_places(
             count * len(items), 4, count * self.threads, SUM_ROWS * self.threads
         )
-        lines = np.array([item.line(self.row, sources, 0) for item in items])
-        places, counts = np.array(sources), np.array([item.counts for item in items])
+        lines = np.array([item.line(self.row, k, 0) for k, item in enumerate(items)])
+        counts = np.array([item.key.counts for item in items])
         key_digits, constants = items[0].key.digits, self._switch_constants(count)
         still_at, out = still.at if still else 0, items[0].out.at
 
         def call(team: int, thread: int) -> None:
             mine = room + thread * count * own, scratch + thread * SUM_ROWS * own
             switch_sum(
-                entries(), team, digits, places, *mine, rests, out, still_at, key_digits, count, n, lines,
+                entries(), team, digits, *mine, rests, out, still_at, key_digits, count, n, lines,
                 counts, *constants,
             )  # fmt: skip
 

@@ -14,9 +14,10 @@ from securedl.he.params import Parameters
 from securedl.he.vector import rows
 from securedl.he.vector.cache import compile_all
 from securedl.he.vector.correction import balance
-from securedl.he.vector.engine import Engine, Item, Stage
+from securedl.he.vector.engine import Engine, Item
 from securedl.he.vector.handles import Handle, SwitchKey
 from securedl.he.vector.loading import Loading
+from securedl.he.vector.stages import Stage
 from securedl.he.vector.twiddles import centred
 
 #: Scales that differ by less than this are the same scale reached along two paths.
@@ -221,21 +222,22 @@ class VectorEvaluator(Loading):
         """All of one level; those of two polynomials stay. With `dropping` (CKKS, all of three) they are
         rescaled in one go.
         """
-        level, sizes = handles[0].level, {a.size for a in handles}
-        if not sizes <= {2, 3}:
-            raise InputError(f"only three polynomials can be relinearised, got {sorted(sizes)}")
-        if 3 not in sizes:
-            return list(handles)
-        key, engine = self._relinearisation, self._engine
-        if key is None:
-            raise InputError("no relinearisation key was installed: call set_keys first")
+        key, engine, level = self._relinearisation, self._engine, handles[0].level
         prime = float(self.params.primes[level]) if dropping else 1.0
-        outs = [
-            a if a.size == 2 else engine.handle(2, level - dropping, a.scale / prime, a.correction)
-            for a in handles
-        ]
-        items = [Item(key, a, out) for a, out in zip(handles, outs, strict=True) if a.size == 3]
-        stages.append(engine.switching(items, dropping=dropping))
+        outs, items = [], []
+        for a in handles:
+            if a.size == 2:
+                outs.append(a)
+                continue
+            if a.size != 3:
+                raise InputError(f"only three polynomials can be relinearised, got {a.size}")
+            if key is None:
+                raise InputError("no relinearisation key was installed: call set_keys first")
+            out = engine.handle(2, level - dropping, a.scale / prime, a.correction)
+            outs.append(out)
+            items.append(Item(key, a, out))
+        if items:
+            stages.append(engine.switching(items, dropping=dropping))
         return outs
 
     def rotate(self, a: Handle, steps: Sequence[int]) -> list[Handle]:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
 
 from securedl.he.vector.buffers import Block
-from securedl.he.vector.chain import Automorphism
+from securedl.he.vector.chain import Automorphism, Integers
+
+_NO_COUNTS = np.zeros(1, dtype=np.int64)
 
 
 @dataclass(eq=False, slots=True)
@@ -51,3 +56,13 @@ class SwitchKey:
     def signs_at(self) -> int:
         """Address of the automorphism's signs, or 0."""
         return 0 if self.turn is None else self.turn.signs_at
+
+    @cached_property
+    def places(self) -> tuple[int, int]:
+        """Addresses of the automorphism's moves and of its scatter, or 0."""
+        return (0, 0) if self.turn is None else (self.turn.moves_at, self.turn.scatter_at)
+
+    @property
+    def counts(self) -> Integers:
+        """Of the automorphism's patterns."""
+        return _NO_COUNTS if self.turn is None else self.turn.counts

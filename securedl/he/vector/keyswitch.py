@@ -28,10 +28,10 @@ from securedl.he.vector.rescale import divide_row, divide_row_twice, remainder
 from securedl.he.vector.rows import add_permuted_row, permute
 from securedl.he.vector.team import DONE, OWN, done, draw, flag, signal, wait
 
-#: Columns of an item, a switch with one key: addresses of the key, of the result, of four padded rows, of the
-#: moves and the scatter of an automorphism (0 for none), the number of its source among the sources, and
-#: addresses of what is added to the result's polynomials.
-KEY, OUT, REMAINDERS, MOVES, SCATTER, SOURCE, ADDED, ADDED_TOO = range(8)
+#: Columns of an item, a polynomial to switch with one key: addresses of the key, of the result, of four
+#: padded rows, of the moves and the scatter of an automorphism (0 for none); the polynomial's number, the same
+#: for items of the same polynomial; addresses of it, and of what is added to the result's polynomials.
+KEY, OUT, REMAINDERS, MOVES, SCATTER, NUMBER, SOURCE, ADDED, ADDED_TOO = range(9)
 #: Columns of a switch's constants, one line a prime: integers and doubles.
 AHEAD, BACK, METHOD, GROUP, WIDTH = range(5)
 Q, Q_INVERSE, SHRINK, BASE, FACTOR, RESIDUE, DROPPING = range(7)
@@ -114,8 +114,8 @@ def _sums(  # type: ignore[no-untyped-def]
 
 @inner
 def _position(  # type: ignore[no-untyped-def]
-    entries, digit_rows, source, room, position, transformed, count, n, key_digits, scratch, signs, item,
-    counts, whole, real, t, t_factor, dropping, ready,
+    entries, digit_rows, room, position, transformed, count, n, key_digits, scratch, signs, item, counts,
+    whole, real, t, t_factor, dropping, ready,
 ):  # fmt: skip
     """`switch` for one position and one item; `ready` is the flag of the item's remainders."""
     row, padded = 8 * n, padded_row(n)
@@ -129,7 +129,7 @@ def _position(  # type: ignore[no-untyped-def]
         whole[prime, AHEAD],
     )
     _sums(
-        entries, digit_rows, source, room, item[KEY], key_digits, count, position, transformed, scratch,
+        entries, digit_rows, item[SOURCE], room, item[KEY], key_digits, count, position, transformed, scratch,
         padded, n, 0, 0, 0, False, whole, real,
     )  # fmt: skip
     back, shrink, factor = whole[prime, BACK], real[prime, SHRINK], real[prime, FACTOR]
@@ -166,24 +166,25 @@ def _position(  # type: ignore[no-untyped-def]
 
 
 @kernel(
-    "void(int64[::1],int64,int64,int64[::1],int64,int64,int64,int64,int64,int64,int64[:,::1],int64[:,::1],"
+    "void(int64[::1],int64,int64,int64,int64,int64,int64,int64,int64,int64[:,::1],int64[:,::1],"
     "int64[:,::1],float64[:,::1],float64,float64,boolean)"
 )
 def switch(  # type: ignore[no-untyped-def]
-    entries, team, digit_rows, sources, room, scratch, key_digits, count, n, signs, items, counts, whole,
-    real, t, t_factor, dropping,
+    entries, team, digit_rows, room, scratch, key_digits, count, n, signs, items, counts, whole, real, t,
+    t_factor, dropping,
 ):  # fmt: skip
-    """Polynomials of `count` primes, switched: each item is one of the sources and one key.
+    """Polynomials of `count` primes, switched; items of the same polynomial share its digits.
 
-    An item's result is [2, count, N] at its OUT, with what lies at ADDED and ADDED_TOO (`count` rows, or 0)
-    added to it. Position 0 is the special prime, position k is prime k - 1; a position is finished for all
-    items before the next. Flags: one for each source's digits, one for each item's remainders.
+    A polynomial's row i is the transform of its digit i modulo prime i. An item's result is [2, count, N] at
+    its OUT, with what lies at ADDED and ADDED_TOO (`count` rows, or 0) added to it. Position 0 is the special
+    prime, position k is prime k - 1; a position is finished for all items before the next: its part of the key
+    and what an item's digits become are then at hand for the next item. Flags: one for each polynomial's
+    digits, one for each item's remainders.
 
     Args:
         entries: see `ntt.entries`.
         team: of threads, see `team`.
-        digit_rows: `count` padded rows for each source.
-        sources: rows in NTT form: row i is the transform of digit i modulo prime i.
+        digit_rows: `count` padded rows for each polynomial.
         room: the thread's own, `count` padded rows.
         scratch: the thread's own, SWITCH_ROWS padded rows.
         key_digits: see `keysum`.
@@ -196,28 +197,34 @@ def switch(  # type: ignore[no-untyped-def]
     """
     padded = padded_row(n)
     number, unit = draw(team), 0
-    for s in range(len(sources)):
+    polynomials = 0
+    for k in range(len(items)):
+        if items[k, NUMBER] < polynomials:
+            continue
         for i in range(count):
             if unit == number:
-                _digit(entries, sources[s], digit_rows + s * count * padded, i, n, signs, whole, real)
-                signal(flag(team, OWN + s))
+                to = digit_rows + polynomials * count * padded
+                _digit(entries, items[k, SOURCE], to, i, n, signs, whole, real)
+                signal(flag(team, OWN + polynomials))
                 number = done(team, number)
             unit += 1
-    held, held_source = -1, -1  # what `room` holds
+        polynomials += 1
+    held, held_position = -1, -1  # what `room` holds
     for order in range(count + 1):
         position = order
         if dropping and order > 0:
             position = count if order == 1 else order - 1
         for k in range(len(items)):
             if unit == number:
-                s = items[k, SOURCE]
-                wait(flag(team, OWN + s), count)
+                which = items[k, NUMBER]
+                wait(flag(team, OWN + which), count)
                 _position(
-                    entries, digit_rows + s * count * padded, sources[s], room, position,
-                    held == position and held_source == s, count, n, key_digits, scratch, signs, items[k],
-                    counts[k], whole, real, t, t_factor, dropping, flag(team, OWN + len(sources) + k),
+                    entries, digit_rows + which * count * padded, room, position,
+                    which == held and position == held_position, count, n, key_digits, scratch, signs,
+                    items[k], counts[k], whole, real, t, t_factor, dropping,
+                    flag(team, OWN + polynomials + k),
                 )  # fmt: skip
-                held, held_source = position, s
+                held, held_position = which, position
                 number = done(team, number)
             unit += 1
     wait(flag(team, DONE), unit)
@@ -233,18 +240,18 @@ def _turn(source, out, n, moves, counts, adding, q, q_inverse):  # type: ignore[
 
 
 @kernel(
-    "void(int64[::1],int64,int64,int64[::1],int64,int64,int64,int64,int64,int64,int64,int64,int64[:,::1],"
+    "void(int64[::1],int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64[:,::1],"
     "int64[:,::1],int64[:,::1],float64[:,::1],float64,float64)"
 )
 def switch_sum(  # type: ignore[no-untyped-def]
-    entries, team, digit_rows, sources, room, scratch, rests, out, still, key_digits, count, n, items, counts,
-    whole, real, t, t_factor,
+    entries, team, digit_rows, room, scratch, rests, out, still, key_digits, count, n, items, counts, whole,
+    real, t, t_factor,
 ):  # fmt: skip
     """The sum of rotated ciphertexts, with one division by the special prime for all.
 
-    The sources are their second polynomials, item k has source k: the sums of digit x key undergo its
-    automorphism and are added up, and so are the first polynomials, at the items' ADDED. `still` is the
-    address of a ciphertext that is added unrotated, or 0. The result is [2, count, N] at `out`.
+    The items' polynomials are the second ones, each with digits of its own: the sums of digit x key undergo
+    the item's automorphism and are added up, and so are the first polynomials, at the items' ADDED. `still`
+    is the address of a ciphertext that is added unrotated, or 0. The result is [2, count, N] at `out`.
 
     Flags: one for all digits, one for the remainders. Positions and other arguments are `switch`'s;
     scratch has SUM_ROWS padded rows, and four padded rows at `rests` belong to all threads.
@@ -252,10 +259,11 @@ def switch_sum(  # type: ignore[no-untyped-def]
     row, padded = 8 * n, padded_row(n)
     digits, ready = flag(team, OWN), flag(team, OWN + 1)
     number, unit = draw(team), 0
-    for s in range(len(sources)):
+    for k in range(len(items)):
         for i in range(count):
             if unit == number:
-                _digit(entries, sources[s], digit_rows + s * count * padded, i, n, 0, whole, real)
+                to = digit_rows + k * count * padded
+                _digit(entries, items[k, SOURCE], to, i, n, 0, whole, real)
                 signal(digits)
                 number = done(team, number)
             unit += 1
@@ -264,14 +272,14 @@ def switch_sum(  # type: ignore[no-untyped-def]
         if unit != number:
             unit += 1
             continue
-        wait(digits, len(sources) * count)
+        wait(digits, len(items) * count)
         i = position - 1
         prime = i if position else whole.shape[0] - 1
         q, q_inverse, how = real[prime, Q], real[prime, Q_INVERSE], whole[prime, METHOD]
         for k in range(len(items)):
             item, moves, adding = items[k], items[k, MOVES], k > 0
             _sums(
-                entries, digit_rows + k * count * padded, sources[k], room, item[KEY], key_digits, count,
+                entries, digit_rows + k * count * padded, item[SOURCE], room, item[KEY], key_digits, count,
                 position, False, sums, padded, n, item[SCATTER], total, padded, adding, whole, real,
             )  # fmt: skip
             if how >= 0:

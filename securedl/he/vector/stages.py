@@ -22,7 +22,7 @@ _evaluations = 0
 _evaluations_lock = Lock()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Stage:
     """One call of a kernel, with all its memory.
 
