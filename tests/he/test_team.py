@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import time
+import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event, get_ident
+from pathlib import Path
+from threading import Barrier, Event, get_ident
 from typing import Any
 
 import numpy as np
@@ -13,10 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from securedl.errors import InputError
+from securedl.he.vector import VectorEvaluator, stages
 from securedl.he.vector.buffers import address
 from securedl.he.vector.cache import inner
 from securedl.he.vector.stages import Crew, Stage
 from securedl.he.vector.team import DONE, LINE, OWN, done, draw, flag, signal, wait
+
+sys.path.insert(0, str(Path(__file__).parent))
+from vector_oracle import Oracle, oracle  # found by path, not by package
 
 pytestmark = pytest.mark.he
 
@@ -76,43 +85,137 @@ def test_one_thread_does_everything_where_no_other_comes(team: bool) -> None:
         assert (who == 1).all()
 
 
-LARGE_WORK = 10**9
+def stage(call: Callable[[int, int], object], memory: object = None) -> Stage:
+    def called(team: int, thread: int) -> None:
+        call(team, thread)
+
+    return Stage(called, 0, 10**9, memory)
+
+
+class Memory:
+    """Something to refer to weakly."""
 
 
 def test_a_stage_does_not_wait_for_threads_that_are_busy_elsewhere() -> None:
-    crew = Crew(2)
-    release, found = Event(), []
+    """Nor does the pool keep what the stage held."""
+    crew, release, found, memory = Crew(2), Event(), [], Memory()
     busy = crew._pool.submit(release.wait, 60)  # type: ignore[union-attr]
-    crew.do(Stage(lambda team, thread: found.append(thread), 0, LARGE_WORK, None))
-    assert found == [0]
-    assert not busy.done()
-    release.set()
+    try:
+        crew.do(stage(lambda team, thread: found.append(thread), memory))
+        assert found == [0]
+        assert not busy.done()
+        known = weakref.ref(memory)
+        del memory
+        assert known() is None
+    finally:
+        release.set()
 
 
-def test_several_evaluations_at_once_do_not_ask_for_threads() -> None:
+def test_no_more_threads_are_asked_than_an_evaluator_has() -> None:
+    """Whatever several evaluators do at once."""
     found: list[int] = []
+
+    def inside(team: int, thread: int) -> None:
+        found.append(stages._in_use)
 
     def call(team: int, thread: int) -> None:
         if thread == 0:
-            Crew(2).do(Stage(lambda team, thread: found.append(team), 0, LARGE_WORK, None))
+            Crew(3).do(stage(inside))
+            assert stages._in_use == 3
 
-    Crew(2).do(Stage(call, 0, LARGE_WORK, None))
-    assert found == [0]
+    Crew(3).do(stage(call))
+    assert found == [4]  # the caller of the second, which gets no help
+    assert stages._in_use == 0
 
 
-def test_all_threads_have_stopped_when_one_fails() -> None:
-    """They write to memory that their caller gives back."""
-    crew = Crew(2)
-    begun, ended, caller = Event(), Event(), get_ident()
+@pytest.mark.parametrize("who", ["caller", "other"])
+def test_a_failure_is_raised_and_the_memory_kept_for_who_is_at_work(who: str) -> None:
+    crew, begun, failed, memory = Crew(2), Event(), Event(), Memory()
+    caller, known, kept = get_ident(), weakref.ref(memory), []
 
     def call(team: int, thread: int) -> None:
-        if get_ident() == caller:
+        if (get_ident() == caller) == (who == "caller"):
             assert begun.wait(10)
+            failed.set()
             raise InputError("on purpose")
         begun.set()
-        time.sleep(0.2)
-        ended.set()
+        assert failed.wait(10)
+        time.sleep(0.1)
+        kept.append(known() is not None)
 
+    some = stage(call, memory)
+    del memory
     with pytest.raises(InputError, match="on purpose"):
-        crew.do(Stage(call, 0, LARGE_WORK, None))
-    assert ended.is_set()
+        crew.do(some)
+    del some
+    crew._pool.shutdown()  # type: ignore[union-attr]
+    assert kept == [True]
+    gc.collect()  # the error holds the frames that it came through
+    assert known() is None
+    assert stages._in_use == 0
+
+
+def operations(vector: VectorEvaluator, o: Oracle, level: int) -> list[bytes]:
+    """The residues of all that stages do, of ciphertexts of one level."""
+    rng = np.random.default_rng(level)
+    xs, cubic = [vector.load(o.record(rng, 2, level)) for _ in range(5)], vector.load(o.record(rng, 3, level))
+    weights = [vector.load_weight(o.record(rng, 2, level)) for _ in range(4)]
+    handles = [
+        *vector.dots(xs[:2], [xs[2:4], xs[3:]]),
+        *vector.dots(xs[:2], [weights[:2], weights[2:]]),
+        vector.relinearise(cubic),
+        *vector.rotate(xs[0], [1, 2, 2, 0, 3]),
+        *vector.rotate(xs[1], [5]),
+        vector.rotate_sum(xs, [1, 0, 3, 0, 64]),
+    ]
+    if level > 0:
+        handles += [
+            vector.rescale(cubic),
+            vector.relinearise_rescale(cubic),
+            vector.giant_steps([(xs[:2], xs[2:4], 1), (xs[:2], xs[3:], 0), (xs[1:2], xs[:1], 5)]),
+        ]
+    return [vector.dump(handle).residues.tobytes() for handle in handles]
+
+
+SMALL = [
+    oracle("ckks", 4096, (44,), 48),
+    oracle("ckks", 4096, (35, 31), 38),
+    oracle("bgv", 4096, (35, 31), 38, 65537),
+    oracle("ckks", 8192, (48, 40, 20), 50),  # the special prime is transformed on doubles
+    oracle("bgv", 8192, (48, 40, 20), 50, 65537),
+]
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("o", SMALL, ids=lambda o: f"{o.params.scheme}-{len(o.params.primes)}")
+def test_kernels_give_the_same_residues_to_any_team(
+    o: Oracle, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every level, with all threads at once, and with the last doing everything before the others come."""
+    levels = range(len(o.params.primes))
+    expected = [operations(o.vector(1), o, level) for level in levels]
+    vector = o.vector(threads)
+
+    def at_once(*some: Stage) -> None:
+        for stage in some:
+            team, ready = np.zeros((OWN + stage.flags) * LINE // 8, dtype=np.int64), Barrier(threads)
+
+            def work(thread: int, stage: Stage = stage, team: Any = team, ready: Barrier = ready) -> None:
+                ready.wait(10)
+                stage.call(address(team), thread)
+
+            list(pool.map(work, range(threads)))
+
+    def last_first(*some: Stage) -> None:
+        for stage in some:
+            team = np.zeros((OWN + stage.flags) * LINE // 8, dtype=np.int64)
+            for thread in reversed(range(threads)):
+                stage.call(address(team), thread)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for do in (at_once, at_once, last_first):
+            monkeypatch.setattr(vector._engine, "do", do)
+            assert [operations(vector, o, level) for level in levels] == expected
+    monkeypatch.undo()
+    monkeypatch.setattr(stages, "_SHARED_VALUES", 0)
+    assert [operations(vector, o, level) for level in levels] == expected

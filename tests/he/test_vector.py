@@ -234,7 +234,8 @@ def test_misuse_is_refused() -> None:
     rng = np.random.default_rng(2)
     vector = o.vector()
     top, low = vector.load(o.record(rng, 2, 3)), vector.load(o.record(rng, 2, 0))
-    three = vector.load(o.record(rng, 3, 3))
+    three, plain = vector.load(o.record(rng, 3, 3)), vector.load(o.record(rng, 1, 3))
+    second = vector.load(o.record(rng, 2, 2))
     rescaled = vector.mod_switch(vector.rescale(top), 0)
     bare = VectorEvaluator(o.params)
     for call in (
@@ -250,6 +251,16 @@ def test_misuse_is_refused() -> None:
         lambda: vector.rotate(top, [7]),
         lambda: vector.rotate(three, [1]),
         lambda: vector.rotate_sum([top], [1, 2]),
+        lambda: vector.dots([top, top], [[top, top], [plain, plain]]),
+        lambda: vector.dots([top, top], [[top, plain]]),
+        lambda: vector.relinearise(plain),
+        lambda: vector.giant_steps([]),
+        lambda: vector.giant_steps([([], [], 1)]),
+        lambda: vector.giant_steps([([top], [top, top], 1)]),
+        lambda: vector.giant_steps([([top], [top], 7), ([top], [top], 1)]),
+        lambda: vector.giant_steps([([low], [low], 1), ([low], [low], 0)]),
+        lambda: vector.giant_steps([([top], [top], 1), ([second], [second], 0)]),
+        lambda: bare.giant_steps([([top], [top], 0)]),
         lambda: bare.relinearise(three),
         lambda: VectorEvaluator(o.params, threads=0),
     ):
@@ -361,20 +372,24 @@ PORTABLE = """
 import hashlib, numpy as np
 from securedl.he.params import Parameters
 from securedl.he.layout import Record, Shape
-from securedl.he.vector import VectorEvaluator
+from securedl.he.vector import VectorEvaluator, stages
 params = Parameters("ckks", 4096, {primes}, {special})
 rng = np.random.default_rng(0)
 q = np.array(params.primes, dtype=np.uint64)[None, :, None]
 full = np.array((*params.primes, params.special), dtype=np.uint64)[None, :, None]
-vector = VectorEvaluator(params)
+stages._SHARED_VALUES = 0
+vector = VectorEvaluator(params, {threads})
 def draw(size, q, level):
     return Record(Shape(level, size, 1.0), rng.integers(0, q, (size, q.shape[1], 4096), dtype=np.uint64))
 top = len(params.primes) - 1
 key = [draw(2, full, top + 1) for _ in params.primes]
-vector.set_keys(key, {{3: key}})
+vector.set_keys(key, {{3: key, 5: key}})
 a, c = vector.load(draw(2, q, top)), vector.load(draw(3, q, top))
 digest = hashlib.sha256()
-for h in (vector.dot([a, a], [a, a]), vector.relinearise(c), vector.rescale(c), *vector.rotate(a, [3])):
+groups = [([a, a], [a, a], step) for step in (3, 5, 0)]
+for h in (vector.dot([a, a], [a, a]), vector.relinearise(c), vector.rescale(c), *vector.rotate(a, [3]),
+          *vector.rotate(a, [3, 5]), vector.rotate_sum([a, a, a], [3, 5, 0]), vector.relinearise_rescale(c),
+          vector.giant_steps(groups)):
     digest.update(vector.dump(h).residues.tobytes())
 print(digest.hexdigest())
 """
@@ -391,7 +406,7 @@ ENVIRONMENTS: tuple[dict[str, str], ...] = (
 def test_right_without_avx_and_fma() -> None:
     """The same residues on a processor with neither (FMA then comes from libm), and on one without IFMA."""
     params = oracle("ckks", 4096, (35, 31), 38).params
-    code = PORTABLE.format(primes=params.primes, special=params.special)
+    code = PORTABLE.format(primes=params.primes, special=params.special, threads=2)
     outputs = {
         subprocess.run(
             [sys.executable, "-c", code],

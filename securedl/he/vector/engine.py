@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from securedl.errors import InputError
 from securedl.he.params import Parameters
 from securedl.he.vector.buffers import Block, Buffers
 from securedl.he.vector.chain import Floats, chain_of
@@ -164,13 +163,7 @@ class Engine:
         return Stage(call, len(numbers) + len(items), transforms * n, (memory, items))
 
     def switching_sum(self, items: Sequence[Item], still: Handle | None) -> Stage:
-        """Rotations of different ciphertexts, added up to the one result of all items, and `still` to it.
-
-        Raises:
-            InputError: a relinearisation key among the keys.
-        """
-        if any(item.key.turn is None for item in items):
-            raise InputError("a relinearisation key rotates nothing")
+        """Rotations, each with a rotation key, added up to the one result of all items, and `still` to it."""
         n, own, count = self.n, self.work_row, items[0].a.level + 1
         memory, (digits, rests, room, scratch) = self._work_places(
             count * len(items), 4, count * self.threads, SUM_ROWS * self.threads

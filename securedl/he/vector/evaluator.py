@@ -184,9 +184,9 @@ class VectorEvaluator(Loading):
         outs = []
         for some in ws:
             scales = [x.scale * w.scale for x, w in zip(xs, some, strict=True)]
-            low, high = min(scales), max(scales)
-            if low != high and not math.isclose(low, high, rel_tol=SCALE_TOLERANCE):
-                raise InputError(f"cannot add scales {low} and {high}")
+            for found in scales:
+                if found != scales[0] and not math.isclose(found, scales[0], rel_tol=SCALE_TOLERANCE):
+                    raise InputError(f"cannot add scales {scales[0]} and {found}")
             outs.append(self._product(xs[0], some[0], some[0].size + 1))
         t = self.params.plain_modulus
         if t and len({x.correction * w.correction % t for some in ws for x, w in zip(xs, some)}) > 1:  # noqa: B905
@@ -258,9 +258,8 @@ class VectorEvaluator(Loading):
     def _rotated(self, a: Handle, keys: dict[int, SwitchKey], signs: int) -> dict[int, Handle]:
         """All from one decomposition; with the `signs` of a single key SEAL's, bit for bit."""
         outs = {step: self._engine.handle(2, a.level, a.scale, a.correction) for step in keys}
-        if outs:
-            items = [Item(key, a, outs[step]) for step, key in keys.items()]
-            self._engine.do(self._engine.switching(items, signs))
+        items = [Item(key, a, outs[step]) for step, key in keys.items()]
+        self._engine.do(self._engine.switching(items, signs))
         return outs
 
     def rotate_sum(self, handles: Sequence[Handle], steps: Sequence[int]) -> Handle:
@@ -299,8 +298,8 @@ class VectorEvaluator(Loading):
     def giant_steps(self, groups: Sequence[tuple[Sequence[Handle], Sequence[Handle], int]]) -> Handle:
         """Σ over groups (xs, ws, step) of rescale(relinearise(dot(xs, ws))) rotated left by `step`.
 
-        The second half of a baby-step giant-step product in one call: its stages follow each other without
-        a return to the interpreter, and all rotations share one division by the special prime.
+        The second half of a baby-step giant-step product in one call: its stages are handed to other
+        threads once, and all rotations share one division by the special prime.
 
         Raises:
             InputError: as the single operations.

@@ -1,10 +1,9 @@
 """Key switching, as SEAL's `switch_key_inplace` does it.
 
-1. `digits`: the inverse transform of the polynomial to switch; its canonical residue modulo each prime
-   is one digit.
-2. `switch`, modulo the special prime and then each other one: transform every digit, sum digit x key,
-   and divide the two sums by the special prime. One prime is finished before the next, so that all but
-   the key stays in the second-level cache.
+1. The inverse transform of the polynomial to switch; its canonical residue modulo each prime is one digit.
+2. Modulo the special prime and then each other one: transform every digit, sum digit x key, and divide the
+   two sums by the special prime. One prime is finished before the next, so that all but the key stays in
+   the second-level cache.
 
 A rotation permutes NTT values. Rotation keys are stored permuted backwards, so that the sums are formed
 before the permutation, which comes last and acts on the result only: digits and their transforms can then
@@ -29,8 +28,8 @@ from securedl.he.vector.rows import add_permuted_row, permute
 from securedl.he.vector.team import DONE, OWN, done, draw, flag, signal, wait
 
 #: Columns of an item, a polynomial to switch with one key: addresses of the key, of the result, of four
-#: padded rows, of the moves and the scatter of an automorphism (0 for none); the polynomial's number, the same
-#: for items of the same polynomial; addresses of it, and of what is added to the result's polynomials.
+#: padded rows, of the moves and the scatter of an automorphism (0 for none); the polynomial's number, which
+#: items of the same polynomial share; addresses of it, and of what is added to the result's polynomials.
 KEY, OUT, REMAINDERS, MOVES, SCATTER, NUMBER, SOURCE, ADDED, ADDED_TOO = range(9)
 #: Columns of a switch's constants, one line a prime: integers and doubles.
 AHEAD, BACK, METHOD, GROUP, WIDTH = range(5)
@@ -50,11 +49,12 @@ def _digit(entries, source, digit_rows, i, n, signs, whole, real):  # type: igno
 @inner
 def _sums(  # type: ignore[no-untyped-def]
     entries, digit_rows, source, room, key, key_digits, count, position, transformed, sums, step, n, turn,
-    out, out_step, adding, whole, real,
+    out, out_step, adding, whole, real, xs, ws,
 ):  # fmt: skip
     """Σ digit x key modulo one position's prime, for both polynomials of the key: rows at `sums`, `step`
     octets apart. The digits are transformed to `room`, unless they have been.
 
+    xs, ws: room for `count` addresses each.
     turn, out, out_step: on words the sums then go to two rows at `out` under an automorphism, unless `turn`
     is 0; with `adding` they are added to what is there.
 
@@ -73,7 +73,6 @@ def _sums(  # type: ignore[no-untyped-def]
     width, length = whole[prime, WIDTH], whole[prime, GROUP]
     for k in range(prime):
         key += 2 * key_digits * n * whole[k, WIDTH]
-    xs, ws = np.empty(count, np.int64), np.empty(count, np.int64)
     for j in range(count):
         ws[j] = room + j * padded
         if not transformed and j != i:
@@ -115,7 +114,7 @@ def _sums(  # type: ignore[no-untyped-def]
 @inner
 def _position(  # type: ignore[no-untyped-def]
     entries, digit_rows, room, position, transformed, count, n, key_digits, scratch, signs, item, counts,
-    whole, real, t, t_factor, dropping, ready,
+    whole, real, t, t_factor, dropping, ready, xs, ws,
 ):  # fmt: skip
     """`switch` for one position and one item; `ready` is the flag of the item's remainders."""
     row, padded = 8 * n, padded_row(n)
@@ -130,7 +129,7 @@ def _position(  # type: ignore[no-untyped-def]
     )
     _sums(
         entries, digit_rows, item[SOURCE], room, item[KEY], key_digits, count, position, transformed, scratch,
-        padded, n, 0, 0, 0, False, whole, real,
+        padded, n, 0, 0, 0, False, whole, real, xs, ws,
     )  # fmt: skip
     back, shrink, factor = whole[prime, BACK], real[prime, SHRINK], real[prime, FACTOR]
     if position > 0:
@@ -177,9 +176,9 @@ def switch(  # type: ignore[no-untyped-def]
 
     A polynomial's row i is the transform of its digit i modulo prime i. An item's result is [2, count, N] at
     its OUT, with what lies at ADDED and ADDED_TOO (`count` rows, or 0) added to it. Position 0 is the special
-    prime, position k is prime k - 1; a position is finished for all items before the next: its part of the key
-    and what an item's digits become are then at hand for the next item. Flags: one for each polynomial's
-    digits, one for each item's remainders.
+    prime, position k is prime k - 1; a position is done for all items before the next: its part of the key
+    and the transformed digits are then at hand for the next item. Flags: one for each polynomial's digits,
+    one for each item's remainders.
 
     Args:
         entries: see `ntt.entries`.
@@ -196,6 +195,7 @@ def switch(  # type: ignore[no-untyped-def]
             [2, count - 1, N], and the last prime's position is done second.
     """
     padded = padded_row(n)
+    xs, ws = np.empty(count, np.int64), np.empty(count, np.int64)
     number, unit = draw(team), 0
     polynomials = 0
     for k in range(len(items)):
@@ -222,7 +222,7 @@ def switch(  # type: ignore[no-untyped-def]
                     entries, digit_rows + which * count * padded, room, position,
                     which == held and position == held_position, count, n, key_digits, scratch, signs,
                     items[k], counts[k], whole, real, t, t_factor, dropping,
-                    flag(team, OWN + polynomials + k),
+                    flag(team, OWN + polynomials + k), xs, ws,
                 )  # fmt: skip
                 held, held_position = which, position
                 number = done(team, number)
@@ -258,6 +258,7 @@ def switch_sum(  # type: ignore[no-untyped-def]
     """
     row, padded = 8 * n, padded_row(n)
     digits, ready = flag(team, OWN), flag(team, OWN + 1)
+    xs, ws = np.empty(count, np.int64), np.empty(count, np.int64)
     number, unit = draw(team), 0
     for k in range(len(items)):
         for i in range(count):
@@ -280,7 +281,7 @@ def switch_sum(  # type: ignore[no-untyped-def]
             item, moves, adding = items[k], items[k, MOVES], k > 0
             _sums(
                 entries, digit_rows + k * count * padded, item[SOURCE], room, item[KEY], key_digits, count,
-                position, False, sums, padded, n, item[SCATTER], total, padded, adding, whole, real,
+                position, False, sums, padded, n, item[SCATTER], total, padded, adding, whole, real, xs, ws,
             )  # fmt: skip
             if how >= 0:
                 for p in range(2):

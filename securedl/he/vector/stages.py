@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
@@ -17,9 +17,9 @@ from securedl.he.vector.team import LINE, OWN
 #: relinearisation of three primes at N = 8192 is 160,000, and two threads take 0.8 of one's time.
 _SHARED_VALUES = 100_000
 
-#: Evaluations of this process that are at work and would use several threads, in whatever engine.
-_evaluations = 0
-_evaluations_lock = Lock()
+#: Threads of this process that are at work on shared evaluations, of whatever evaluator.
+_in_use = 0
+_in_use_lock = Lock()
 
 
 @dataclass(eq=False, slots=True)
@@ -41,17 +41,17 @@ class Stage:
 
 
 @contextmanager
-def _counted() -> Iterator[int]:
-    """Counts one evaluation while it is at work, and gives how many are."""
-    global _evaluations
-    with _evaluations_lock:
-        _evaluations += 1
-        now = _evaluations
+def _asked(threads: int) -> Iterator[int]:
+    """How many others may help the caller, so that no more than `threads` are in use; they are meanwhile."""
+    global _in_use
+    with _in_use_lock:
+        others = max(0, threads - 1 - _in_use)
+        _in_use += 1 + others
     try:
-        yield now
+        yield others
     finally:
-        with _evaluations_lock:
-            _evaluations -= 1
+        with _in_use_lock:
+            _in_use -= 1 + others
 
 
 class Crew:
@@ -65,14 +65,14 @@ class Crew:
         """Do one stage after another, with all threads unless they are small together.
 
         The other threads come when they can; the caller waits for those only that are at work. While other
-        evaluations of this process are at work fewer are asked: the processors have enough to do.
+        evaluations of this process are at work fewer are asked: the processors have enough to do. What a
+        thread raises is raised here, if it did so in time; the caller then has done its work.
         """
         if self._pool is None or sum(stage.values for stage in stages) < _SHARED_VALUES:
             _alone(stages)
             return
-        with _counted() as evaluations:
-            others = self._threads - evaluations
-            if others > 0:
+        with _asked(self._threads) as others:
+            if others:
                 _together(self._pool, stages, others)
             else:
                 _alone(stages)
@@ -84,17 +84,18 @@ def _alone(stages: Sequence[Stage]) -> None:
 
 
 def _together(pool: ThreadPoolExecutor, stages: Sequence[Stage], others: int) -> None:
-    teams = [np.zeros((OWN + stage.flags) * LINE // 8, dtype=np.int64) for stage in stages]
+    jobs = [(stage, np.zeros((OWN + stage.flags) * LINE // 8, dtype=np.int64)) for stage in stages]
 
     def work(thread: int) -> None:
-        for stage, team in zip(stages, teams, strict=True):
+        for stage, team in jobs:  # held by this frame while the kernel runs
             stage.call(address(team), thread)
 
     asked = [pool.submit(work, thread) for thread in range(1, others + 1)]
     try:
         work(0)
-    except BaseException:  # the others write to memory that the caller is about to give back
-        wait([other for other in asked if not other.cancel()])
-        raise
-    for other in asked:
-        other.cancel()
+    finally:
+        jobs.clear()  # the pool keeps what was cancelled until a thread is free, but not the memory of stages
+        begun = [other for other in asked if not other.cancel()]
+    for other in begun:
+        if other.done():
+            other.result()

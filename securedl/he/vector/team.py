@@ -12,11 +12,12 @@ that has not come yet, and whoever comes late does what is left:
         unit += 1
     wait(flag(team, DONE), unit)
 
+Nothing may fail between `draw` and `done`: a unit that was drawn is never drawn again, and all wait for it.
 A unit that needs what others leave waits for a *flag*, a counter that they `signal`. It may wait for units
 before it only: these have been drawn by threads that are at work on them, and so no two wait for each other.
 
-A team is the address of its counters, a cache line each and zero at first, or 0 for one thread alone: numbers
-then follow each other and nothing waits. Residues do not depend on who does what.
+A team is the address of its counters, a cache line apart and zero at first, or 0 for one thread alone: then
+numbers follow each other and nothing waits. Residues do not depend on who does what.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from securedl.he.vector.cache import inner
 DRAWN, DONE, OWN = range(3)
 #: Octets of a counter.
 LINE = 64
-#: Looks at a flag, with a pause of some 50 ns each, before another thread may have the processor.
+#: Looks at a flag, with a pause of some 50 ns each (none but on x86), before another thread may have the
+#: processor (never on Windows).
 _PATIENCE = 256
 
 _WORD = ir.IntType(64)
