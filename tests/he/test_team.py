@@ -171,6 +171,7 @@ def operations(vector: VectorEvaluator, o: Oracle, level: int) -> list[bytes]:
     if level > 0:
         handles += [
             vector.rescale(cubic),
+            vector.rescale(vector.load(o.record(rng, 1, level))),
             vector.relinearise_rescale(cubic),
             vector.giant_steps([(xs[:2], xs[2:4], 1), (xs[:2], xs[3:], 0), (xs[1:2], xs[:1], 5)]),
         ]

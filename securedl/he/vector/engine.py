@@ -14,8 +14,8 @@ from securedl.he.vector.buffers import Block, Buffers
 from securedl.he.vector.chain import Floats, chain_of
 from securedl.he.vector.dot import dot, dot_packed
 from securedl.he.vector.handles import Handle, SwitchKey
-from securedl.he.vector.keyswitch import SUM_ROWS, SWITCH_ROWS, switch, switch_sum
-from securedl.he.vector.ntt import entries, forward, inverse
+from securedl.he.vector.keyswitch import SUM_ROWS, SWITCH_ROWS, entries, switch, switch_sum
+from securedl.he.vector.ntt import forward, inverse
 from securedl.he.vector.padding import block_octets, padded_octets
 from securedl.he.vector.rescale import divide
 from securedl.he.vector.stages import Crew, Stage

@@ -14,17 +14,21 @@ digits the result is SEAL's, bit for bit; without them it differs in the last bi
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
+from numpy.typing import NDArray
 
 from securedl.he.vector.arith import add_rows
-from securedl.he.vector.cache import inner, kernel
+from securedl.he.vector.cache import caller, entry, inner, kernel
 from securedl.he.vector.dot import rows
 from securedl.he.vector.keysum import place_sums, sum_words
 from securedl.he.vector.ntt import FORWARD, INVERSE, START, call_forward, call_inverse, call_start
+from securedl.he.vector.ntt import entries as transforms
 from securedl.he.vector.ntt_words_forward import close_words, enter_words
 from securedl.he.vector.padding import padded_gap, padded_row, plain_gap, skipped
 from securedl.he.vector.rescale import divide_row, divide_row_twice, remainder
-from securedl.he.vector.rows import add_permuted_row, permute
+from securedl.he.vector.rows import TURN_SIGNATURE, turn_row
 from securedl.he.vector.team import DONE, OWN, done, draw, flag, signal, wait
 
 #: Columns of an item, a polynomial to switch with one key: addresses of the key, of the result, of four
@@ -46,8 +50,17 @@ def _digit(entries, source, digit_rows, i, n, signs, whole, real):  # type: igno
     call_inverse(entries[INVERSE], a, b, back, n, real[i, SHRINK], q, signs, q, q_inverse, how)
 
 
-@inner
-def _sums(  # type: ignore[no-untyped-def]
+#: Places in `entries`.
+SUMS, TURN = START + 1, START + 2
+_SUMS = (
+    "void(int64[::1],int64,int64,int64,int64,int64,int64,int64,boolean,int64,int64,int64,int64,int64,int64,"
+    "boolean,int64[:,::1],float64[:,::1],int64[::1],int64[::1])"
+)
+_call_sums, _call_turn = caller(_SUMS), caller(TURN_SIGNATURE)
+
+
+@kernel(_SUMS)
+def digit_sums(  # type: ignore[no-untyped-def]
     entries, digit_rows, source, room, key, key_digits, count, position, transformed, sums, step, n, turn,
     out, out_step, adding, whole, real, xs, ws,
 ):  # fmt: skip
@@ -111,6 +124,12 @@ def _sums(  # type: ignore[no-untyped-def]
         )  # fmt: skip
 
 
+@lru_cache(maxsize=1)
+def entries() -> NDArray[np.int64]:
+    """Addresses of the code of kernels that other kernels call: transforms, sums, automorphisms."""
+    return np.append(transforms(), [entry(digit_sums), entry(turn_row)])
+
+
 @inner
 def _position(  # type: ignore[no-untyped-def]
     entries, digit_rows, room, position, transformed, count, n, key_digits, scratch, signs, item, counts,
@@ -127,9 +146,9 @@ def _position(  # type: ignore[no-untyped-def]
         whole[prime, METHOD],
         whole[prime, AHEAD],
     )
-    _sums(
-        entries, digit_rows, item[SOURCE], room, item[KEY], key_digits, count, position, transformed, scratch,
-        padded, n, 0, 0, 0, False, whole, real, xs, ws,
+    _call_sums(
+        entries[SUMS], entries, digit_rows, item[SOURCE], room, item[KEY], key_digits, count, position,
+        transformed, scratch, padded, n, 0, 0, 0, False, whole, real, xs, ws,
     )  # fmt: skip
     back, shrink, factor = whole[prime, BACK], real[prime, SHRINK], real[prime, FACTOR]
     if position > 0:
@@ -159,7 +178,7 @@ def _position(  # type: ignore[no-untyped-def]
                 entries[INVERSE], quotient, rest + padded, back, n, shrink, 0.0, 0, q, q_inverse, how
             )
         elif after:
-            permute(quotient, target, 1, n, moves, counts)
+            _call_turn(entries[TURN], quotient, target, n, moves, counts, False, q, q_inverse)
     if position == 0 or (dropping and i == count - 1):
         signal(ready)
 
@@ -181,7 +200,7 @@ def switch(  # type: ignore[no-untyped-def]
     one for each item's remainders.
 
     Args:
-        entries: see `ntt.entries`.
+        entries: see `entries`.
         team: of threads, see `team`.
         digit_rows: `count` padded rows for each polynomial.
         room: the thread's own, `count` padded rows.
@@ -230,15 +249,6 @@ def switch(  # type: ignore[no-untyped-def]
     wait(flag(team, DONE), unit)
 
 
-@inner
-def _turn(source, out, n, moves, counts, adding, q, q_inverse):  # type: ignore[no-untyped-def]
-    """One row under an automorphism, added to what is at `out` if `adding`."""
-    if adding:
-        add_permuted_row(source, out, moves, counts, q, q_inverse)
-    else:
-        permute(source, out, 1, n, moves, counts)
-
-
 @kernel(
     "void(int64[::1],int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64[:,::1],"
     "int64[:,::1],int64[:,::1],float64[:,::1],float64,float64)"
@@ -279,15 +289,18 @@ def switch_sum(  # type: ignore[no-untyped-def]
         q, q_inverse, how = real[prime, Q], real[prime, Q_INVERSE], whole[prime, METHOD]
         for k in range(len(items)):
             item, moves, adding = items[k], items[k, MOVES], k > 0
-            _sums(
-                entries, digit_rows + k * count * padded, item[SOURCE], room, item[KEY], key_digits, count,
-                position, False, sums, padded, n, item[SCATTER], total, padded, adding, whole, real, xs, ws,
+            _call_sums(
+                entries[SUMS], entries, digit_rows + k * count * padded, item[SOURCE], room, item[KEY],
+                key_digits, count, position, False, sums, padded, n, item[SCATTER], total, padded, adding,
+                whole, real, xs, ws,
             )  # fmt: skip
             if how >= 0:
                 for p in range(2):
-                    _turn(sums + p * padded, total + p * padded, n, moves, counts[k], adding, q, q_inverse)
+                    a, b = sums + p * padded, total + p * padded
+                    _call_turn(entries[TURN], a, b, n, moves, counts[k], adding, q, q_inverse)
             if position > 0:
-                _turn(item[ADDED] + i * row, main, n, moves, counts[k], adding, q, q_inverse)
+                a = item[ADDED] + i * row
+                _call_turn(entries[TURN], a, main, n, moves, counts[k], adding, q, q_inverse)
         if position == 0:
             for p in range(2):
                 a, rest, back = total + p * padded, rests + 2 * p * padded, whole[prime, BACK]

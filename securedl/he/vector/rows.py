@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from securedl.he.vector import arith
-from securedl.he.vector.cache import inner, kernel
+from securedl.he.vector.cache import kernel
 
 
 @kernel("void(int64,int64,int64,int64,float64[::1],float64[::1])")
@@ -90,14 +90,21 @@ def permute(source, out, rows, n, moves, counts):  # type: ignore[no-untyped-def
                 done += counts[pattern]
 
 
-@inner
-def add_permuted_row(source, out, moves, counts, q, q_inverse):  # type: ignore[no-untyped-def]
-    """One row under an automorphism, added to what is at out."""
-    done = 0
+#: For kernels that call it by address.
+TURN_SIGNATURE = "void(int64,int64,int64,int64,int64[::1],boolean,float64,float64)"
+
+
+@kernel(TURN_SIGNATURE)
+def turn_row(source, out, n, moves, counts, adding, q, q_inverse):  # type: ignore[no-untyped-def]
+    """One row under an automorphism, added to what is at out if `adding`."""
+    if not adding:
+        permute(source, out, 1, n, moves, counts)
+        return
+    first = 0
     for pattern in range(counts.size):
         if counts[pattern]:
-            arith.add_blocks(pattern, source, out, moves + 16 * done, counts[pattern], q, q_inverse)
-            done += counts[pattern]
+            arith.add_blocks(pattern, source, out, moves + 16 * first, counts[pattern], q, q_inverse)
+            first += counts[pattern]
 
 
 @kernel("void(int64,int64,int64)")
