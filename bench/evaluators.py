@@ -158,10 +158,9 @@ def layer(evaluator: Any, x: Any, ws: list[Any], shape: tuple[int, int] = LAYERS
             total = part if total is None else evaluator.add(total, part)
     if evaluator.level(total) == 0:
         return total
-    product = evaluator.square(total)
     if isinstance(evaluator, VectorEvaluator):
-        return evaluator.relinearise_rescale(product)
-    return evaluator.rescale(evaluator.relinearise(product))
+        return evaluator.multiply_rescale(total, total)
+    return evaluator.rescale(evaluator.relinearise(evaluator.square(total)))
 
 
 @dataclass(frozen=True)

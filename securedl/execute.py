@@ -74,20 +74,18 @@ def _last_uses(program: Program) -> dict[int, int]:
 
 
 def _multiply(evaluator: Arithmetic, step: Multiply, left: list[Handle], right: list[Handle]) -> list[Handle]:
+    # An evaluator may multiply, relinearise and rescale in a call of its own, with fewer transforms.
+    own = getattr(evaluator, "multiply_rescale", None)
     out = []
     for a, b in zip(left, right, strict=True):
         low = evaluator.mod_switch(a, step.level)
-        product = (
-            evaluator.square(low) if a is b else evaluator.multiply(low, evaluator.mod_switch(b, step.level))
-        )
-        out.append(_shrunk(evaluator, product))
+        other = low if a is b else evaluator.mod_switch(b, step.level)
+        if own:
+            out.append(own(low, other))
+        else:
+            product = evaluator.square(low) if a is b else evaluator.multiply(low, other)
+            out.append(evaluator.rescale(evaluator.relinearise(product)))
     return out
-
-
-def _shrunk(evaluator: Arithmetic, product: Handle) -> Handle:
-    """Relinearised and rescaled; an evaluator may do both in a call of its own, with fewer transforms."""
-    own = getattr(evaluator, "relinearise_rescale", None)
-    return own(product) if own else evaluator.rescale(evaluator.relinearise(product))
 
 
 def matvec(
@@ -118,7 +116,7 @@ def _giant_steps(evaluator: Arithmetic, groups: list[Group]) -> Handle:
     """Σ over groups (xs, ws, slots) of rescale(relinearise(Σ x·w)) rotated left."""
     total: Handle = None
     for xs, ws, slots in groups:
-        part = _shrunk(evaluator, evaluator.dot(xs, ws))
+        part = evaluator.rescale(evaluator.relinearise(evaluator.dot(xs, ws)))
         (turned,) = evaluator.rotate(part, [slots])
         total = turned if total is None else evaluator.add(total, turned)
     return total

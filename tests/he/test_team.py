@@ -173,6 +173,8 @@ def operations(vector: VectorEvaluator, o: Oracle, level: int) -> list[bytes]:
             vector.rescale(cubic),
             vector.rescale(vector.load(o.record(rng, 1, level))),
             vector.relinearise_rescale(cubic),
+            vector.multiply_rescale(xs[0], xs[1]),
+            vector.multiply_rescale(xs[2], xs[2]),
             vector.giant_steps([(xs[:2], xs[2:4], 1), (xs[:2], xs[3:], 0), (xs[1:2], xs[:1], 5)]),
         ]
     return [vector.dump(handle).residues.tobytes() for handle in handles]

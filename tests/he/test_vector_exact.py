@@ -96,6 +96,10 @@ def compare_level(o: Oracle, level: int, kind: str, rng: np.random.Generator) ->
         product = reference.relinearise(s["c"])
         lower = reference.mod_switch(product, down) if bgv else reference.rescale(product)
         pairs.append((vector.relinearise_rescale(v["c"]), lower))
+        for name in ("a", "b"):
+            found = vector.multiply_rescale(v["a"], v[name])
+            product = reference.relinearise(reference.multiply(s["a"], s[name]))
+            pairs.append((found, reference.mod_switch(product, down) if bgv else reference.rescale(product)))
         pairs.append((vector.mod_switch(v["a"], 0), reference.mod_switch(s["a"], 0)))
     if not bgv and kind != "zero":
         pairs.append((vector.add(v["a"], v["p"]), reference.add(s["a"], s["p"])))

@@ -18,6 +18,7 @@ from securedl.he.vector.keyswitch import SUM_ROWS, SWITCH_ROWS, entries, switch,
 from securedl.he.vector.ntt import forward, inverse
 from securedl.he.vector.padding import block_octets, padded_octets
 from securedl.he.vector.rescale import divide
+from securedl.he.vector.rows import multiply, square
 from securedl.he.vector.stages import Crew, Stage
 
 
@@ -200,6 +201,18 @@ class Engine:
             divide(entries(), team, jobs, rests, work + thread * own, n, *constants)
 
         return Stage(call, len(jobs), len(jobs) * count * n, (memory, handles, outs))
+
+    def multiplying(self, a: Handle, b: Handle, out: Handle) -> Stage:
+        """The product of two ciphertexts, which may be the same."""
+        n, moduli = self.n, self.moduli(a.level)
+
+        def call(team: int, thread: int) -> None:
+            if a is b:
+                square(team, a.at, out.at, n, *moduli)
+            else:
+                multiply(team, a.at, b.at, out.at, n, *moduli)
+
+        return Stage(call, 0, (a.level + 1) * n, (a, b, out))
 
     def summing(self, xs: Sequence[Handle], ws: Sequence[Sequence[Handle]], outs: Sequence[Handle]) -> Stage:
         """outs[k] = Σ x·w for the x and ws[k]; all weights are packed, or none."""

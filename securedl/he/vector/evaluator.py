@@ -134,7 +134,7 @@ class VectorEvaluator(Loading):
             return out
         self._two_by_two(a, b)
         out = self._product(a, b, 3)
-        rows.multiply(a.at, b.at, out.at, n, *moduli)
+        rows.multiply(0, a.at, b.at, out.at, n, *moduli)
         return out
 
     def square(self, a: Handle) -> Handle:
@@ -142,7 +142,7 @@ class VectorEvaluator(Loading):
         a = self.unpack(a)
         self._two_by_two(a, a)
         out = self._product(a, a, 3)
-        rows.square(a.at, out.at, self.params.ring, *self._engine.moduli(a.level))
+        rows.square(0, a.at, out.at, self.params.ring, *self._engine.moduli(a.level))
         return out
 
     def _product(self, a: Handle, b: Handle, size: int) -> Handle:
@@ -317,6 +317,22 @@ class VectorEvaluator(Loading):
             products.update(zip(numbers, found, strict=True))
         parts = self._relinearised_rescaled([products[k] for k in range(len(groups))], stages)
         return self._rotated_sum(parts, [step for _, _, step in groups], stages)
+
+    def multiply_rescale(self, a: Handle, b: Handle) -> Handle:
+        """rescale(relinearise(a · b)) of two ciphertexts, handed to other threads once.
+
+        Raises:
+            InputError: as the single operations.
+        """
+        first = self.unpack(a)
+        second = first if a is b else self.unpack(b)
+        self._same_level(first, second)
+        self._two_by_two(first, second)
+        product = self._product(first, second, 3)
+        stages = [self._engine.multiplying(first, second, product)]
+        (out,) = self._relinearised_rescaled([product], stages)
+        self._engine.do(*stages)
+        return out
 
     def relinearise_rescale(self, a: Handle) -> Handle:
         """rescale(relinearise(a)) in one, for CKKS the same residues with fewer transforms.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from securedl.he.vector import arith
 from securedl.he.vector.cache import kernel
+from securedl.he.vector.team import DONE, done, draw, flag, wait
 
 
 @kernel("void(int64,int64,int64,int64,float64[::1],float64[::1])")
@@ -49,22 +50,32 @@ def scale_plain(data, n, factor, t):  # type: ignore[no-untyped-def]
         arith.correction_digits(data + j, data + j, factor, 0.0, t, 1.0 / t)
 
 
-@kernel("void(int64,int64,int64,float64[::1],float64[::1])")
-def square(a, out, n, q, q_inverse):  # type: ignore[no-untyped-def]
-    """The three polynomials of a squared ciphertext."""
-    step = 8 * n * q.size
-    for k in range(q.size):
-        for j in range(8 * n * k, 8 * n * (k + 1), 64):
-            arith.square_rows(a + j, step, out + j, step, q[k], q_inverse[k])
-
-
 @kernel("void(int64,int64,int64,int64,float64[::1],float64[::1])")
-def multiply(a, b, out, n, q, q_inverse):  # type: ignore[no-untyped-def]
-    """The three polynomials of a product of ciphertexts."""
-    step = 8 * n * q.size
-    for k in range(q.size):
-        for j in range(8 * n * k, 8 * n * (k + 1), 64):
-            arith.multiply_rows(a + j, b + j, step, out + j, step, q[k], q_inverse[k])
+def square(team, a, out, n, q, q_inverse):  # type: ignore[no-untyped-def]
+    """The three polynomials of a squared ciphertext; a team's units are parts of a prime's rows."""
+    step, part = 8 * n * q.size, 2 * n
+    number = draw(team)
+    for unit in range(4 * q.size):
+        if unit == number:
+            k = unit // 4
+            for j in range(part * unit, part * (unit + 1), 64):
+                arith.square_rows(a + j, step, out + j, step, q[k], q_inverse[k])
+            number = done(team, number)
+    wait(flag(team, DONE), 4 * q.size)
+
+
+@kernel("void(int64,int64,int64,int64,int64,float64[::1],float64[::1])")
+def multiply(team, a, b, out, n, q, q_inverse):  # type: ignore[no-untyped-def]
+    """The three polynomials of a product of ciphertexts; units as in `square`."""
+    step, part = 8 * n * q.size, 2 * n
+    number = draw(team)
+    for unit in range(4 * q.size):
+        if unit == number:
+            k = unit // 4
+            for j in range(part * unit, part * (unit + 1), 64):
+                arith.multiply_rows(a + j, b + j, step, out + j, step, q[k], q_inverse[k])
+            number = done(team, number)
+    wait(flag(team, DONE), 4 * q.size)
 
 
 @kernel("void(int64,int64,int64,int64,int64,float64[::1],float64[::1])")
