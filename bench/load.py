@@ -48,6 +48,7 @@ class Calls:
     client: int
     latencies: list[float] = field(default_factory=list)
     samples: int = 0
+    probes: int = 0
     wrong: int = 0
     alarms: int = 0
     worst_error: float = 0.0
@@ -59,6 +60,7 @@ class Figures:
     """What all clients saw; latencies in ms, memory in MiB.
 
     Attributes:
+        probes: whose answers were compared, under as many keys as there are clients.
         worst_error: largest deviation of a logit, as a share of what the plan promises.
         rss_settled: after `SETTLED_S`. rss_most: largest from then on. anonymous: RSS without mapped files.
         failures: clients or servers that ended early, and why.
@@ -68,6 +70,7 @@ class Figures:
     seconds: float
     calls: int
     samples: int
+    probes: int
     wrong: int
     alarms: int
     worst_error: float
@@ -142,6 +145,7 @@ def _predict(folder: Path, address: str, token: str, calls: Calls, ready: Any, u
 
 def _check(calls: Calls, answer: Any, logits: np.ndarray, allowed: float) -> None:
     calls.samples += len(logits)
+    calls.probes += answer.report.probes
     error = np.abs(answer.logits - logits).max(axis=1)
     calls.worst_error = max(calls.worst_error, float(error.max() / allowed))
     best = np.sort(logits, axis=1)
@@ -244,6 +248,7 @@ def _figures(calls: list[Calls], seconds: float, used: np.ndarray, failures: lis
         seconds=seconds,
         calls=sum(len(c.latencies) for c in calls),
         samples=sum(c.samples for c in calls),
+        probes=sum(c.probes for c in calls),
         wrong=sum(c.wrong for c in calls),
         alarms=sum(c.alarms for c in calls),
         worst_error=max((c.worst_error for c in calls), default=np.nan),
@@ -282,7 +287,7 @@ def main() -> int:
         options.json.write_text(json.dumps(asdict(figures), indent=1) + "\n")
     print(
         f"{figures.clients} clients, {seconds:.0f} s: {figures.calls} calls, {figures.samples} samples, "
-        f"{figures.wrong} wrong, {figures.alarms} alarms, "
+        f"{figures.wrong} wrong; {figures.probes} probes, {figures.alarms} alarms; "
         f"largest error {figures.worst_error:.3f} of what is promised\n"
         f"latency: median {figures.median_ms:.0f} ms, 95 % {figures.p95_ms:.0f} ms\n"
         f"server MiB: RSS {figures.rss_settled:.1f} at {SETTLED_S:.0f} s, most {figures.rss_most:.1f}, "
