@@ -141,8 +141,8 @@ class Engine:
         numbers: dict[int, int] = {}
         for item in items:
             numbers.setdefault(item.a.at, len(numbers))
-        memory, (digits, remainders, room, scratch) = self._work_places(
-            count * len(numbers), 4 * len(items), count * self.threads, SWITCH_ROWS * self.threads
+        memory, (digits, remainders, scratch, room) = self._work_places(
+            count * len(numbers), 4 * len(items), SWITCH_ROWS * self.threads, count * self.threads
         )
         lines = np.array(
             [
