@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from securedl.he.params import Parameters
 from securedl.he.vector.buffers import Block, Buffers
-from securedl.he.vector.chain import Floats, chain_of
+from securedl.he.vector.chain import Floats, Integers, chain_of
 from securedl.he.vector.dot import dot, dot_packed
 from securedl.he.vector.handles import Handle, SwitchKey
 from securedl.he.vector.keyswitch import SUM_ROWS, SWITCH_ROWS, entries, switch, switch_sum
@@ -20,24 +19,6 @@ from securedl.he.vector.padding import block_octets, padded_octets
 from securedl.he.vector.rescale import divide
 from securedl.he.vector.rows import multiply, square
 from securedl.he.vector.stages import Crew, Stage
-
-
-@dataclass(eq=False, slots=True)
-class Item:
-    """One key switch of several: of the last polynomial of `a`, to which the others are added."""
-
-    key: SwitchKey
-    a: Handle
-    out: Handle
-
-    def line(self, row: int, number: int, remainders: int) -> tuple[int, ...]:
-        """Columns of `keyswitch.switch`; `row` octets are a row."""
-        a = self.a
-        step = (a.level + 1) * row
-        polynomial, second = (a.at + 2 * step, a.at + step) if a.size == 3 else (a.at + step, 0)
-        return (
-            self.key.block.at, self.out.at, remainders, *self.key.places, number, polynomial, a.at, second
-        )  # fmt: skip
 
 
 class Engine:
@@ -79,6 +60,13 @@ class Engine:
         """A handle without values."""
         block = self.rows(size * (level + 1))
         return Handle(block, block.at, size, level, scale, correction)
+
+    def handles(self, number: int, size: int, level: int, scale: float, correction: int) -> list[Handle]:
+        """Handles without values, in one piece of memory."""
+        rows = size * (level + 1)
+        block = self.rows(number * rows)
+        at, step = block.at, rows * self.row
+        return [Handle(block, at + k * step, size, level, scale, correction) for k in range(number)]
 
     def moduli(self, level: int) -> tuple[Floats, Floats]:
         """The primes of a level, and their inverses."""
@@ -131,27 +119,25 @@ class Engine:
 
     # --- stages ----------------------------------------------------------------------------------
 
-    def switching(self, items: Sequence[Item], signs: int = 0, dropping: bool = False) -> Stage:
-        """Key switches of ciphertexts of one level; items of one ciphertext share its digits.
+    def switching(
+        self, keys: Sequence[SwitchKey], handles: Sequence[Handle], outs: Sequence[Handle], signs: int = 0,
+        dropping: bool = False,
+    ) -> Stage:  # fmt: skip
+        """Key switches of ciphertexts of one level, each of its last polynomial; the others are added to it.
 
-        A result has as many primes as its ciphertext; with `dropping` one fewer, for CKKS and three
-        polynomials. signs: address of a single rotation's, for SEAL's digits.
+        A ciphertext that comes several times is decomposed once. A result has as many primes as its
+        ciphertext; with `dropping` one fewer, for CKKS and three polynomials. signs: address of a single
+        rotation's, for SEAL's digits.
         """
-        n, own, count = self.n, self.work_row, items[0].a.level + 1
-        numbers: dict[int, int] = {}
-        for item in items:
-            numbers.setdefault(item.a.at, len(numbers))
+        n, own, count = self.n, self.work_row, handles[0].level + 1
+        places: dict[int, int] = {}
+        numbers = [places.setdefault(a.at, len(places)) for a in handles]
         memory, (digits, remainders, scratch, room) = self._work_places(
-            count * len(numbers), 4 * len(items), SWITCH_ROWS * self.threads, count * self.threads
+            count * len(places), 4 * len(keys), SWITCH_ROWS * self.threads, count * self.threads
         )
-        lines = np.array(
-            [
-                item.line(self.row, numbers[item.a.at], remainders + 4 * k * own)
-                for k, item in enumerate(items)
-            ]
-        )
-        counts = np.array([item.key.counts for item in items])
-        key_digits, constants = items[0].key.digits, self._switch_constants(count)
+        lines = self._lines(keys, handles, outs, numbers, remainders)
+        counts = np.array([key.counts for key in keys])
+        key_digits, constants = keys[0].digits, self._switch_constants(count)
 
         def call(team: int, thread: int) -> None:
             mine = room + thread * count * own, scratch + thread * SWITCH_ROWS * own
@@ -160,28 +146,46 @@ class Engine:
                 *constants, dropping,
             )  # fmt: skip
 
-        transforms = len(numbers) * (count + count * count) + 2 * len(items) * (count + 1)
-        return Stage(call, len(numbers) + len(items), transforms * n, (memory, items))
+        transforms = len(places) * (count + count * count) + 2 * len(keys) * (count + 1)
+        return Stage(call, len(places) + len(keys), transforms * n, (memory, keys, handles, outs))
 
-    def switching_sum(self, items: Sequence[Item], still: Handle | None) -> Stage:
-        """Rotations, each with a rotation key, added up to the one result of all items, and `still` to it."""
-        n, own, count = self.n, self.work_row, items[0].a.level + 1
-        memory, (digits, rests, room, scratch) = self._work_places(
-            count * len(items), 4, count * self.threads, SUM_ROWS * self.threads
+    def _lines(
+        self, keys: Sequence[SwitchKey], handles: Sequence[Handle], outs: Sequence[Handle],
+        numbers: Sequence[int], remainders: int,
+    ) -> Integers:  # fmt: skip
+        """Items of `keyswitch.switch`."""
+        step, four = (handles[0].level + 1) * self.row, 4 * self.work_row
+        return np.array(
+            [
+                (
+                    key.block.at, out.at, remainders + four * k, *key.places, number,
+                    a.at + (a.size - 1) * step, a.at, a.at + step if a.size == 3 else 0,
+                )
+                for k, (key, a, out, number) in enumerate(zip(keys, handles, outs, numbers, strict=True))
+            ]
+        )  # fmt: skip
+
+    def switching_sum(
+        self, keys: Sequence[SwitchKey], handles: Sequence[Handle], out: Handle, still: Handle | None
+    ) -> Stage:
+        """Rotations of ciphertexts of one level, each with its key, added up, and `still` to them."""
+        n, own, count, number = self.n, self.work_row, out.level + 1, len(keys)
+        memory, (digits, rests, scratch, room) = self._work_places(
+            count * number, 4, SUM_ROWS * self.threads, count * self.threads
         )
-        lines = np.array([item.line(self.row, k, 0) for k, item in enumerate(items)])
-        counts = np.array([item.key.counts for item in items])
-        key_digits, constants = items[0].key.digits, self._switch_constants(count)
-        still_at, out = still.at if still else 0, items[0].out.at
+        lines = self._lines(keys, handles, [out] * number, range(number), 0)
+        counts = np.array([key.counts for key in keys])
+        key_digits, constants = keys[0].digits, self._switch_constants(count)
+        still_at = still.at if still else 0
 
         def call(team: int, thread: int) -> None:
             mine = room + thread * count * own, scratch + thread * SUM_ROWS * own
             switch_sum(
-                entries(), team, digits, *mine, rests, out, still_at, key_digits, count, n, lines,
+                entries(), team, digits, *mine, rests, out.at, still_at, key_digits, count, n, lines,
                 counts, *constants,
             )  # fmt: skip
 
-        return Stage(call, 2, len(items) * count * (count + 1) * n, (memory, items, still))
+        return Stage(call, 2, number * count * (count + 1) * n, (memory, keys, handles, out, still))
 
     def dividing(self, handles: Sequence[Handle], outs: Sequence[Handle]) -> Stage:
         """Handles of one level, divided by the last of their primes."""

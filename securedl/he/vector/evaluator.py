@@ -14,7 +14,7 @@ from securedl.he.params import Parameters
 from securedl.he.vector import rows
 from securedl.he.vector.cache import compile_all
 from securedl.he.vector.correction import balance
-from securedl.he.vector.engine import Engine, Item
+from securedl.he.vector.engine import Engine
 from securedl.he.vector.handles import Handle, SwitchKey
 from securedl.he.vector.loading import Loading
 from securedl.he.vector.stages import Stage
@@ -222,22 +222,22 @@ class VectorEvaluator(Loading):
         """All of one level; those of two polynomials stay. With `dropping` (CKKS, all of three) they are
         rescaled in one go.
         """
-        key, engine, level = self._relinearisation, self._engine, handles[0].level
+        key, level = self._relinearisation, handles[0].level
         prime = float(self.params.primes[level]) if dropping else 1.0
-        outs, items = [], []
+        outs, long, short = [], [], []
         for a in handles:
-            if a.size == 2:
-                outs.append(a)
-                continue
-            if a.size != 3:
+            out = a
+            if a.size == 3:
+                out = self._engine.handle(2, level - dropping, a.scale / prime, a.correction)
+                long.append(a)
+                short.append(out)
+            elif a.size != 2:
                 raise InputError(f"only three polynomials can be relinearised, got {a.size}")
+            outs.append(out)
+        if long:
             if key is None:
                 raise InputError("no relinearisation key was installed: call set_keys first")
-            out = engine.handle(2, level - dropping, a.scale / prime, a.correction)
-            outs.append(out)
-            items.append(Item(key, a, out))
-        if items:
-            stages.append(engine.switching(items, dropping=dropping))
+            stages.append(self._engine.switching([key] * len(long), long, short, dropping=dropping))
         return outs
 
     def rotate(self, a: Handle, steps: Sequence[int]) -> list[Handle]:
@@ -257,10 +257,9 @@ class VectorEvaluator(Loading):
 
     def _rotated(self, a: Handle, keys: dict[int, SwitchKey], signs: int) -> dict[int, Handle]:
         """All from one decomposition; with the `signs` of a single key SEAL's, bit for bit."""
-        outs = {step: self._engine.handle(2, a.level, a.scale, a.correction) for step in keys}
-        items = [Item(key, a, outs[step]) for step, key in keys.items()]
-        self._engine.do(self._engine.switching(items, signs))
-        return outs
+        outs = self._engine.handles(len(keys), 2, a.level, a.scale, a.correction)
+        self._engine.do(self._engine.switching(list(keys.values()), [a] * len(keys), outs, signs))
+        return dict(zip(keys, outs, strict=True))
 
     def rotate_sum(self, handles: Sequence[Handle], steps: Sequence[int]) -> Handle:
         """The sum of handles[k] rotated left by steps[k], with one division by the special prime for all.
@@ -287,8 +286,8 @@ class VectorEvaluator(Loading):
             parts = [self._rotated(h, {0: key}, key.signs_at)[0] for h, key in moved] + still
         else:
             out = engine.handle(2, first.level, first.scale, first.correction)
-            items = [Item(key, h, out) for h, key in moved]
-            engine.do(*stages, engine.switching_sum(items, still[0] if still else None))
+            turned, keys = zip(*moved, strict=True)
+            engine.do(*stages, engine.switching_sum(keys, turned, out, still[0] if still else None))
             parts = [out, *still[1:]]
         total = parts[0]
         for part in parts[1:]:
