@@ -97,18 +97,36 @@ class Memory:
 
 
 def test_a_stage_does_not_wait_for_threads_that_are_busy_elsewhere() -> None:
-    """Nor does the pool keep what the stage held."""
-    crew, release, found, memory = Crew(2), Event(), [], Memory()
-    busy = crew._pool.submit(release.wait, 60)  # type: ignore[union-attr]
+    """Nor does anything keep what the stage held."""
+    crew, begun, release, found, memory = Crew(2), Event(), Event(), [], Memory()
+
+    def busy(team: int, thread: int) -> None:
+        if thread == 0:
+            assert begun.wait(10)
+        else:
+            begun.set()
+            release.wait(60)
+
     try:
+        crew.do(stage(busy))
         crew.do(stage(lambda team, thread: found.append(thread), memory))
         assert found == [0]
-        assert not busy.done()
         known = weakref.ref(memory)
         del memory
         assert known() is None
     finally:
         release.set()
+
+
+def test_threads_end_with_their_crew() -> None:
+    crew = Crew(3)
+    others = crew._others
+    crew.do(stage(lambda team, thread: None))
+    assert all(thread.is_alive() for thread in others)
+    del crew
+    for thread in others:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in others)
 
 
 def test_no_more_threads_are_asked_than_an_evaluator_has() -> None:
@@ -147,8 +165,10 @@ def test_a_failure_is_raised_and_the_memory_kept_for_who_is_at_work(who: str) ->
     del memory
     with pytest.raises(InputError, match="on purpose"):
         crew.do(some)
-    del some
-    crew._pool.shutdown()  # type: ignore[union-attr]
+    others = crew._others
+    del some, crew
+    for thread in others:
+        thread.join(10)
     assert kept == [True]
     gc.collect()  # the error holds the frames that it came through
     assert known() is None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from threading import Lock
+from queue import SimpleQueue
+from threading import Lock, Thread
 
 import numpy as np
 
@@ -40,26 +40,75 @@ class Stage:
     memory: object
 
 
-@contextmanager
-def _asked(threads: int) -> Iterator[int]:
-    """How many others may help the caller, so that no more than `threads` are in use; they are meanwhile."""
+def _take(threads: int) -> int:
+    """How many others may help the caller, so that no more than `threads` are in use; all are from now on."""
     global _in_use
     with _in_use_lock:
         others = max(0, threads - 1 - _in_use)
         _in_use += 1 + others
-    try:
-        yield others
-    finally:
-        with _in_use_lock:
-            _in_use -= 1 + others
+    return others
+
+
+def _give_back(threads: int) -> None:
+    global _in_use
+    with _in_use_lock:
+        _in_use -= threads
+
+
+class _Together:
+    """Stages that several threads do, one after another."""
+
+    __slots__ = ("_jobs", "error")
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self._jobs = [(stage, np.zeros((OWN + stage.flags) * LINE // 8, dtype=np.int64)) for stage in stages]
+        self.error: BaseException | None = None
+
+    def work(self, thread: int) -> None:
+        """Do what is left; what a stage needs is held by this frame meanwhile."""
+        for stage, team in self._jobs:
+            stage.call(address(team), thread)
+
+    def help(self, thread: int) -> None:
+        """`work` for others than the caller, who hears of a failure."""
+        try:
+            self.work(thread)
+        except BaseException as error:
+            self.error = error
+
+    def forget(self) -> None:
+        """Nothing is left: who comes now holds none of the memory of the stages."""
+        self._jobs.clear()
+
+
+_Asked = SimpleQueue[tuple[_Together, int] | None]
+
+
+def _help(asked: _Asked) -> None:
+    """What a thread of a crew does for as long as the crew lives."""
+    while (job := asked.get()) is not None:
+        together, thread = job
+        together.help(thread)
+        del job, together
 
 
 class Crew:
-    """Threads of one evaluator, the caller's among them."""
+    """Threads of one evaluator, the caller's among them; the others end when it is no longer used.
+
+    Not an executor of the standard library: its futures take 25 µs of every call, of which a layer makes
+    three in 4,500.
+    """
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._pool = ThreadPoolExecutor(threads - 1, "securedl-vector") if threads > 1 else None
+        self._asked: _Asked = SimpleQueue()
+        self._others = [
+            Thread(target=_help, args=(self._asked,), name=f"securedl-vector-{k}", daemon=True)
+            for k in range(1, threads)
+        ]
+        for thread in self._others:
+            thread.start()
+        weakref.finalize(self, _dismiss, self._asked, threads - 1)
 
     def do(self, *stages: Stage) -> None:
         """Do one stage after another, with all threads unless they are small together.
@@ -68,34 +117,35 @@ class Crew:
         evaluations of this process are at work fewer are asked: the processors have enough to do. What a
         thread raises is raised here, if it did so in time; the caller then has done its work.
         """
-        if self._pool is None or sum(stage.values for stage in stages) < _SHARED_VALUES:
+        if self._threads == 1 or sum([stage.values for stage in stages]) < _SHARED_VALUES:
             _alone(stages)
             return
-        with _asked(self._threads) as others:
+        others = _take(self._threads)
+        try:
             if others:
-                _together(self._pool, stages, others)
+                self._do_together(stages, others)
             else:
                 _alone(stages)
+        finally:
+            _give_back(1 + others)
+
+    def _do_together(self, stages: Sequence[Stage], others: int) -> None:
+        together = _Together(stages)
+        for thread in range(1, others + 1):
+            self._asked.put((together, thread))
+        try:
+            together.work(0)
+        finally:
+            together.forget()
+        if together.error is not None:
+            raise together.error
+
+
+def _dismiss(asked: _Asked, threads: int) -> None:
+    for _ in range(threads):
+        asked.put(None)
 
 
 def _alone(stages: Sequence[Stage]) -> None:
     for stage in stages:
         stage.call(0, 0)
-
-
-def _together(pool: ThreadPoolExecutor, stages: Sequence[Stage], others: int) -> None:
-    jobs = [(stage, np.zeros((OWN + stage.flags) * LINE // 8, dtype=np.int64)) for stage in stages]
-
-    def work(thread: int) -> None:
-        for stage, team in jobs:  # held by this frame while the kernel runs
-            stage.call(address(team), thread)
-
-    asked = [pool.submit(work, thread) for thread in range(1, others + 1)]
-    try:
-        work(0)
-    finally:
-        jobs.clear()  # the pool keeps what was cancelled until a thread is free, but not the memory of stages
-        begun = [other for other in asked if not other.cancel()]
-    for other in begun:
-        if other.done():
-            other.result()
