@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
+import subprocess
 import sys
 import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier, Event, get_ident
+from threading import Barrier, Event
 from typing import Any
 
 import numpy as np
@@ -146,13 +149,12 @@ def test_no_more_threads_are_asked_than_an_evaluator_has() -> None:
     assert stages._in_use == 0
 
 
-@pytest.mark.parametrize("who", ["caller", "other"])
-def test_a_failure_is_raised_and_the_memory_kept_for_who_is_at_work(who: str) -> None:
+def test_memory_is_kept_for_who_is_at_work_when_the_caller_fails() -> None:
     crew, begun, failed, memory = Crew(2), Event(), Event(), Memory()
-    caller, known, kept = get_ident(), weakref.ref(memory), []
+    known, kept = weakref.ref(memory), []
 
     def call(team: int, thread: int) -> None:
-        if (get_ident() == caller) == (who == "caller"):
+        if thread == 0:
             assert begun.wait(10)
             failed.set()
             raise InputError("on purpose")
@@ -170,9 +172,69 @@ def test_a_failure_is_raised_and_the_memory_kept_for_who_is_at_work(who: str) ->
     for thread in others:
         thread.join(10)
     assert kept == [True]
-    gc.collect()  # the error holds the frames that it came through
+    gc.collect()  # the caller's error holds frames
     assert known() is None
     assert stages._in_use == 0
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_another_threads_failure_is_raised_or_logged(late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raised where the caller can still hear of it; nothing of the stage is kept."""
+    crew, begun, go_on, memory = Crew(2), Event(), Event(), Memory()
+    known, made, logged = weakref.ref(memory), [], []
+
+    def call(team: int, thread: int) -> None:
+        if thread == 1:
+            begun.set()
+            assert go_on.wait(10)
+            raise InputError("on purpose")
+        assert begun.wait(10)
+        if not late:
+            go_on.set()
+            while made[0].error is None:
+                time.sleep(0.001)
+
+    def make(*arguments: Any) -> Any:
+        made.append(real(*arguments))
+        return made[0]
+
+    real = stages._Together
+    monkeypatch.setattr(stages, "_Together", make)
+    monkeypatch.setattr(stages._log, "exception", logged.append)
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(*(() if late else (InputError,))):
+            crew.do(stage(call, memory))
+            assert late
+        go_on.set()
+        crew._asked.put(None)
+        crew._others[0].join(10)
+        made.clear()
+        del memory
+        assert known() is None
+    finally:
+        gc.enable()
+    assert len(logged) == 1
+    assert stages._in_use == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_evaluates_alone() -> None:
+    code = """
+import os, sys
+from securedl.he.vector.stages import Crew, Stage
+crew, seen = Crew(2), []
+some = Stage(lambda team, thread: seen.append(thread), 0, 10**9, None)
+crew.do(some)
+if child := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+seen.clear()
+before = crew._asked.qsize()
+crew.do(some)
+os._exit(0 if seen == [0] and crew._asked.qsize() == before else 1)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
 
 
 def operations(vector: VectorEvaluator, o: Oracle, level: int) -> list[bytes]:

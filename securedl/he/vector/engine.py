@@ -61,13 +61,6 @@ class Engine:
         block = self.rows(size * (level + 1))
         return Handle(block, block.at, size, level, scale, correction)
 
-    def handles(self, number: int, size: int, level: int, scale: float, correction: int) -> list[Handle]:
-        """Handles without values, in one piece of memory."""
-        rows = size * (level + 1)
-        block = self.rows(number * rows)
-        at, step = block.at, rows * self.row
-        return [Handle(block, at + k * step, size, level, scale, correction) for k in range(number)]
-
     def moduli(self, level: int) -> tuple[Floats, Floats]:
         """The primes of a level, and their inverses."""
         return self._moduli(level)

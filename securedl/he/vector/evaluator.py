@@ -257,7 +257,7 @@ class VectorEvaluator(Loading):
 
     def _rotated(self, a: Handle, keys: dict[int, SwitchKey], signs: int) -> dict[int, Handle]:
         """All from one decomposition; with the `signs` of a single key SEAL's, bit for bit."""
-        outs = self._engine.handles(len(keys), 2, a.level, a.scale, a.correction)
+        outs = [self._engine.handle(2, a.level, a.scale, a.correction) for _ in keys]
         self._engine.do(self._engine.switching(list(keys.values()), [a] * len(keys), outs, signs))
         return dict(zip(keys, outs, strict=True))
 

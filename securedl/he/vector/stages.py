@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from securedl.he.vector.team import LINE, OWN
 #: relinearisation of three primes at N = 8192 is 160,000, and two threads take 0.8 of one's time.
 _SHARED_VALUES = 100_000
 
+_log = logging.getLogger(__name__)
 #: Threads of this process that are at work on shared evaluations, of whatever evaluator.
 _in_use = 0
 _in_use_lock = Lock()
@@ -55,6 +58,16 @@ def _give_back(threads: int) -> None:
         _in_use -= threads
 
 
+def _forked() -> None:
+    """A forked process has none of the threads: its callers do everything themselves."""
+    global _in_use, _in_use_lock
+    _in_use, _in_use_lock = 1 << 62, Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
 class _Together:
     """Stages that several threads do, one after another."""
 
@@ -70,11 +83,12 @@ class _Together:
             stage.call(address(team), thread)
 
     def help(self, thread: int) -> None:
-        """`work` for others than the caller, who hears of a failure."""
+        """`work` for others than the caller, who hears of a failure in time and does the work."""
         try:
             self.work(thread)
         except BaseException as error:
-            self.error = error
+            _log.exception("a thread of an evaluation failed; its caller goes on")
+            self.error = error.with_traceback(None)  # whose frames hold the memory of the stages
 
     def forget(self) -> None:
         """Nothing is left: who comes now holds none of the memory of the stages."""
@@ -102,13 +116,13 @@ class Crew:
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._asked: _Asked = SimpleQueue()
+        weakref.finalize(self, _dismiss, self._asked, threads - 1)
         self._others = [
             Thread(target=_help, args=(self._asked,), name=f"securedl-vector-{k}", daemon=True)
             for k in range(1, threads)
         ]
         for thread in self._others:
             thread.start()
-        weakref.finalize(self, _dismiss, self._asked, threads - 1)
 
     def do(self, *stages: Stage) -> None:
         """Do one stage after another, with all threads unless they are small together.
@@ -120,14 +134,16 @@ class Crew:
         if self._threads == 1 or sum([stage.values for stage in stages]) < _SHARED_VALUES:
             _alone(stages)
             return
-        others = _take(self._threads)
+        others = None
         try:
+            others = _take(self._threads)
             if others:
                 self._do_together(stages, others)
             else:
                 _alone(stages)
         finally:
-            _give_back(1 + others)
+            if others is not None:
+                _give_back(1 + others)
 
     def _do_together(self, stages: Sequence[Stage], others: int) -> None:
         together = _Together(stages)
@@ -138,7 +154,10 @@ class Crew:
         finally:
             together.forget()
         if together.error is not None:
-            raise together.error
+            try:
+                raise together.error
+            finally:
+                del together  # the error's traceback holds this frame
 
 
 def _dismiss(asked: _Asked, threads: int) -> None:
