@@ -334,7 +334,8 @@ class VectorEvaluator(Loading):
         return out
 
     def relinearise_rescale(self, a: Handle) -> Handle:
-        """rescale(relinearise(a)) in one, for CKKS the same residues with fewer transforms.
+        """rescale(relinearise(a)) of a product or a sum of them, for CKKS the same residues with fewer
+        transforms.
 
         Raises:
             InputError: as the two operations.
