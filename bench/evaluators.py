@@ -308,13 +308,13 @@ def threads_gain(seconds: float = 8.0) -> tuple[float, float]:
         count = shape[0] * shape[1]
         ws = [[v.load_weight(setting.record(2, level)) for _ in range(count)] for _ in range(MODEL)]
         models.append(partial(_layers, v, v.load(setting.record(2, level)), ws, shape))
-    one, two, apart = [], [], []
+    one, two, apart, times = [], [], [], (100e-3, 200e-3)
     end = time.perf_counter() + seconds
     with ThreadPoolExecutor(2) as pool:
         while not one or time.perf_counter() < end:
-            one += _block(models[0])
-            two += _block(models[1])
-            apart += _block(lambda: list(pool.map(lambda model: model(), models[::2])))
+            one += _block(models[0], *times)
+            two += _block(models[1], *times)
+            apart += _block(lambda: list(pool.map(lambda model: model(), models[::2])), *times)
     alone = statistics.median(one)
     return alone / statistics.median(two), 2 * alone / statistics.median(apart)
 
