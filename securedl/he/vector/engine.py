@@ -21,6 +21,14 @@ from securedl.he.vector.rows import multiply, square
 from securedl.he.vector.stages import Crew, Stage
 
 
+@lru_cache(maxsize=4096)
+def _lines(lines: tuple[tuple[int, ...], ...]) -> Integers:
+    """An array for kernels to read. Memory is used again and again, so its addresses are mostly known ones;
+    making a new array takes 7 µs where a kernel has left nothing else in the caches.
+    """
+    return np.array(lines)
+
+
 class Engine:
     """One chain, one pool of memory, and the stages that evaluations consist of; `do` does them."""
 
@@ -129,7 +137,7 @@ class Engine:
             count * len(places), 4 * len(keys), SWITCH_ROWS * self.threads, count * self.threads
         )
         lines = self._lines(keys, handles, outs, numbers, remainders)
-        counts = np.array([key.counts for key in keys])
+        counts = keys[0].counts[None] if len(keys) == 1 else np.array([key.counts for key in keys])
         key_digits, constants = keys[0].digits, self._switch_constants(count)
 
         def call(team: int, thread: int) -> None:
@@ -148,14 +156,16 @@ class Engine:
     ) -> Integers:  # fmt: skip
         """Items of `keyswitch.switch`."""
         step, four = (handles[0].level + 1) * self.row, 4 * self.work_row
-        return np.array(
-            [
-                (
-                    key.block.at, out.at, remainders + four * k, *key.places, number,
-                    a.at + (a.size - 1) * step, a.at, a.at + step if a.size == 3 else 0,
-                )
-                for k, (key, a, out, number) in enumerate(zip(keys, handles, outs, numbers, strict=True))
-            ]
+        return _lines(
+            tuple(
+                [
+                    (
+                        key.block.at, out.at, remainders + four * k, *key.places, number,
+                        a.at + (a.size - 1) * step, a.at, a.at + step if a.size == 3 else 0,
+                    )
+                    for k, (key, a, out, number) in enumerate(zip(keys, handles, outs, numbers, strict=True))
+                ]
+            )
         )  # fmt: skip
 
     def switching_sum(
@@ -167,7 +177,7 @@ class Engine:
             count * number, 4, SUM_ROWS * self.threads, count * self.threads
         )
         lines = self._lines(keys, handles, [out] * number, range(number), 0)
-        counts = np.array([key.counts for key in keys])
+        counts = keys[0].counts[None] if len(keys) == 1 else np.array([key.counts for key in keys])
         key_digits, constants = keys[0].digits, self._switch_constants(count)
         still_at = still.at if still else 0
 
