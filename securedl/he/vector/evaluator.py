@@ -211,9 +211,21 @@ class VectorEvaluator(Loading):
         Raises:
             InputError: when no relinearisation key was installed.
         """
-        stages: list[Stage] = []
-        (out,) = self._relinearised([self.unpack(a)], stages)
-        self._engine.do(*stages)
+        a = self.unpack(a)
+        if a.size == 2:
+            return a
+        if a.size != 3:
+            raise InputError(f"only three polynomials can be relinearised, got {a.size}")
+        return self._switched(a, self._relinearisation_key(), 0)
+
+    def _switched(self, a: Handle, key: SwitchKey, signs: int) -> Handle:
+        """One key switch; for a rotation with its `signs`. SEAL's, bit for bit."""
+        engine = self._engine
+        out = engine.handle(2, a.level, a.scale, a.correction)
+        if self.threads == 1:
+            engine.switch_alone(key, a, out, signs)
+        else:
+            engine.do(engine.switching([key], [a], [out], signs))
         return out
 
     def _relinearised(
@@ -222,7 +234,7 @@ class VectorEvaluator(Loading):
         """All of one level; those of two polynomials stay. With `dropping` (CKKS, all of three) they are
         rescaled in one go.
         """
-        key, level = self._relinearisation, handles[0].level
+        level = handles[0].level
         prime = float(self.params.primes[level]) if dropping else 1.0
         outs, long, short = [], [], []
         for a in handles:
@@ -235,9 +247,8 @@ class VectorEvaluator(Loading):
                 raise InputError(f"only three polynomials can be relinearised, got {a.size}")
             outs.append(out)
         if long:
-            if key is None:
-                raise InputError("no relinearisation key was installed: call set_keys first")
-            stages.append(self._engine.switching([key] * len(long), long, short, dropping=dropping))
+            keys = [self._relinearisation_key()] * len(long)
+            stages.append(self._engine.switching(keys, long, short, dropping=dropping))
         return outs
 
     def rotate(self, a: Handle, steps: Sequence[int]) -> list[Handle]:
@@ -250,15 +261,15 @@ class VectorEvaluator(Loading):
         keys = {step: self._rotation_key(step) for step in steps if step != 0}
         self._two_polynomials(a)
         if len(keys) > 1 and not self.exact:
-            found = self._rotated(a, keys, 0)
+            found = self._hoisted(a, keys)
         else:
-            found = {step: self._rotated(a, {step: key}, key.signs_at)[step] for step, key in keys.items()}
+            found = {step: self._switched(a, key, key.signs_at) for step, key in keys.items()}
         return [a if step == 0 else found[step] for step in steps]
 
-    def _rotated(self, a: Handle, keys: dict[int, SwitchKey], signs: int) -> dict[int, Handle]:
-        """All from one decomposition; with the `signs` of a single key SEAL's, bit for bit."""
+    def _hoisted(self, a: Handle, keys: dict[int, SwitchKey]) -> dict[int, Handle]:
+        """All rotations from one decomposition."""
         outs = [self._engine.handle(2, a.level, a.scale, a.correction) for _ in keys]
-        self._engine.do(self._engine.switching(list(keys.values()), [a] * len(keys), outs, signs))
+        self._engine.do(self._engine.switching(list(keys.values()), [a] * len(keys), outs))
         return dict(zip(keys, outs, strict=True))
 
     def rotate_sum(self, handles: Sequence[Handle], steps: Sequence[int]) -> Handle:
@@ -283,7 +294,7 @@ class VectorEvaluator(Loading):
                 raise InputError(f"cannot add scales {first.scale} and {h.scale}")
         if self.exact or len(moved) < 2 or len({h.correction for h in handles}) > 1:
             engine.do(*stages)
-            parts = [self._rotated(h, {0: key}, key.signs_at)[0] for h, key in moved] + still
+            parts = [self._switched(h, key, key.signs_at) for h, key in moved] + still
         else:
             out = engine.handle(2, first.level, first.scale, first.correction)
             turned, keys = zip(*moved, strict=True)
@@ -398,6 +409,11 @@ class VectorEvaluator(Loading):
         return out
 
     # --- checks ----------------------------------------------------------------------------------
+
+    def _relinearisation_key(self) -> SwitchKey:
+        if self._relinearisation is None:
+            raise InputError("no relinearisation key was installed: call set_keys first")
+        return self._relinearisation
 
     def _rotation_key(self, step: int) -> SwitchKey:
         try:
