@@ -121,8 +121,9 @@ class Engine:
     # --- stages ----------------------------------------------------------------------------------
 
     def switch_alone(self, key: SwitchKey, a: Handle, out: Handle, signs: int) -> None:
-        """`switching` of one ciphertext, done by this thread with as little as possible around the kernel: just
-        after a kernel, with nothing else in the caches, the interpreter is three times as slow.
+        """`switching` of one ciphertext, done by this thread with as little as possible around the kernel.
+
+        Just after a kernel, with nothing else in the caches, the interpreter is three times as slow.
         """
         count, own, step = a.level + 1, self.work_row, (a.level + 1) * self.row
         memory = self.work_rows(2 * count + 4 + SWITCH_ROWS)
