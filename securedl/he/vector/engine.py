@@ -17,7 +17,7 @@ from securedl.he.vector.keyswitch import SUM_ROWS, SWITCH_ROWS, entries, switch,
 from securedl.he.vector.ntt import forward, inverse
 from securedl.he.vector.padding import block_octets, padded_octets
 from securedl.he.vector.rescale import divide
-from securedl.he.vector.rows import multiply, square
+from securedl.he.vector.rows import multiply
 from securedl.he.vector.stages import Crew, Stage
 
 
@@ -230,10 +230,7 @@ class Engine:
         n, moduli = self.n, self.moduli(a.level)
 
         def call(team: int, thread: int) -> None:
-            if a is b:
-                square(team, a.at, out.at, n, *moduli)
-            else:
-                multiply(team, a.at, b.at, out.at, n, *moduli)
+            multiply(team, a.at, b.at, out.at, n, *moduli)
 
         return Stage(call, 0, (a.level + 1) * n, (a, b, out))
 

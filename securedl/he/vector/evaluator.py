@@ -142,7 +142,7 @@ class VectorEvaluator(Loading):
         a = self.unpack(a)
         self._two_by_two(a, a)
         out = self._product(a, a, 3)
-        rows.square(0, a.at, out.at, self.params.ring, *self._engine.moduli(a.level))
+        rows.multiply(0, a.at, a.at, out.at, self.params.ring, *self._engine.moduli(a.level))
         return out
 
     def _product(self, a: Handle, b: Handle, size: int) -> Handle:

@@ -50,30 +50,22 @@ def scale_plain(data, n, factor, t):  # type: ignore[no-untyped-def]
         arith.correction_digits(data + j, data + j, factor, 0.0, t, 1.0 / t)
 
 
-@kernel("void(int64,int64,int64,int64,float64[::1],float64[::1])")
-def square(team, a, out, n, q, q_inverse):  # type: ignore[no-untyped-def]
-    """The three polynomials of a squared ciphertext; a team's units are parts of a prime's rows."""
-    step, part = 8 * n * q.size, 2 * n
-    number = draw(team)
-    for unit in range(4 * q.size):
-        if unit == number:
-            k = unit // 4
-            for j in range(part * unit, part * (unit + 1), 64):
-                arith.square_rows(a + j, step, out + j, step, q[k], q_inverse[k])
-            number = done(team, number)
-    wait(flag(team, DONE), 4 * q.size)
-
-
 @kernel("void(int64,int64,int64,int64,int64,float64[::1],float64[::1])")
 def multiply(team, a, b, out, n, q, q_inverse):  # type: ignore[no-untyped-def]
-    """The three polynomials of a product of ciphertexts; units as in `square`."""
+    """The three polynomials of a product of ciphertexts, with fewer operations if a is b; a team's units are
+    parts of a prime's rows.
+    """
     step, part = 8 * n * q.size, 2 * n
     number = draw(team)
     for unit in range(4 * q.size):
         if unit == number:
-            k = unit // 4
-            for j in range(part * unit, part * (unit + 1), 64):
-                arith.multiply_rows(a + j, b + j, step, out + j, step, q[k], q_inverse[k])
+            k, begin, end = unit // 4, part * unit, part * (unit + 1)
+            if a == b:
+                for j in range(begin, end, 64):
+                    arith.square_rows(a + j, step, out + j, step, q[k], q_inverse[k])
+            else:
+                for j in range(begin, end, 64):
+                    arith.multiply_rows(a + j, b + j, step, out + j, step, q[k], q_inverse[k])
             number = done(team, number)
     wait(flag(team, DONE), 4 * q.size)
 
