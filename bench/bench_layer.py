@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from securedl.client.owner import Owner
+from securedl.compiler.compile import compile_graph
 from securedl.compiler.cost import Link
-from securedl.execute import execute
-from securedl.graph import Affine, Graph, Polynomial
-from securedl.he.layout import Shape, unpack, unpack_key
-from securedl.he.owner import Owner
+from securedl.he.record import Shape, unpack, unpack_key
 from securedl.he.seal import SealEvaluator
 from securedl.he.vector import VectorEvaluator
-from securedl.planner import compile_graph
+from securedl.network.graph import Affine, Graph, Polynomial
+from securedl.program.execute import execute
 
 
 @pytest.fixture(scope="module")

@@ -26,12 +26,12 @@ import numpy as np
 
 from securedl.errors import InputError
 from securedl.files import check_writable
-from securedl.he.layout import Record, Shape, chain
 from securedl.he.params import ckks_parameters
+from securedl.he.record import Record, Shape, chain
 from securedl.he.seal import SealEvaluator
 from securedl.he.vector import VectorEvaluator, warm_up
-from securedl.he.vector.ntt import forward
-from securedl.he.vector.padding import PAD, block_octets
+from securedl.he.vector.kernels.ntt import forward
+from securedl.he.vector.kernels.padding import PAD, block_octets
 
 #: Levels at each ring; the primes are those that the compiler chooses for so many.
 LEVELS = {4096: 1, 8192: 3, 16384: 5, 32768: 9}

@@ -14,7 +14,7 @@ from securedl.errors import FormatError, ProtocolError
 
 
 class Batch(Protocol):
-    """One query of `securedl.inference.Inference`: packed tiles in, packed tiles out."""
+    """One query of `securedl.client.inference.Inference`: packed tiles in, packed tiles out."""
 
     def query(self) -> list[bytes]:
         """The encrypted query."""

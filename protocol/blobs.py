@@ -7,8 +7,8 @@ from itertools import accumulate
 
 from protocol import messages_pb2 as pb
 from protocol.wire import check_correction, check_record
-from securedl.he.layout import Shape, key_shape, packed_key_length, packed_length, unpack_key
-from securedl.program import Program
+from securedl.he.record import Shape, key_shape, packed_key_length, packed_length, unpack_key
+from securedl.program.program import Program
 
 KEYS, WEIGHTS = "keys.bin", "weights.bin"
 

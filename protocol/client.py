@@ -25,7 +25,7 @@ from protocol.wire import (
     session_id,
 )
 from securedl.errors import FormatError, ProtocolError
-from securedl.program import Program
+from securedl.program.program import Program
 
 #: Longest silence of the server: it computes between two messages.
 TIMEOUT_S = 600.0
@@ -276,6 +276,6 @@ class Client:
 
 def open_inference(owner: Any, x: Any, probes: Any) -> Any:
     """The owner's side of a query; imported late, as the server's tests use this module without it."""
-    from securedl.inference import Inference
+    from securedl.client.inference import Inference
 
     return Inference(owner, x, probes)

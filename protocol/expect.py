@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from protocol import messages_pb2 as pb
 from protocol.wire import Receiver
-from securedl.he.layout import Shape, packed_length
 from securedl.he.params import Parameters
-from securedl.program import Port, Program
+from securedl.he.record import Shape, packed_length
+from securedl.program.program import Port, Program
 
 
 @dataclass(frozen=True)

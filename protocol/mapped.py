@@ -31,11 +31,11 @@ import numpy as np
 
 from protocol.journal import Journal
 from protocol.stored import StoredModel, disk
-from securedl.he.layout import Shape, residue_bytes
 from securedl.he.params import Parameters
+from securedl.he.record import Shape, residue_bytes
 from securedl.he.vector import Handle
-from securedl.he.vector.cache import cache_folder, source_hash
-from securedl.he.vector.packed import WIDTHS
+from securedl.he.vector.kernels.cache import cache_folder, source_hash
+from securedl.he.vector.kernels.packed import WIDTHS
 
 #: Before the residues of a weight: BGV's correction factor. A whole cache line, as all offsets are.
 _HEAD = struct.Struct("<Q56x")

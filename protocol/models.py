@@ -19,9 +19,9 @@ from protocol.stored import Reader, StoredModel
 from protocol.wire import check_record
 from securedl.errors import InputError, ProtocolError
 from securedl.he.interface import Evaluator, Handle
-from securedl.he.layout import Record, unpack_key
 from securedl.he.params import Parameters
-from securedl.program import Program
+from securedl.he.record import Record, unpack_key
+from securedl.program.program import Program
 
 log = logging.getLogger("protocol.server")
 

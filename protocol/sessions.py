@@ -28,9 +28,9 @@ from protocol.wire import (
     session_id,
 )
 from securedl.errors import FormatError, ProtocolError, ServerError
-from securedl.execute import execute
-from securedl.he.layout import Record, pack
-from securedl.program import Program
+from securedl.he.record import Record, pack
+from securedl.program.execute import execute
+from securedl.program.program import Program
 
 #: Runs of missing blobs that one Welcome names; an upload with more of them takes several streams.
 MAX_RANGES = 4096

@@ -25,7 +25,7 @@ from protocol.blobs import BlobTable
 from protocol.stored import StoredModel, disk
 from protocol.wire import ID_BYTES
 from securedl.errors import FormatError, InputError, ProtocolError, QuotaError, ServerError
-from securedl.program import Program
+from securedl.program.program import Program
 
 #: Files of this server's own making, which no client's share pays for.
 DERIVED = "packed-"

@@ -14,7 +14,7 @@ from pathlib import Path
 from protocol.blobs import BlobTable
 from protocol.journal import Journal, blob_digest
 from securedl.errors import FormatError, ProtocolError, ServerError
-from securedl.program import Program
+from securedl.program.program import Program
 
 #: A crash costs at most this much of an upload; an fsync for every blob would cost more than the blobs.
 SYNC_BYTES = 4 << 20

@@ -17,8 +17,8 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from protocol import messages_pb2 as pb
 from securedl.errors import FormatError, ProtocolError
-from securedl.he.layout import HEADER, Record, Shape, unpack
 from securedl.he.params import Parameters
+from securedl.he.record import HEADER, Record, Shape, unpack
 
 VERSION = 1
 CHUNK = 1 << 20

@@ -9,26 +9,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from securedl.approximation import approximate as approximate
+    from securedl.activations.replace import approximate as approximate
+    from securedl.client.inference import Answer as Answer
+    from securedl.client.owner import Owner as Owner
+    from securedl.compiler.compile import compile as compile
     from securedl.compiler.cost import Link as Link
     from securedl.errors import SecureDLError as SecureDLError
-    from securedl.he.owner import Owner as Owner
-    from securedl.inference import Answer as Answer
-    from securedl.plan import Plan as Plan
-    from securedl.plan import load_plan as load_plan
-    from securedl.planner import compile as compile
+    from securedl.plan.plan import Plan as Plan
+    from securedl.plan.plan import load_plan as load_plan
     from securedl.verify.placement import Probes as Probes
 
 _HOMES = {
-    "Answer": "securedl.inference",
+    "Answer": "securedl.client.inference",
     "Link": "securedl.compiler.cost",
-    "Owner": "securedl.he.owner",
-    "Plan": "securedl.plan",
+    "Owner": "securedl.client.owner",
+    "Plan": "securedl.plan.plan",
     "Probes": "securedl.verify.placement",
     "SecureDLError": "securedl.errors",
-    "approximate": "securedl.approximation",
-    "compile": "securedl.planner",
-    "load_plan": "securedl.plan",
+    "approximate": "securedl.activations.replace",
+    "compile": "securedl.compiler.compile",
+    "load_plan": "securedl.plan.plan",
 }
 
 __all__ = [

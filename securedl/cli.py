@@ -71,7 +71,7 @@ def demo(
     from rich.console import Console
 
     from protocol import Client
-    from securedl import demo as story
+    from securedl.demo import story
 
     if scheme is Scheme.bgv:
         raise InputError("scheme 'bgv' is not available yet: use --scheme ckks")
@@ -138,7 +138,7 @@ def dishonest(
     quiet: QuietOption = False,
 ) -> None:
     """A server that tampers with its weights, to see what clients notice. For tests and the demo."""
-    from securedl.dishonest import ATTACKS, Dishonest
+    from securedl.demo.dishonest import ATTACKS, Dishonest
 
     if attack not in ATTACKS:
         raise InputError(f"attack {attack!r} is unknown: use one of {', '.join(ATTACKS)}")
@@ -192,7 +192,7 @@ def fetch(
 @app.command()
 def plan(path: Annotated[Path, typer.Argument(help="A file that Plan.save wrote.")]) -> None:
     """Print what a saved plan will do."""
-    from securedl.plan import load_plan
+    from securedl.plan.plan import load_plan
 
     print(load_plan(path).summary())
 

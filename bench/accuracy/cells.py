@@ -12,7 +12,7 @@ import torch
 
 import securedl
 from securedl import datasets
-from securedl.demo import server
+from securedl.demo.story import server
 
 from . import encrypted, networks
 from .encrypted import COUNTS, SECONDS

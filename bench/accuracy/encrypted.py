@@ -10,9 +10,9 @@ from torch import nn
 
 import securedl
 from protocol import Client
-from securedl.compiler.check import PRECISION
+from securedl.compiler.precision import PRECISION
 from securedl.errors import InputError
-from securedl.plan import Plan
+from securedl.plan.plan import Plan
 
 from .networks import logits
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from securedl.compiler.forms import Layer
 from securedl.compiler.layout import LayerLayout
-from securedl.he.layout import Shape, packed_length
 from securedl.he.params import Parameters
+from securedl.he.record import Shape, packed_length
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from securedl.graph import Affine, Array, Graph, Polynomial
+from securedl.network.graph import Affine, Array, Graph, Polynomial
 
 MAX_SHIFT = 16.0  # times the range: error 4e-6 at a shift of 23, 6e-5 at 633, garbage beyond
 MAX_CUBIC_SHIFT = 4.0

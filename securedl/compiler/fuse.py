@@ -6,7 +6,7 @@ import numpy as np
 from scipy import sparse
 
 from securedl.errors import CompileError
-from securedl.graph import Affine, Graph, Node, Polynomial
+from securedl.network.graph import Affine, Graph, Node, Polynomial
 
 #: A leading term below this fraction of the polynomial's range on the data is dropped.
 NEGLIGIBLE = 2.0**-30

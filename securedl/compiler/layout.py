@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from securedl.compiler.forms import Normalised
-from securedl.packing import Packing, block_diagonals, folds
-from securedl.program import Block
+from securedl.plan.layouts import Packing, block_diagonals, folds
+from securedl.program.program import Block
 
 
 @dataclass(frozen=True)

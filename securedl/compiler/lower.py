@@ -8,8 +8,8 @@ from securedl.compiler.forms import Layer, Normalised
 from securedl.compiler.layout import LayerLayout
 from securedl.compiler.levels import Schedule
 from securedl.he.params import Parameters
-from securedl.packing import Packing
-from securedl.program import AddWeight, Matvec, Multiply, Port, Program, Refresh, Step
+from securedl.plan.layouts import Packing
+from securedl.program.program import AddWeight, Matvec, Multiply, Port, Program, Refresh, Step
 
 
 @dataclass(frozen=True)

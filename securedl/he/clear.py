@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.errors import CompileError
-from securedl.he.layout import Shape
 from securedl.he.params import Parameters
+from securedl.he.record import Shape
 
 SIGMA = 3.2  # standard deviation of SEAL's error distribution
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from securedl.he.layout import Record
 from securedl.he.params import Parameters
+from securedl.he.record import Record
 
 #: An evaluator's own form of a ciphertext or plaintext, opaque to everyone else.
 Handle = Any

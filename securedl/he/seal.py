@@ -20,8 +20,8 @@ import zstandard
 from numpy.typing import NDArray
 
 from securedl.errors import CompileError, InputError
-from securedl.he.layout import SEED_BYTES, Record, Shape
 from securedl.he.params import Parameters
+from securedl.he.record import SEED_BYTES, Record, Shape
 
 _HEADER = struct.Struct("<HBBBBHQ")
 _LIBRARY = seal.Serialization.SEALHeader()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from securedl.errors import InputError
-from securedl.graph import Affine, Graph, Node
+from securedl.network.graph import Affine, Graph, Node
 
 Attack: TypeAlias = Callable[[Graph, int], Graph]
 Weights: TypeAlias = NDArray[np.float64]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from securedl.errors import InputError
-from securedl.graph import Array
+from securedl.network.graph import Array
 
 LEAST_RUNS = 20
 #: Medians of a probe's largest deviation that are allowed before it counts as an alarm.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.errors import FormatError, InputError
-from securedl.graph import Array
+from securedl.network.graph import Array
 
 
 @dataclass(frozen=True, eq=False)

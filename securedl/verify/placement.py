@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.errors import InputError
-from securedl.graph import Array
+from securedl.network.graph import Array
 
 EMPTY = -1
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from securedl.errors import InputError
-from securedl.graph import Array, Graph
+from securedl.network.graph import Array, Graph
 from securedl.verify.fingerprint import Fingerprint
 from securedl.verify.sensitivity import Sensitivity
 

@@ -18,7 +18,7 @@ from scipy import sparse
 from torch import Tensor
 
 from securedl.errors import InputError
-from securedl.graph import Affine, Array, Graph, Polynomial
+from securedl.network.graph import Affine, Array, Graph, Polynomial
 
 DENSE_ENTRIES = 1 << 20  # 8 MiB: below this a dense product beats a sparse one or costs little
 DENSE_SHARE = 0.2

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 
 from securedl.errors import InputError
 from securedl.he.vector import VectorEvaluator, stages
-from securedl.he.vector.buffers import address
-from securedl.he.vector.cache import inner
+from securedl.he.vector.kernels.buffers import address
+from securedl.he.vector.kernels.cache import inner
+from securedl.he.vector.kernels.team import DONE, LINE, OWN, done, draw, flag, signal, wait
 from securedl.he.vector.stages import Crew, Stage
-from securedl.he.vector.team import DONE, LINE, OWN, done, draw, flag, signal, wait
 
 sys.path.insert(0, str(Path(__file__).parent))
 from vector_oracle import Oracle, oracle  # found by path, not by package

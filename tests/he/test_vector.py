@@ -17,17 +17,17 @@ import pytest
 from numba.core.sigutils import normalize_signature
 
 from securedl.errors import CompileError, FormatError, InputError
-from securedl.he.layout import HEADER, Shape, pack
 from securedl.he.params import Parameters, ckks_parameters, ntt_primes
+from securedl.he.record import HEADER, Shape, pack
 from securedl.he.vector import VectorEvaluator, cache, warm_up
-from securedl.he.vector.arith import MAGIC
-from securedl.he.vector.buffers import Buffers, address
-from securedl.he.vector.cache import KEEP_SECONDS, cache_folder, forget_old, source_hash
 from securedl.he.vector.correction import balance
-from securedl.he.vector.dot import group_length, key_group_length
-from securedl.he.vector.ntt_words import LARGEST_BITS, NEVER, OFTEN, TWICE
-from securedl.he.vector.seed import expand
-from securedl.he.vector.twiddles import bit_reversal, minimal_root
+from securedl.he.vector.kernels.arith import MAGIC
+from securedl.he.vector.kernels.buffers import Buffers, address
+from securedl.he.vector.kernels.cache import KEEP_SECONDS, cache_folder, forget_old, source_hash
+from securedl.he.vector.kernels.dot import group_length, key_group_length
+from securedl.he.vector.kernels.ntt_words import LARGEST_BITS, NEVER, OFTEN, TWICE
+from securedl.he.vector.kernels.seed import expand
+from securedl.he.vector.kernels.twiddles import bit_reversal, minimal_root
 
 sys.path.insert(0, str(Path(__file__).parent))
 from vector_oracle import KINDS, STEPS, Oracle, oracle, same  # found by path, not by package
@@ -375,7 +375,7 @@ def test_imports_nothing_secret_or_heavy() -> None:
 PORTABLE = """
 import hashlib, numpy as np
 from securedl.he.params import Parameters
-from securedl.he.layout import Record, Shape
+from securedl.he.record import Record, Shape
 from securedl.he.vector import VectorEvaluator, stages
 params = Parameters("ckks", 4096, {primes}, {special})
 rng = np.random.default_rng(0)
@@ -444,10 +444,12 @@ def test_kernels_are_ready_after_warm_up() -> None:
 def test_kernels_are_kept_where_something_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     cache_folder.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    monkeypatch.setattr("securedl.he.vector.cache._writable", lambda folder: "somewhere" in str(folder))
+    monkeypatch.setattr(
+        "securedl.he.vector.kernels.cache._writable", lambda folder: "somewhere" in str(folder)
+    )
     assert cache_folder() == f"/somewhere/securedl/kernels-{source_hash()}"
     cache_folder.cache_clear()
-    monkeypatch.setattr("securedl.he.vector.cache._writable", lambda folder: False)
+    monkeypatch.setattr("securedl.he.vector.kernels.cache._writable", lambda folder: False)
     assert cache_folder() is None
     cache_folder.cache_clear()
 

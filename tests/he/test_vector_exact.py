@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tenseal.sealapi as seal
 
-from securedl.he.layout import Record
 from securedl.he.params import ntt_primes
+from securedl.he.record import Record
 from securedl.he.seal import save
 from securedl.he.vector import VectorEvaluator
 

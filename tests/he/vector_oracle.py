@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import tenseal.sealapi as seal
 
-from securedl.he.layout import Record, Shape
 from securedl.he.params import Parameters, ntt_primes
+from securedl.he.record import Record, Shape
 from securedl.he.seal import SealContext, SealEvaluator, galois_element, save
 from securedl.he.vector import Handle, VectorEvaluator
 

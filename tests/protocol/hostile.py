@@ -8,7 +8,7 @@ import numpy as np
 
 from protocol import messages_pb2 as pb
 from protocol.wire import frame_digest
-from securedl.he.layout import HEADER, Shape, chain, residue_bytes
+from securedl.he.record import HEADER, Shape, chain, residue_bytes
 
 #: (offset in a record's header, struct format, values) that no record may have.
 _HEADER = [

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from securedl.execute import execute
-from securedl.he.layout import Record, Shape, chain, key_shape, pack, pack_key, unpack
 from securedl.he.params import Parameters, ckks_parameters
-from securedl.program import Block, Matvec, Port, Program, Refresh
+from securedl.he.record import Record, Shape, chain, key_shape, pack, pack_key, unpack
+from securedl.program.execute import execute
+from securedl.program.program import Block, Matvec, Port, Program, Refresh
 
 PARAMS = ckks_parameters(4096, 1)
 

@@ -127,7 +127,7 @@ class _Recorder(FakeBatch):
     def record(self, shape, rng: np.random.Generator) -> bytes:
         from protocol_fakes import random_record
 
-        from securedl.he.layout import pack
+        from securedl.he.record import pack
 
         return pack(PARAMS, random_record(PARAMS, shape, rng))
 

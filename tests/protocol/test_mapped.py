@@ -20,8 +20,8 @@ from protocol.mapped import MappedWeights, mappable
 from protocol.models import ModelCache, load
 from protocol.store import Limits
 from securedl.errors import QuotaError, ServerError
-from securedl.he.layout import Record, Shape, pack
 from securedl.he.params import Parameters, ckks_parameters
+from securedl.he.record import Record, Shape, pack
 from securedl.he.vector import VectorEvaluator
 
 BGV_MODULUS = 65537
@@ -191,7 +191,7 @@ def test_the_version_is_the_one_that_runs(monkeypatch) -> None:
     """New sources under a running server do not make it name its files after them."""
     running = mapped.kernels()
     assert len(running) == 16
-    monkeypatch.setattr("securedl.he.vector.cache.source_hash", lambda: "newer")
+    monkeypatch.setattr("securedl.he.vector.kernels.cache.source_hash", lambda: "newer")
     monkeypatch.setattr(mapped, "source_hash", lambda: "newer")
     assert mapped.kernels() == running
     monkeypatch.setattr(mapped, "cache_folder", lambda: None)

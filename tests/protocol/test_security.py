@@ -121,4 +121,10 @@ def test_the_server_loads_no_secret_code(tmp_path, evaluator, also) -> None:
         pytest.skip(f"the {evaluator} evaluator is not there")
     loaded = set(out.split())
     assert "protocol.server" in loaded
-    assert not loaded & {"torch", "securedl.he.owner", "securedl.inference", "protocol.client", *also}
+    assert not loaded & {
+        "torch",
+        "securedl.client.owner",
+        "securedl.client.inference",
+        "protocol.client",
+        *also,
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from securedl.dishonest import ATTACKS, Dishonest
+from securedl.demo.dishonest import ATTACKS, Dishonest
 
 pytestmark = pytest.mark.he
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from securedl.execute import execute
-from securedl.he.layout import Shape, pack, unpack, unpack_key
+from securedl.client.inference import Inference
+from securedl.he.record import Shape, pack, unpack, unpack_key
 from securedl.he.seal import SealEvaluator
 from securedl.he.vector import VectorEvaluator
-from securedl.inference import Inference
+from securedl.program.execute import execute
 
 pytestmark = pytest.mark.he
 

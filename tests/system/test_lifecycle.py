@@ -13,8 +13,8 @@ import pytest
 
 import protocol
 import securedl
+from securedl.client.inference import Batch
 from securedl.errors import KeyFileError, ProtocolError, ServerError
-from securedl.inference import Batch
 
 pytestmark = pytest.mark.he
 

@@ -14,12 +14,12 @@ import numba
 import pytest
 
 import securedl
-from securedl.he.vector import cache
+from securedl.he.vector.kernels import cache
 
 pytestmark = pytest.mark.he
 
 NOTICE = "compiling kernels, once for this version"
-ASK = "from securedl.he import vector; from securedl.he.vector.cache import cache_folder; "
+ASK = "from securedl.he import vector; from securedl.he.vector.kernels.cache import cache_folder; "
 ASK += "print(cache_folder(), vector.compiled())"
 
 

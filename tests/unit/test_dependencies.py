@@ -17,31 +17,19 @@ SECRET_NAMES = {"SecretKey", "KeyGenerator", "Decryptor"}
 #: From the bottom up. A module imports from rows above its own only; a package stands for its modules,
 #: which may import each other. The longest name that fits a module is its row.
 LAYERS = (
-    ("polyapprox", "securedl.errors"),
-    ("securedl.files",),
-    ("securedl.graph", "securedl.he.params", "securedl.activation", "securedl.datasets"),
-    ("securedl.he.layout", "securedl.torch_import", "securedl.verify", "securedl.calibration"),
-    ("securedl.tuning", "securedl.replacement"),
-    ("securedl.he.interface", "securedl.he.clear", "securedl.he.seal", "securedl.he.vector"),
-    ("securedl.program", "securedl.surgery"),
-    ("securedl.approximation",),
-    ("securedl.packing", "securedl.execute", "securedl.compiler.forms", "securedl.compiler.fuse"),
-    ("securedl.dishonest",),
-    ("securedl.compiler.layout", "securedl.compiler.check"),
-    ("securedl.compiler.cost",),
-    ("securedl.compiler.levels",),
-    ("securedl.compiler.lower",),
-    ("securedl.plan",),
-    ("securedl.planner", "securedl.verification"),
-    ("securedl.he.owner",),
-    ("securedl.inference",),
+    ("polyapprox", "securedl.errors", "securedl.files"),
+    ("securedl.network", "securedl.he", "securedl.datasets"),
+    ("securedl.program", "securedl.activations", "securedl.verify"),
+    ("securedl.plan", "securedl.compiler"),
+    ("securedl.client",),
     ("protocol",),
-    ("securedl.demo", "securedl.report"),
+    ("securedl.demo",),
     ("securedl.cli",),
 )
+ROOMS = ("activations", "client", "compiler", "demo", "he", "network", "plan", "program")
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 #: They hold no code of their own: `__init__` files that load lazily or not at all.
-EMPTY = {"securedl", "securedl.he", "securedl.compiler"}
+EMPTY = {"securedl", *(f"securedl.{room}" for room in ROOMS)}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -109,9 +97,9 @@ def test_packages_import_nothing(module):
 
 def test_the_walk_sees_imports():
     """The oracle of the tests above: imports that are known to be there."""
-    assert {"securedl.he.owner", "securedl.he.layout"} <= imports("securedl.inference")
-    assert "securedl.torch_import" in imports("securedl.planner")  # inside a function
-    assert "securedl.plan" not in imports("securedl.compiler.check")  # under TYPE_CHECKING
+    assert {"securedl.client.owner", "securedl.he.record"} <= imports("securedl.client.inference")
+    assert "securedl.network.from_torch" in imports("securedl.compiler.compile")  # inside a function
+    assert "securedl.plan.plan" not in imports("securedl.compiler.precision")  # under TYPE_CHECKING
 
 
 def test_polyapprox_knows_nothing_of_ours():
@@ -134,13 +122,14 @@ def test_only_the_command_line_imports_protocol():
 
 def test_only_the_client_of_protocol_reaches_the_owner():
     """The rest of protocol stands on the public half: parameters, bytes, programs, execution."""
-    public = {"securedl.errors", "securedl.he.params", "securedl.he.layout", "securedl.he.interface"}
-    public |= {"securedl.program", "securedl.execute"}
+    public = {"securedl.errors", "securedl.he", "securedl.program"}
     for module in MODULES:
         if module.startswith("protocol"):
             found = {i for i in imports(module) if i.startswith("securedl")} - public - EMPTY
-            # Imported late, by servers that have this evaluator: the form of its weights on disk.
-            also = {"protocol.client": {"securedl.inference"}, "protocol.mapped": {"securedl.he.vector"}}
+            also = {
+                "protocol.client": {"securedl.client.inference"},
+                "protocol.mapped": {"securedl.he.vector"},
+            }
             assert {row(i) for i in found} <= also.get(module, set()), module
 
 
@@ -160,7 +149,7 @@ def named(path: Path) -> set[str]:
 
 def test_only_the_owner_names_secret_keys():
     holders = {module for module, path in MODULES.items() if named(path) & SECRET_NAMES}
-    assert holders == {"securedl.he.owner"}
+    assert holders == {"securedl.client.owner"}
 
 
 def loaded_by(code: str) -> set[str]:
@@ -172,15 +161,20 @@ def loaded_by(code: str) -> set[str]:
 
 
 def test_a_server_loads_no_torch_no_seal_and_no_secrets():
-    loaded = loaded_by("import protocol.server, securedl.execute")
-    assert {"protocol.server", "securedl.execute"} <= loaded
-    secret = {"securedl.he.owner", "securedl.plan", "securedl.planner", "securedl.inference"}
-    assert not loaded & ({"torch", "tenseal", "securedl.verification"} | secret)
+    loaded = loaded_by("import protocol.server, securedl.program.execute")
+    assert {"protocol.server", "securedl.program.execute"} <= loaded
+    secret = {
+        "securedl.client.owner",
+        "securedl.plan.plan",
+        "securedl.compiler.compile",
+        "securedl.client.inference",
+    }
+    assert not loaded & ({"torch", "tenseal", "securedl.client.verification"} | secret)
 
 
 def test_a_server_with_its_usual_evaluator_loads_neither():
     loaded = loaded_by("import protocol.server, securedl.he.vector")
-    assert not loaded & {"torch", "tenseal", "securedl.he.owner", "securedl.plan"}
+    assert not loaded & {"torch", "tenseal", "securedl.client.owner", "securedl.plan.plan"}
 
 
 def test_importing_securedl_costs_nothing():

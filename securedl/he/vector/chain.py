@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.errors import CompileError
-from securedl.he.layout import residue_bytes
 from securedl.he.params import MAX_PRIME_BITS, Parameters
-from securedl.he.vector.arith import LANE_ORDERS, LANES
-from securedl.he.vector.buffers import address
-from securedl.he.vector.dot import group_length, key_group_length, start_value
-from securedl.he.vector.keysum import DOUBLE_BYTES, word_group_length
-from securedl.he.vector.ntt import method
-from securedl.he.vector.padding import padded
-from securedl.he.vector.twiddles import aligned, bit_reversal, centred, tables
+from securedl.he.record import residue_bytes
+from securedl.he.vector.kernels.arith import LANE_ORDERS, LANES
+from securedl.he.vector.kernels.buffers import address
+from securedl.he.vector.kernels.dot import group_length, key_group_length, start_value
+from securedl.he.vector.kernels.keysum import DOUBLE_BYTES, word_group_length
+from securedl.he.vector.kernels.ntt import method
+from securedl.he.vector.kernels.padding import padded
+from securedl.he.vector.kernels.twiddles import aligned, bit_reversal, centred, tables
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

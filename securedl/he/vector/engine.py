@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from securedl.he.params import Parameters
-from securedl.he.vector.buffers import Block, Buffers
 from securedl.he.vector.chain import Floats, Integers, chain_of
-from securedl.he.vector.dot import dot, dot_packed
 from securedl.he.vector.handles import Handle, SwitchKey
-from securedl.he.vector.keyswitch import SUM_ROWS, SWITCH_ROWS, entries, switch, switch_sum
-from securedl.he.vector.ntt import forward, inverse
-from securedl.he.vector.padding import block_octets, padded_octets
-from securedl.he.vector.rescale import divide
-from securedl.he.vector.rows import multiply
+from securedl.he.vector.kernels.buffers import Block, Buffers
+from securedl.he.vector.kernels.dot import dot, dot_packed
+from securedl.he.vector.kernels.keyswitch import SUM_ROWS, SWITCH_ROWS, entries, switch, switch_sum
+from securedl.he.vector.kernels.ntt import forward, inverse
+from securedl.he.vector.kernels.padding import block_octets, padded_octets
+from securedl.he.vector.kernels.rescale import divide
+from securedl.he.vector.kernels.rows import multiply
 from securedl.he.vector.stages import Crew, Stage
 
 

@@ -9,16 +9,16 @@ from functools import lru_cache
 import numpy as np
 
 from securedl.errors import InputError
-from securedl.he.layout import Record
 from securedl.he.params import Parameters
-from securedl.he.vector import rows
-from securedl.he.vector.cache import compile_all
+from securedl.he.record import Record
 from securedl.he.vector.correction import balance
 from securedl.he.vector.engine import Engine
 from securedl.he.vector.handles import Handle, SwitchKey
+from securedl.he.vector.kernels import rows
+from securedl.he.vector.kernels.cache import compile_all
+from securedl.he.vector.kernels.twiddles import centred
 from securedl.he.vector.loading import Loading
 from securedl.he.vector.stages import Stage
-from securedl.he.vector.twiddles import centred
 
 #: Scales that differ by less than this are the same scale reached along two paths.
 SCALE_TOLERANCE = 1e-9

@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
-from securedl.he.vector.buffers import Block
 from securedl.he.vector.chain import Automorphism, Integers
+from securedl.he.vector.kernels.buffers import Block
 
 _NO_COUNTS = np.zeros(1, dtype=np.int64)
 

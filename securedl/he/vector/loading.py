@@ -6,16 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.errors import FormatError, InputError
-from securedl.he.layout import HEADER, Record, Shape, unpack
 from securedl.he.params import Parameters
-from securedl.he.vector import rows
-from securedl.he.vector.buffers import address
+from securedl.he.record import HEADER, Record, Shape, unpack
 from securedl.he.vector.chain import automorphism
 from securedl.he.vector.engine import Engine
 from securedl.he.vector.handles import Handle, SwitchKey
-from securedl.he.vector.keysum import pack_key
-from securedl.he.vector.packed import SLACK, WIDTHS, check_header, convert
-from securedl.he.vector.seed import expand
+from securedl.he.vector.kernels import rows
+from securedl.he.vector.kernels.buffers import address
+from securedl.he.vector.kernels.keysum import pack_key
+from securedl.he.vector.kernels.packed import SLACK, WIDTHS, check_header, convert
+from securedl.he.vector.kernels.seed import expand
 
 #: Kinds of `packed.convert`.
 _FROM_WIRE, _FROM_WORDS, _TO_RESIDUES = 0, 1, 2

@@ -12,8 +12,8 @@ from threading import Lock, Thread
 
 import numpy as np
 
-from securedl.he.vector.buffers import address
-from securedl.he.vector.team import LINE, OWN
+from securedl.he.vector.kernels.buffers import address
+from securedl.he.vector.kernels.team import LINE, OWN
 
 #: Transformed values from which work is given to several threads, who then share it at little cost: a
 #: relinearisation of three primes at N = 8192 is 160,000, and two threads take 0.8 of one's time.

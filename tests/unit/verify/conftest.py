@@ -6,7 +6,7 @@ import torch
 from scipy import sparse
 from sklearn.datasets import load_digits
 
-from securedl.graph import Affine, Graph, Polynomial
+from securedl.network.graph import Affine, Graph, Polynomial
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 
 from securedl.errors import InputError
-from securedl.graph import Affine, Graph
+from securedl.network.graph import Affine, Graph
 from securedl.verify import attacks
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 
 from securedl.errors import FormatError, InputError
-from securedl.graph import Affine, Graph, Polynomial
+from securedl.network.graph import Affine, Graph, Polynomial
 from securedl.verify.attacks import ATTACKS
 from securedl.verify.fingerprint import Fingerprint
 from securedl.verify.samples import fingerprint, natural_samples, sensitive_samples, wide_samples

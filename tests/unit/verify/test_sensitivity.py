@@ -8,7 +8,7 @@ import torch
 from scipy import sparse
 
 from securedl.errors import InputError
-from securedl.graph import Affine, Graph, Polynomial
+from securedl.network.graph import Affine, Graph, Polynomial
 from securedl.verify import sensitivity as module
 from securedl.verify.sensitivity import Sensitivity
 

@@ -1,0 +1,132 @@
+"""Fine-tune a network of polynomials on labels and the original's logits, inside the fitted intervals."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.nn import functional
+
+from securedl.errors import InputError
+from securedl.network.polynomial import PolynomialActivation
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to fine-tune; `approximate` documents each field."""
+
+    learning_rate: float
+    batch_size: int
+    range_penalty: float
+    distillation: float
+    temperature: float
+
+
+@dataclass(frozen=True, eq=False)
+class Lessons:
+    """What is learnt from.
+
+    Attributes:
+        x: samples. y: labels [samples], None without. teacher: the original's logits [samples, classes].
+    """
+
+    x: Tensor
+    y: Tensor | None
+    teacher: Tensor
+
+
+@torch.enable_grad()
+def tune(
+    model: nn.Module,
+    lessons: Lessons,
+    recipe: Recipe,
+    epochs: int,
+    generator: torch.Generator,
+    tick: Callable[[float], None],
+) -> None:
+    """Adam with a cosine schedule to zero, in evaluation mode: batch norm keeps its statistics.
+
+    Args:
+        model: changed in place. generator: of the shuffles. tick: called after each epoch with its mean loss.
+
+    Raises:
+        InputError: the loss is not finite.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not epochs or not parameters:
+        return
+    optimiser = torch.optim.Adam(parameters, lr=recipe.learning_rate)
+    batches = -(-len(lessons.x) // recipe.batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * batches)
+    device = parameters[0].device
+    for _ in range(epochs):
+        total = 0.0
+        for chosen in torch.split(torch.randperm(len(lessons.x), generator=generator), recipe.batch_size):
+            optimiser.zero_grad()
+            with _excess(model if recipe.range_penalty else nn.Identity()) as excess:
+                logits = model(lessons.x[chosen].to(device))
+            loss = _loss(logits, lessons, chosen, recipe) + recipe.range_penalty * sum(excess)
+            if not torch.isfinite(loss):
+                raise InputError(
+                    "fine-tuning diverged: lower learning_rate or degree, and standardise the inputs"
+                )
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step()
+            schedule.step()
+            total += loss.item() * len(chosen)
+        tick(total / len(lessons.x))
+    optimiser.zero_grad()
+
+
+def _loss(logits: Tensor, lessons: Lessons, chosen: Tensor, recipe: Recipe) -> Tensor:
+    """(1 - d) cross-entropy + d T² KL(original || model) at temperature T (Hinton et al., 2015)."""
+    loss = torch.zeros((), dtype=logits.dtype, device=logits.device)
+    if lessons.y is not None and recipe.distillation < 1:
+        truth = lessons.y[chosen].to(logits.device)
+        loss = loss + (1 - recipe.distillation) * functional.cross_entropy(logits, truth)
+    if recipe.distillation > 0:
+        want = lessons.teacher[chosen].to(logits.device) / recipe.temperature
+        found = functional.log_softmax(logits / recipe.temperature, 1)
+        gap = functional.kl_div(
+            found, functional.log_softmax(want, 1), reduction="batchmean", log_target=True
+        )
+        loss = loss + recipe.distillation * recipe.temperature**2 * gap
+    return loss
+
+
+@contextlib.contextmanager
+def _excess(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Collects mean max(|u| - 1, 0)² of each polynomial's normalised input in the forward passes inside."""
+    found: list[Tensor] = []
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(module, PolynomialActivation)
+        found.append(functional.softshrink(module.normalised(inputs[0]), 1.0).square().mean())
+
+    polynomials = [m for m in model.modules() if isinstance(m, PolynomialActivation)]
+    hooks = [m.register_forward_pre_hook(record) for m in polynomials]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextlib.contextmanager
+def bar(epochs: int, shown: bool | None) -> Iterator[Callable[[float], None]]:
+    """A progress bar over epochs on standard error; None shows it on a terminal only."""
+    console = Console(stderr=True)
+    shown = console.is_terminal if shown is None else shown
+    if not shown or not epochs:
+        yield lambda loss: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=console.is_terminal) as progress:
+        task = progress.add_task("fine-tuning", total=epochs)
+        yield lambda loss: progress.update(task, advance=1, description=f"fine-tuning, loss {loss:.4g}")

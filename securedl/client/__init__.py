@@ -1,0 +1,1 @@
+"""The side that holds the secret key: owner, inference, and what verifies the answers."""

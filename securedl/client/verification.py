@@ -1,0 +1,145 @@
+"""What the owner knows about its probes: samples, tolerances at every checkpoint, and the ledger."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from securedl.compiler.precision import within_headroom
+from securedl.errors import InputError
+from securedl.network.graph import Array
+from securedl.plan.plan import Plan
+from securedl.verify.comparison import calibrate, deviation
+from securedl.verify.fingerprint import Fingerprint
+
+#: Simulated re-encryptions from which a tolerance is measured.
+RUNS = 24
+#: Probes in a fingerprint: one ciphertext of them, but at least 16 and at most 128.
+FEWEST, MOST = 16, 128
+#: Batches that one key may serve.
+KEY_TERM = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Probed:
+    """A fingerprint with, for each checkpoint but the query, expected normalised values and tolerances.
+
+    Attributes:
+        expected: for each checkpoint float64 [probes, features]. tolerances: for each checkpoint that of
+            every probe [probes] and the factor of every lane [batch].
+    """
+
+    fingerprint: Fingerprint
+    expected: tuple[Array, ...]
+    tolerances: tuple[tuple[Array, Array], ...]
+
+
+@dataclass
+class Verification:
+    """Probes, made when first needed, and what all calls so far have seen.
+
+    Attributes:
+        checked: probe answers compared. alarmed: those in batches with an alarm. batches: ciphertext batches
+            asked under this key.
+    """
+
+    plan: Plan
+    checked: int = 0
+    alarmed: int = 0
+    batches: int = 0
+    _saved: Fingerprint | None = field(default=None, repr=False)
+
+    @cached_property
+    def probes(self) -> Probed:
+        """Sensitive, natural and wide samples, with tolerances that the owner measured by itself.
+
+        Errors are measured in simulated re-encryptions with the noise of the plan's parameters, probes in
+        random lanes; see `comparison.calibrate`. Never below 16 times the noise of a single rescale.
+        """
+        fingerprint = self._saved or self._make()
+        count, batch = len(fingerprint), self.plan.batch
+        expected = tuple(self.plan.expected(fingerprint.samples)[1:])
+        random = np.random.default_rng(0)
+        rounds = -(-count // batch)
+        errors = np.zeros((len(expected), RUNS * rounds, batch))
+        placed = np.zeros((RUNS * rounds, batch), dtype=np.int64)
+        for run in range(RUNS):
+            # All probes once, the lanes that remain filled with some of them again.
+            order = np.concatenate([random.permutation(count) for _ in range(-(-rounds * batch // count))])
+            lanes = order[: rounds * batch].reshape(rounds, batch)
+            parts = list(fingerprint.samples[lanes])
+            for number, seen in enumerate(self.plan.simulate_checkpoints(parts, noise_seed=run)):
+                placed[run * rounds + number] = lanes[number]
+                for point, values in enumerate(seen):
+                    wrong = np.abs(values - expected[point][lanes[number]])
+                    errors[point, run * rounds + number] = wrong.max(axis=1)
+        tolerances = []
+        for point, floor in enumerate(self._floors()):
+            own, factors = calibrate(errors[point], placed, count=count)
+            tolerances.append((np.maximum(own, floor), factors))
+        return Probed(fingerprint, expected, tuple(tolerances))
+
+    def ask(self, batches: int) -> None:
+        """Count batches against the key's fixed term.
+
+        Raises:
+            InputError: the key has served its term; an owner who reacts to alarms leaks at most
+                log2(Q + 1) bits over Q queries, and the term bounds Q.
+        """
+        if self.batches + batches > KEY_TERM:
+            raise InputError(
+                f"this key has served {self.batches} of {KEY_TERM} batches and cannot serve {batches} more: "
+                "make a new Owner of the same plan and upload it"
+            )
+        self.batches += batches
+
+    def prepare(self) -> None:
+        """Make the probes now rather than in the first query."""
+        self.probes  # noqa: B018 - computed once, then kept
+
+    def _floors(self) -> list[float]:
+        """16 times the deviation that one rescaling leaves in a slot, for each checkpoint."""
+        program = self.plan.program
+        ports = [*(sent for sent, _ in program.refreshes), program.answer]
+        ring = program.params.ring
+        return [16 * math.sqrt(ring / 2 * (1 + 2 * ring / 3) / 12) / port.scale for port in ports]
+
+    def _make(self) -> Fingerprint:
+        from securedl.verify.samples import fingerprint
+
+        plan, network = self.plan, self.plan.network
+        high = network.input_scale * max(plan.signature.input_limit, 1.0)
+        count = min(max(plan.batch, FEWEST), MOST)
+
+        def overflows(x: Array) -> np.ndarray:
+            return ~within_headroom(network, x)
+
+        return fingerprint(plan.graph, plan.samples, count, low=-high, high=high, seed=0, limit=overflows)
+
+    def compare(self, checkpoint: int, lanes: np.ndarray, probes: np.ndarray, values: Array) -> Array:
+        """Deviation over tolerance of probe values [count, features] at a checkpoint (0: first refresh)."""
+        known = self.probes
+        own, factors = known.tolerances[checkpoint]
+        return deviation(values, known.expected[checkpoint][probes], own[probes] * factors[lanes])
+
+    def to_arrays(self) -> dict[str, Any]:
+        """For the owner's file: the fingerprint (if there is one yet) and the ledger's counts."""
+        made = self.__dict__.get("probes")
+        kept = made.fingerprint if made else self._saved
+        arrays = {} if kept is None else {f"probe.{k}": v for k, v in kept.to_arrays().items()}
+        return {**arrays, "ledger": np.array([self.checked, self.alarmed, self.batches])}
+
+    @classmethod
+    def from_arrays(cls, plan: Plan, arrays: Mapping[str, Any]) -> Verification:
+        """The inverse of `to_arrays`; tolerances are measured again when needed."""
+        names = ("samples", "kinds", "logits")
+        checked, alarmed, batches = (int(n) for n in arrays["ledger"])
+        if "probe.samples" not in arrays:
+            return cls(plan, checked, alarmed, batches)
+        saved = Fingerprint.from_arrays({name: arrays[f"probe.{name}"] for name in names})
+        return cls(plan, checked, alarmed, batches, saved)

@@ -1,0 +1,153 @@
+"""compile: from a polynomial PyTorch network to a plan."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from securedl.compiler.cost import Link
+from securedl.compiler.forms import Normalised, normalise
+from securedl.compiler.fuse import fuse
+from securedl.compiler.layout import LayerLayout, lay_out
+from securedl.compiler.levels import Schedule, no_schedule, operations, schedule
+from securedl.compiler.lower import lower
+from securedl.compiler.precision import check_precision, input_limit
+from securedl.errors import CompileError, InputError
+from securedl.he.params import MAX_MODULUS_BITS, Parameters, ckks_parameters
+from securedl.network.graph import Array, Graph, samples_of
+from securedl.plan.plan import Plan, Signature
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: Rings that the planner tries; 4096 holds one level only and is taken when asked for.
+RINGS = (8192, 16384, 32768)
+#: Calibration samples used; more moves the ranges by less than the margin that queries have.
+CALIBRATION_SAMPLES = 4096
+#: Calibration samples kept in the plan, from which the owner makes probes.
+KEPT_SAMPLES = 128
+
+
+def compile(
+    model: nn.Module,
+    x_train: Any,
+    *,
+    scheme: str = "ckks",
+    batch: int | str = 64,
+    weights: str = "encrypted",
+    link: Link | None = None,
+    ring: int | None = None,
+    refreshes: int | None = None,
+) -> Plan:
+    """Compile a polynomial network for encrypted inference.
+
+    Args:
+        model: straight-line network of linear layers and polynomial activations (see `approximate`).
+        x_train: calibration samples [samples, ...], which set the ranges of all encrypted values.
+        scheme: "ckks". batch: samples in a ciphertext, rounded up to a power of two; "latency" is 1,
+            "throughput" as many as there are slots.
+        weights: "encrypted" or "plain" (the server may read the network).
+        link: the connection the refreshes will cross; 20 ms and 100 Mbit/s by default.
+        ring: force N. refreshes: force the number of refreshes.
+
+    Raises:
+        UnsupportedLayerError: every layer that cannot be encrypted, with its path.
+        CompileError: no plan fits. InputError: a bad argument.
+    """
+    from securedl.network.from_torch import import_torch
+
+    if scheme == "bgv":
+        raise CompileError("scheme 'bgv' is not available yet: use scheme 'ckks'")
+    if scheme != "ckks":
+        raise InputError(f"scheme must be 'ckks' or 'bgv', got {scheme!r}")
+    if weights not in ("encrypted", "plain"):
+        raise InputError(f"weights must be 'encrypted' or 'plain', got {weights!r}")
+    if ring is not None and ring not in MAX_MODULUS_BITS:
+        raise InputError(f"ring must be one of {sorted(MAX_MODULUS_BITS)}, got {ring!r}")
+    if refreshes is not None and (not isinstance(refreshes, int) or refreshes < 0):
+        raise InputError(f"refreshes must be a number from 0, got {refreshes!r}")
+    x = samples_of(x_train, what="x_train")
+    graph = import_torch(model, x.shape[1:])
+    flat = _calibration(x).reshape(-1, graph.features)
+    return compile_graph(graph, flat, batch, weights == "encrypted", link or Link(), ring, refreshes)
+
+
+def _calibration(x: Array) -> Array:
+    if len(x) <= CALIBRATION_SAMPLES:
+        return x
+    return x[np.random.default_rng(0).choice(len(x), CALIBRATION_SAMPLES, replace=False)]
+
+
+def compile_graph(
+    graph: Graph,
+    x: Array,
+    batch: int | str,
+    encrypted: bool,
+    link: Link,
+    ring: int | None,
+    refreshes: int | None,
+) -> Plan:
+    """The passes in order. x: calibration samples [samples, features]."""
+    fused = fuse(graph, x)
+    network = normalise(fused, x)
+    for values in network.stages(x)[0]:
+        if not np.all(np.isfinite(values)):
+            raise CompileError("the network overflows on its calibration data: standardise the inputs")
+    params, layouts, chosen = _choose(network, batch, encrypted, link, ring, refreshes)
+    program, checkpoints = lower(params, network, layouts, chosen, encrypted)
+    signature = Signature(checkpoints, input_limit(network), chosen.cost)
+    plan = Plan(program, signature, network, fused, x[:KEPT_SAMPLES].copy())
+    check_precision(plan, x)
+    return plan
+
+
+def lanes(batch: int | str, slots: int) -> int:
+    """Samples in a ciphertext of `slots` slots."""
+    named = {"latency": 1, "throughput": slots}
+    if isinstance(batch, str):
+        if batch not in named:
+            raise InputError(f"batch must be a number, 'latency' or 'throughput', got {batch!r}")
+        return named[batch]
+    if isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1:
+        raise InputError(f"batch must be a number from 1, 'latency' or 'throughput', got {batch!r}")
+    return 1 << (int(batch) - 1).bit_length()
+
+
+def _choose(
+    network: Normalised,
+    batch: int | str,
+    encrypted: bool,
+    link: Link,
+    ring: int | None,
+    refreshes: int | None,
+) -> tuple[Parameters, tuple[LayerLayout, ...], Schedule]:
+    """Ring, primes and refresh points with the least time for each sample."""
+    depth = sum(op.levels for op in operations(network))
+    best: tuple[float, Parameters, tuple[LayerLayout, ...], Schedule] | None = None
+    failed: CompileError | None = None
+    for candidate in (ring,) if ring else RINGS:
+        count = lanes(batch, candidate // 2)
+        if count > candidate // 2:
+            failed = CompileError(
+                f"batch {batch} does not fit the {candidate // 2} slots of ring {candidate}"
+            )
+            continue
+        layouts = lay_out(network, candidate // 2 // count, count, encrypted)
+        for levels in range(1, depth + 1):
+            try:
+                params = ckks_parameters(candidate, levels)
+            except CompileError as error:
+                failed = failed or error
+                break
+            found = schedule(params, network, layouts, encrypted, link, refreshes)
+            if found is None:
+                failed = no_schedule(params, network, refreshes)
+                continue
+            cost = found.cost.total_ms / count
+            if best is None or cost < best[0]:
+                best = (cost, params, layouts, found)
+    if best is None:
+        assert failed is not None
+        raise failed
+    return best[1:]

@@ -1,0 +1,1 @@
+"""The demonstration, and the dishonest servers that it and the tests start."""

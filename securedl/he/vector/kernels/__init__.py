@@ -1,0 +1,1 @@
+"""Compiled kernels: arithmetic on rows of residues, transforms, key switching. They see addresses only."""

@@ -1,0 +1,319 @@
+"""Sums of products, reduced once for many terms.
+
+The products a·b are never reduced one by one. `high` starts at 1.5·2^(52+b) for primes of b bits, so its
+last bit weighs 2^b; adding a·b to it with one fused operation rounds the product to a multiple of 2^b,
+and what was lost is recovered exactly:
+
+    new  = fma(a, b, high)
+    low += fma(a, b, -(new - high))       |each| <= 2^(b-1)
+
+Bounds for T terms of centred residues, |a·b| <= (q/2 + 1)^2 < 2^(2b-2): `high` keeps its exponent while
+T·2^(2b-2) <= 2^(51+b), and |low| <= T·2^(b-1) + q/2 < 2^53. Both hold for T = 2^(53-b): 8 terms at 50
+bits, 16 at 49. Packed weights are canonical, not centred, and allow half as many.
+
+Weights come from memory, once a query, and memory is what bounds a layer: packed weights (`packed`) take
+as many whole bytes a residue as the prime needs and are unpacked on the way into the registers. With IFMA
+they are summed as words (`words.WordSum`): 16 µs a term, where doubles took 20, and 30 to 36 without packing
+(64 terms, 4 primes of 39 to 46 bits, N = 8192, one core).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils
+
+from securedl.he.vector.kernels.arith import Lanes, Value, lane_kernel
+from securedl.he.vector.kernels.cache import inner, kernel
+from securedl.he.vector.kernels.team import DONE, done, draw, flag, wait
+from securedl.he.vector.kernels.words import IFMA, SMALL_OFFSET, Words, WordSum
+
+#: Most terms between two reductions: with four there are more reductions, with sixteen more streams than the
+#: prefetcher follows; both took a tenth longer.
+LONGEST_GROUP = 8
+#: Weights are asked for this many octets ahead.
+AHEAD = 384
+#: Positions handled before going on, so that the x stay in the second-level cache for all sums.
+TILE = 2048
+
+
+def group_length(bits: int) -> int:
+    """Terms that may be summed before a reduction, for primes of `bits` bits and packed weights."""
+    return int(min(LONGEST_GROUP, 1 << (52 - bits)))
+
+
+def key_group_length(bits: int) -> int:
+    """The same for centred residues of a switch key, whose digits lie together: all of them if they may."""
+    return int(min(32, 1 << (53 - bits)))
+
+
+def start_value(bits: int) -> float:
+    """Where `high` starts."""
+    return 1.5 * 2.0 ** (52 + bits)
+
+
+class _Sum:
+    """One running sum of products."""
+
+    def __init__(self, lanes: Lanes, start: Value, low: Value) -> None:
+        self.lanes = lanes
+        self.start = start
+        self.high, self.low = self._variable(start), self._variable(low)
+
+    def _variable(self, value: Value) -> Value:
+        return cgutils.alloca_once_value(self.lanes.builder, value)  # type: ignore[no-untyped-call]
+
+    def add(self, a: Value, b: Value) -> None:
+        lanes, builder = self.lanes, self.lanes.builder
+        high = builder.load(self.high)
+        new = lanes.fma(a, b, high)
+        lost = lanes.fma(a, b, lanes.negate(lanes.sub(new, high)))
+        builder.store(new, self.high)
+        builder.store(lanes.add(builder.load(self.low), lost), self.low)
+
+    def value(self) -> Value:
+        """The sum, centred: |high| mod q is within 1.1 q, so with low it stays below 2^53."""
+        lanes, builder = self.lanes, self.lanes.builder
+        high = lanes.reduce(lanes.sub(builder.load(self.high), self.start))
+        return lanes.reduce(lanes.add(high, builder.load(self.low)))
+
+
+def _group(pair: bool, width: int) -> Any:
+    """Eight positions of Σ x·w over some terms: x and w of two polynomials each, or w of one."""
+
+    @lane_kernel("iiiiiiiiididdd")
+    def group(
+        lanes: Lanes,
+        xs: Value,
+        ws: Value,
+        terms: Value,
+        x_at: Value,
+        w_at: Value,
+        x_step: Value,
+        w_step: Value,
+        out: Value,
+        out_step: Value,
+        keep: Value,
+        constants: Value,
+        start: Value,
+    ) -> None:
+        builder = lanes.builder
+        places = [out, builder.add(out, out_step)]
+        if pair:
+            places.append(builder.add(places[1], out_step))
+        kept = builder.fcmp_ordered("!=", keep, keep.type(0.0))
+        top = lanes.splat(start)
+        sums = [_Sum(lanes, top, builder.select(kept, lanes.load(place), lanes.zero)) for place in places]
+
+        def weight(address: Value) -> Value:
+            lanes.prefetch(address, AHEAD, 3)
+            if width == 8:
+                return lanes.load(address)
+            return lanes.load_words_as_double(lanes.load_packed(address, width))
+
+        with cgutils.for_range(builder, terms) as loop:
+            slot = builder.shl(loop.index, ir.Constant(loop.index.type, 3))
+            word = ir.IntType(64)
+            x = builder.add(builder.load(lanes.pointer(builder.add(xs, slot), word)), x_at)
+            w = builder.add(builder.load(lanes.pointer(builder.add(ws, slot), word)), w_at)
+            x0, x1 = lanes.load(x), lanes.load(builder.add(x, x_step))
+            w0 = weight(w)
+            sums[0].add(x0, w0)
+            sums[1].add(x1, w0)
+            if pair:
+                w1 = weight(builder.add(w, w_step))
+                sums[1].add(x0, w1)
+                sums[2].add(x1, w1)
+        for total, place in zip(sums, places, strict=True):
+            lanes.store(total.value(), place)
+
+    return group
+
+
+#: Vectors of each polynomial that a sum with packed weights forms at a time.
+TOGETHER = 2 if IFMA else 1
+
+
+def _word_group(pair: bool, width: int) -> Any:
+    """`_group` with packed weights on words, at TOGETHER times eight positions.
+
+    x is in [0, 2q), w < q < 2^48, and a sum has at most two products a term: within the bounds of `WordSum`.
+    """
+
+    @lane_kernel("iiiiiiiiididdd")
+    def group(
+        lanes: Lanes, xs: Value, ws: Value, terms: Value, x_at: Value, w_at: Value, x_step: Value,
+        w_step: Value, out: Value, out_step: Value, keep: Value, constants: Value, start: Value,
+    ) -> None:  # fmt: skip
+        builder, words = lanes.builder, Words(lanes)
+        places = lanes.apart(out, out_step, 3 if pair else 2)
+        sums = [[WordSum(words) for _ in places] for _ in range(TOGETHER)]
+        offset = lanes.load_splat(constants, SMALL_OFFSET)
+        with builder.if_then(builder.fcmp_ordered("!=", keep, keep.type(0.0))):
+            for k, some in enumerate(sums):
+                for place, total in zip(places, some, strict=True):
+                    total.keep(words.from_double(lanes.load(place, 64 * k), offset))
+        with cgutils.for_range(builder, terms) as loop:
+            slot, word = builder.shl(loop.index, ir.Constant(loop.index.type, 3)), ir.IntType(64)
+            x = builder.add(builder.load(lanes.pointer(builder.add(xs, slot), word)), x_at)
+            w = builder.add(builder.load(lanes.pointer(builder.add(ws, slot), word)), w_at)
+            for k, some in enumerate(sums):
+                x0, x1 = (
+                    words.from_double(lanes.load(at, 64 * k), offset) for at in (x, builder.add(x, x_step))
+                )
+                for p in range(len(places) - 1):
+                    at = lanes.offset(w, 8 * width * (k * (len(places) - 1) + p))
+                    lanes.prefetch(at, AHEAD, 3)
+                    weight = lanes.load_packed(at, width)
+                    some[p].add(x0, weight)
+                    some[p + 1].add(x1, weight)
+        for k, some in enumerate(sums):
+            for place, total in zip(places, some, strict=True):
+                lanes.store(total.value(constants), place, 64 * k)
+
+    return group
+
+
+def _packed_group(pair: bool, width: int) -> Any:
+    return _word_group(pair, width) if IFMA else _group(pair, width)
+
+
+_pairs, _plain = _group(True, 8), _group(False, 8)
+_pairs3, _pairs4, _pairs5, _pairs6 = (_packed_group(True, width) for width in range(3, 7))
+_plain3, _plain4, _plain5, _plain6 = (_packed_group(False, width) for width in range(3, 7))
+
+
+@inner
+def rows(  # type: ignore[no-untyped-def]
+    pair, xs, ws, terms, length, x_stride, x_step, w_step, out, out_step, begin, end, start, q, q_inverse
+):
+    """Positions begin..end of one row of every output polynomial; xs, ws are addresses of row addresses.
+
+    Eight values of x are followed by the next eight of the same row 64·x_stride octets later.
+    """
+    for first in range(0, terms, length):
+        count = min(length, terms - first)
+        keep = 0.0 if first == 0 else 1.0
+        x, w = xs + 8 * first, ws + 8 * first
+        for j in range(8 * begin, 8 * end, 64):
+            to = out + j
+            if pair:
+                _pairs(
+                    x, w, count, j * x_stride, j, x_step, w_step, to, out_step, keep, 0, start, q, q_inverse
+                )
+            else:
+                _plain(
+                    x, w, count, j * x_stride, j, x_step, w_step, to, out_step, keep, 0, start, q, q_inverse
+                )
+
+
+@kernel(
+    "void(boolean,int64,int64[::1],int64[:,::1],int64[::1],int64,int64[::1],float64[::1],float64[::1],"
+    "float64[::1])"
+)
+def dot(pair, team, xs, ws, outs, n, lengths, starts, q, q_inverse):  # type: ignore[no-untyped-def]
+    """outs[k] = Σ (x0 + x1 s)·w[k] modulo every prime, with w = w0 + w1 s if `pair`.
+
+    All are addresses of float64 [polynomials, primes, N]. TILE positions of all sums are done before the
+    next, so that the x are read from memory once for all of them; they are the units of a `team`.
+    """
+    primes, terms = q.size, xs.size
+    step = 8 * n * primes
+    x_rows, w_rows = np.empty(terms, np.int64), np.empty(terms, np.int64)
+    number, unit = draw(team), 0
+    for prime in range(primes):
+        row = 8 * n * prime
+        for tile in range(0, n, TILE):
+            if unit == number:
+                for k in range(outs.size):
+                    for j in range(terms):
+                        x_rows[j] = xs[j] + row
+                        w_rows[j] = ws[k, j] + row
+                    rows(
+                        pair, x_rows.ctypes.data, w_rows.ctypes.data, terms, lengths[prime], 1, step, step,
+                        outs[k] + row, step, tile, tile + TILE, starts[prime], q[prime], q_inverse[prime],
+                    )  # fmt: skip
+                number = done(team, number)
+            unit += 1
+    wait(flag(team, DONE), unit)
+
+
+@inner
+def _packed_rows(  # type: ignore[no-untyped-def]
+    pair, width, xs, ws, terms, length, x_step, out, out_step, begin, end, table, start, q, q_inverse
+):
+    w_step = 8 * width
+    for first in range(0, terms, length):
+        count = min(length, terms - first)
+        keep = 0.0 if first == 0 else 1.0
+        x, w = xs + 8 * first, ws + 8 * first
+        for k in range(begin // 8, end // 8, TOGETHER):
+            j, to = 64 * k, out + 64 * k
+            if pair:
+                at = 2 * w_step * k
+                if width == 3:
+                    _pairs3(
+                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
+                    )
+                elif width == 4:
+                    _pairs4(
+                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
+                    )
+                elif width == 5:
+                    _pairs5(
+                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
+                    )
+                else:
+                    _pairs6(
+                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
+                    )
+            else:
+                at = w_step * k
+                if width == 3:
+                    _plain3(
+                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
+                    )
+                elif width == 4:
+                    _plain4(
+                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
+                    )
+                elif width == 5:
+                    _plain5(
+                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
+                    )
+                else:
+                    _plain6(
+                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
+                    )
+
+
+@kernel(
+    "void(boolean,int64,int64[::1],int64[:,::1],int64[::1],int64,int64[::1],int64[::1],int64[::1],"
+    "float64[::1],float64[::1],float64[::1])"
+)
+def dot_packed(pair, team, xs, ws, outs, n, widths, lengths, tables, starts, q, q_inverse):  # type: ignore[no-untyped-def]
+    """`dot` with packed weights; widths are the bytes of each prime's residues, tables `chain.ahead`."""
+    primes, terms = q.size, xs.size
+    step = 8 * n * primes
+    x_rows, w_rows = np.empty(terms, np.int64), np.empty(terms, np.int64)
+    offset = 0
+    number, unit = draw(team), 0
+    for prime in range(primes):
+        row = 8 * n * prime
+        for tile in range(0, n, TILE):
+            if unit == number:
+                for k in range(outs.size):
+                    for j in range(terms):
+                        x_rows[j] = xs[j] + row
+                        w_rows[j] = ws[k, j] + offset
+                    _packed_rows(
+                        pair, widths[prime], x_rows.ctypes.data, w_rows.ctypes.data, terms, lengths[prime],
+                        step, outs[k] + row, step, tile, tile + TILE, tables[prime], starts[prime], q[prime],
+                        q_inverse[prime],
+                    )  # fmt: skip
+                number = done(team, number)
+            unit += 1
+        offset += (2 if pair else 1) * n * widths[prime]
+    wait(flag(team, DONE), unit)

@@ -1,0 +1,172 @@
+"""Switch keys at rest, and sums of transformed digits times them on words.
+
+A key is, prime after prime, [N/8, digits, 2 polynomials, 8 residues] in the order in which it is read. For
+primes that are transformed on words a residue takes `width` little-endian bytes, as few as it needs: a
+switch reads the whole key, and 1.8 megabytes instead of 2.6 (4 digits, 5 primes, N = 8192) come sooner from
+the third-level cache. For other primes residues are centred doubles. Sums ask for what they will read
+`_AHEAD` octets later: the processor itself looks ahead only within pages of 4 kilobytes.
+
+Sums are formed on words (`words.WordSum`): x < 2^52 and w < 2^b.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+from securedl.he.vector.kernels.arith import Lanes, Value, lane_kernel
+from securedl.he.vector.kernels.cache import inner, kernel
+from securedl.he.vector.kernels.words import IFMA, SMALL_OFFSET, Words, WordSum
+
+#: Bytes of a residue of a double, and of the residues that may be packed.
+DOUBLE_BYTES = 8
+_WORD = ir.IntType(64)
+#: Vectors of each polynomial that a sum forms at a time; 128 values, a part of a row, are a multiple of them.
+_TOGETHER = 2
+#: How far ahead of itself a sum fetches the key into the second-level cache.
+_AHEAD = 6144
+
+
+def word_group_length(bits: int) -> int:
+    """Terms that may be summed before a reduction, for primes of `bits` bits."""
+    return int(min(32, (1 << (52 - bits)) - 1))
+
+
+def _sum(width: int) -> Any:
+    """_TOGETHER times eight positions of Σ x·w for both polynomials of a key, and of what is at `out` unless
+    `keep` is 0.
+    """
+
+    @lane_kernel("iiiiiiiiidd")
+    def key_sum(
+        lanes: Lanes, xs: Value, terms: Value, x_at: Value, key: Value, key_step: Value, out: Value,
+        out_step: Value, keep: Value, constants: Value,
+    ) -> None:  # fmt: skip
+        if not IFMA:
+            return
+        builder, words = lanes.builder, Words(lanes)
+        both = (out, builder.add(out, out_step))
+        places = [lanes.offset(start, 64 * k) for k in range(_TOGETHER) for start in both]
+        keys = [builder.add(key, builder.mul(key_step, _WORD(k))) for k in range(_TOGETHER)]
+        sums = [WordSum(words) for _ in places]
+        with builder.if_then(builder.icmp_signed("!=", keep, keep.type(0))):
+            offset = lanes.load_splat(constants, SMALL_OFFSET)
+            for place, total in zip(places, sums, strict=True):
+                total.keep(words.from_double(lanes.load(place), offset))
+        with cgutils.for_range(builder, terms) as loop:
+            row = builder.load(lanes.pointer(builder.add(xs, builder.shl(loop.index, _WORD(3))), _WORD))
+            first = builder.mul(loop.index, _WORD(16 * width))
+            for k, key_at in enumerate(keys):
+                x = words.load(builder.add(row, x_at), 64 * k)
+                start = builder.add(key_at, first)
+                lanes.prefetch(start, _AHEAD, 2)  # beside the next one's, nearly every cache line
+                for p in range(2):
+                    sums[2 * k + p].add(x, lanes.load_packed(lanes.offset(start, 8 * width * p), width))
+        for place, total in zip(places, sums, strict=True):
+            lanes.store(total.value(constants), place)
+
+    return key_sum
+
+
+_sum3, _sum4, _sum5, _sum6, _sum7 = (_sum(width) for width in range(3, 8))
+
+
+def _squeeze(width: int) -> Any:
+    """Centred doubles to packed canonical residues."""
+
+    @lane_kernel("iidd")
+    def squeeze(lanes: Lanes, source: Value, target: Value) -> None:
+        canonical = lanes.lift(lanes.reduce(lanes.load(source)), lanes.q)
+        lanes.store_packed(lanes.double_as_words(canonical), target, width)
+
+    return squeeze
+
+
+_squeeze3, _squeeze4, _squeeze5, _squeeze6, _squeeze7 = (_squeeze(width) for width in range(3, 8))
+
+
+@lane_kernel("iidd")
+def _copy(lanes: Lanes, source: Value, target: Value) -> None:
+    lanes.store(lanes.reduce(lanes.load(source)), target)
+
+
+@inner
+def sum_words(  # type: ignore[no-untyped-def]
+    xs, skip, terms, length, key, key_step, width, out, out_step, begin, end, table, q, q_inverse
+):
+    """Positions begin..end of both sums modulo one prime; xs is the address of row addresses.
+
+    skip: octets of padding before these positions of the xs. key: of this prime, key_step octets for eight
+    positions. The sums are centred doubles.
+    """
+    for j in range(8 * begin, 8 * end, 64 * _TOGETHER):
+        at, here, to = j + skip, key + j // 64 * key_step, out + j
+        for first in range(0, terms, length):
+            some, x, w = min(length, terms - first), xs + 8 * first, here + 16 * width * first
+            if width == 3:
+                _sum3(x, some, at, w, key_step, to, out_step, first, table, q, q_inverse)
+            elif width == 4:
+                _sum4(x, some, at, w, key_step, to, out_step, first, table, q, q_inverse)
+            elif width == 5:
+                _sum5(x, some, at, w, key_step, to, out_step, first, table, q, q_inverse)
+            elif width == 6:
+                _sum6(x, some, at, w, key_step, to, out_step, first, table, q, q_inverse)
+            else:
+                _sum7(x, some, at, w, key_step, to, out_step, first, table, q, q_inverse)
+
+
+def _placing(adding: bool) -> Any:
+    """Eight values to their place under an automorphism, added to what is there if `adding`."""
+
+    @lane_kernel("iiiidd")
+    def place_sum(lanes: Lanes, source: Value, out: Value, turn: Value, place: Value) -> None:
+        if not IFMA:
+            return
+        value, offset = Words(lanes).turned(lanes.load(source), turn, place)
+        target = lanes.builder.add(out, offset)
+        lanes.store(lanes.reduce(lanes.add(lanes.load(target), value)) if adding else value, target)
+
+    return place_sum
+
+
+_place, _place_add = _placing(False), _placing(True)
+
+
+@inner
+def place_sums(source, step, out, out_step, begin, end, turn, adding, q, q_inverse):  # type: ignore[no-untyped-def]
+    """Positions begin..end of both sums to their places in the result under an automorphism."""
+    for p in range(2):
+        for j in range(8 * begin, 8 * end, 64):
+            a, to, place = source + p * step + j, out + p * out_step, turn + 2048 + j // 8
+            if adding:
+                _place_add(a, to, turn, place, q, q_inverse)
+            else:
+                _place(a, to, turn, place, q, q_inverse)
+
+
+@kernel("void(int64,int64,int64,int64,int64,int64[::1],float64[::1],float64[::1])")
+def pack_key(source, out, digit, digits, n, widths, q, q_inverse):  # type: ignore[no-untyped-def]
+    """One digit's two polynomials, centred doubles [2, primes, N], into the key at `out`."""
+    for i in range(q.size):
+        width = widths[i]
+        for p in range(2):
+            a = source + 8 * n * (p * q.size + i)
+            b = out + 8 * width * (2 * digit + p)
+            for _ in range(n // 8):
+                if width == 3:
+                    _squeeze3(a, b, q[i], q_inverse[i])
+                elif width == 4:
+                    _squeeze4(a, b, q[i], q_inverse[i])
+                elif width == 5:
+                    _squeeze5(a, b, q[i], q_inverse[i])
+                elif width == 6:
+                    _squeeze6(a, b, q[i], q_inverse[i])
+                elif width == 7:
+                    _squeeze7(a, b, q[i], q_inverse[i])
+                else:
+                    _copy(a, b, q[i], q_inverse[i])
+                a += 64
+                b += 16 * width * digits
+        out += 2 * n * width * digits

@@ -1,0 +1,311 @@
+"""A plan: public program, the client's signature and the secret weights, in one file the owner keeps."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from securedl.compiler.cost import Cost
+from securedl.compiler.forms import Layer, Normalised
+from securedl.compiler.lower import Checkpoint
+from securedl.compiler.precision import within_headroom
+from securedl.errors import InputError
+from securedl.files import write_atomically
+from securedl.he.clear import ClearEvaluator, ClearHandle
+from securedl.he.params import SECURITY_BITS
+from securedl.he.record import Shape
+from securedl.network.graph import Affine, Array, Graph, Node, Polynomial, samples_of
+from securedl.plan.layouts import Packing, diagonals
+from securedl.program.execute import execute
+from securedl.program.program import AddWeight, Matvec, Program
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What the client must know to use the program.
+
+    Attributes:
+        checkpoints: the query, each refresh, and the answer, in order.
+        input_limit: the box, in multiples of the calibration data's largest magnitudes, in which no
+            query overflows; queries beyond it are checked one by one.
+        cost: the estimate for one ciphertext batch.
+    """
+
+    checkpoints: tuple[Checkpoint, ...]
+    input_limit: float
+    cost: Cost
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How one network runs encrypted.
+
+    Attributes:
+        program: public. signature: the client's. network: normalised, secret. graph: the fused
+        network in its own units, secret: the reference for verification. samples: some of the
+        calibration data [samples, features], private: starts for sensitive samples.
+    """
+
+    program: Program
+    signature: Signature
+    network: Normalised
+    graph: Graph
+    samples: Array
+
+    @property
+    def batch(self) -> int:
+        """Samples in one ciphertext."""
+        return self.program.batch
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return self.graph.input_shape
+
+    @property
+    def classes(self) -> int:
+        """Number of logits."""
+        return len(self.network.output_scale)
+
+    def checked(self, x: Any, what: str = "x") -> Array:
+        """Samples [samples, features] as float64, refused when out of range.
+
+        Raises:
+            InputError: wrong shape, NaN, infinite, or outside the range that the plan was calibrated for.
+        """
+        flat = samples_of(x, self.input_shape, what).reshape(-1, self.graph.features)
+        ratio = np.abs(flat) / self.network.input_scale
+        # Inside the box nothing overflows; beyond it, the network itself tells.
+        outside = np.flatnonzero(ratio.max(axis=1) > self.signature.input_limit)
+        outside = outside[~within_headroom(self.network, flat[outside])] if len(outside) else outside
+        if len(outside):
+            sample = int(outside[0])
+            feature = int(ratio[sample].argmax())
+            raise InputError(
+                f"{len(outside)} sample(s) would overflow under encryption, the first is {what}[{sample}]: "
+                f"its feature {feature} is {flat[sample, feature]:.6g}, {ratio[sample, feature]:.3g} times "
+                "the largest value in the calibration data. Scale the data as those were, or compile with "
+                "samples that reach so far"
+            )
+        return flat
+
+    def weight_slots(self) -> Iterator[tuple[Shape, Array]]:
+        """Every weight as (shape, slots [n]), in the program's order."""
+        shapes = iter(self.program.weight_shapes)
+        packing = self.signature.checkpoints[0].packing
+        layers = iter(self.network.layers)
+        layer = self.network.layers[0]
+        for step in self.program.steps:
+            if isinstance(step, Matvec):
+                layer = next(layers)
+                target = Packing(layer.features, packing.width, packing.batch)
+                for slots in diagonals(step, layer.matrices, packing, target):
+                    yield next(shapes), slots
+                packing = target
+            if isinstance(step, Matvec | AddWeight):
+                vector = layer.bias if isinstance(step, Matvec) else layer.constant
+                for slots in packing.pack(np.broadcast_to(vector, (packing.batch, layer.features))):
+                    yield next(shapes), slots
+
+    def expected(self, x: Array) -> list[Array]:
+        """Normalised values [samples, features] at the query, each refresh and the answer."""
+        pre, reads = self.network.stages(x)
+        return [
+            reads[point.layer][0] if point.before == "affine" else pre[point.layer]
+            for point in self.signature.checkpoints
+        ]
+
+    def logits(self, values: Array) -> Array:
+        """Normalised answers [samples, classes] to logits."""
+        return values * self.network.output_scale
+
+    def simulate(self, x: Any, noise_seed: int | None = 0) -> Array:
+        """Logits without encryption, by the program itself on slot vectors, noise modelled.
+
+        Args:
+            x: samples [samples, ...]. noise_seed: None for exact arithmetic.
+
+        Returns:
+            float64 [samples, classes].
+        """
+        flat = self.checked(x)
+        answers = [seen[-1] for seen in self.simulate_checkpoints(self.batches(flat), noise_seed)]
+        return self.logits(np.concatenate(answers)[: len(flat)])
+
+    def batches(self, flat: Array) -> list[Array]:
+        """[samples, features] cut into ciphertext batches, the last one filled with zeros."""
+        count = -(-len(flat) // self.batch)
+        padded = np.zeros((count * self.batch, flat.shape[1]))
+        padded[: len(flat)] = flat
+        return list(padded.reshape(count, self.batch, -1))
+
+    def simulate_checkpoints(self, parts: list[Array], noise_seed: int | None) -> list[list[Array]]:
+        """Simulated normalised values [batch, features] at each refresh and the answer, for each part.
+
+        One model is "encrypted" for all parts: the noise of its weights is drawn once.
+        """
+        noise = None if noise_seed is None else np.random.default_rng(noise_seed)
+        evaluator = ClearEvaluator(self.program.params, noise)
+        weights = [evaluator.fresh(slots, shape) for shape, slots in self.weight_slots()]
+        return [self._simulate(evaluator, weights, part) for part in parts]
+
+    def _simulate(self, evaluator: ClearEvaluator, weights: list[ClearHandle], part: Array) -> list[Array]:
+        points = self.signature.checkpoints
+        query = self._fresh(evaluator, points[0].packing.pack(part / self.network.input_scale), 0)
+        running = execute(self.program, evaluator, weights, query)
+        seen: list[Array] = []
+        try:
+            request = next(running)
+            while True:
+                packing = points[request.index + 1].packing
+                seen.append(packing.unpack(np.array([tile.slots for tile in request.tiles])))
+                request = running.send(self._fresh(evaluator, packing.pack(seen[-1]), request.index + 1))
+        except StopIteration as stop:
+            answer: list[ClearHandle] = stop.value
+        seen.append(points[-1].packing.unpack(np.array([tile.slots for tile in answer])))
+        return seen
+
+    def _fresh(self, evaluator: ClearEvaluator, slots: Array, index: int) -> list[ClearHandle]:
+        port = self.program.query if index == 0 else self.program.refreshes[index - 1][1]
+        return [evaluator.fresh(row, Shape(port.level, 2, port.scale)) for row in slots]
+
+    def summary(self) -> str:
+        """Layers, levels, refreshes, keys, bytes and estimated time, to read."""
+        program, params, cost = self.program, self.program.params, self.signature.cost
+        bits = [q.bit_length() for q in (*params.primes, params.special)]
+        lines = [
+            f"{params.scheme.upper()}, ring {params.ring}, primes {bits} bits, security {SECURITY_BITS} bits",
+            f"batch {program.batch} samples, {program.width} features a ciphertext, weights "
+            f"{'encrypted' if program.encrypted else 'plain'}",
+        ]
+        matvecs = [step for step in program.steps if isinstance(step, Matvec)]
+        for number, (layer, step) in enumerate(zip(self.network.layers, matvecs, strict=True)):
+            shape = f"{layer.matrices[0].shape[1]} -> {layer.features}"
+            form = "" if layer.form == "none" else f", {layer.form} (degree {layer.degree})"
+            lines.append(
+                f"  {number + 1}. {layer.name}: {shape}{form}; {step.diagonals} diagonals, level {step.level}"
+            )
+        refreshes = ", ".join(f"before {p.before} {p.layer + 1}" for p in self.signature.checkpoints[1:-1])
+        count = len(self.signature.checkpoints) - 2
+        lines += [
+            f"refreshes: {count}" + (f" ({refreshes})" if count else ""),
+            f"keys: {len(program.rotations)} rotations" + (" and relinearisation" * program.relinearises),
+            f"estimate for one batch: server {cost.server_ms:.0f} ms, client {cost.client_ms:.0f} ms, link "
+            f"{cost.link_ms:.0f} ms, {cost.bytes / 1e6:.1f} MB",
+        ]
+        return "\n".join(lines)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan, weights included: keep it secret. `path` is replaced whole or not at all."""
+        write_atomically(Path(path), self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """What `save` writes: arrays and JSON, no pickle."""
+        arrays: dict[str, Any] = {
+            "input_scale": self.network.input_scale,
+            "output_scale": self.network.output_scale,
+            "samples": self.samples,
+        }
+        meta: dict[str, Any] = {
+            "format": FORMAT,
+            "program": self.program.to_json().decode(),
+            "input_shape": self.graph.input_shape,
+            "input_limit": self.signature.input_limit,
+            "cost": asdict(self.signature.cost),
+            "checkpoints": [(p.layer, p.before, p.packing.features) for p in self.signature.checkpoints],
+            "layers": [(la.name, la.form, la.degree, len(la.matrices)) for la in self.network.layers],
+            "nodes": [(type(n).__name__, n.name) for n in self.graph.nodes],
+        }
+        for i, layer in enumerate(self.network.layers):
+            arrays |= {f"layer{i}.bias": layer.bias, f"layer{i}.constant": layer.constant}
+            for j, matrix in enumerate(layer.matrices):
+                arrays |= _matrix_arrays(f"layer{i}.matrix{j}", matrix)
+        for i, node in enumerate(self.graph.nodes):
+            if isinstance(node, Affine):
+                arrays |= {f"node{i}.bias": node.bias, **_matrix_arrays(f"node{i}", node.matrix)}
+            else:
+                arrays[f"node{i}.coefficients"] = node.coefficients
+        buffer = io.BytesIO()
+        np.savez(buffer, meta=np.array(json.dumps(meta)), **arrays)
+        return buffer.getvalue()
+
+
+def _matrix_arrays(name: str, matrix: sparse.csr_matrix) -> dict[str, Any]:
+    return {
+        f"{name}.data": matrix.data,
+        f"{name}.indices": matrix.indices,
+        f"{name}.indptr": matrix.indptr,
+        f"{name}.shape": np.array(matrix.shape),
+    }
+
+
+def _matrix(arrays: Any, name: str) -> sparse.csr_matrix:
+    parts = tuple(arrays[f"{name}.{part}"] for part in ("data", "indices", "indptr"))
+    rows, cols = arrays[f"{name}.shape"]
+    return sparse.csr_matrix(parts, shape=(int(rows), int(cols)))
+
+
+def load_plan(path: str | Path) -> Plan:
+    """A plan from the file that `Plan.save` wrote.
+
+    Raises:
+        InputError: no such file, or not a plan of this version.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read the plan {path}: {error.strerror}") from error
+    return plan_from_bytes(data, str(path))
+
+
+def plan_from_bytes(data: bytes, name: str = "the plan") -> Plan:
+    """The inverse of `Plan.to_bytes`.
+
+    Raises:
+        InputError: not a plan of this version.
+    """
+    if not data.startswith(b"PK"):  # numpy would advise unsafe loading here
+        raise InputError(f"{name} is not a plan that this version can read: it is no archive of arrays")
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return _plan(json.loads(str(arrays["meta"])), arrays)
+    except Exception as error:  # a damaged archive makes zipfile, zlib, numpy and tokenize raise their own
+        raise InputError(f"{name} is not a plan that this version can read: {error}") from error
+
+
+def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
+    if meta["format"] != FORMAT:
+        raise InputError(
+            f"the plan has format {meta['format']}, this version reads {FORMAT}: compile it again"
+        )
+    program = Program.from_json(meta["program"].encode())
+    layers = []
+    for i, (name, form, degree, count) in enumerate(meta["layers"]):
+        matrices = tuple(_matrix(arrays, f"layer{i}.matrix{j}") for j in range(count))
+        layers.append(
+            Layer(name, matrices, arrays[f"layer{i}.bias"], form, degree, arrays[f"layer{i}.constant"])
+        )
+    nodes: list[Node] = []
+    for i, (kind, name) in enumerate(meta["nodes"]):
+        if kind == "Affine":
+            nodes.append(Affine(_matrix(arrays, f"node{i}"), arrays[f"node{i}.bias"], name))
+        else:
+            nodes.append(Polynomial(arrays[f"node{i}.coefficients"], name))
+    points = tuple(
+        Checkpoint(layer, before, Packing(features, program.width, program.batch))
+        for layer, before, features in meta["checkpoints"]
+    )
+    signature = Signature(points, float(meta["input_limit"]), Cost(**meta["cost"]))
+    network = Normalised(arrays["input_scale"], tuple(layers), arrays["output_scale"])
+    return Plan(
+        program, signature, network, Graph(tuple(meta["input_shape"]), tuple(nodes)), arrays["samples"]
+    )

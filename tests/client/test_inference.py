@@ -1,0 +1,377 @@
+"""Whole predictions in one process: encrypted equals clear, and what a dishonest server achieves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import securedl
+from polyapprox import least_squares
+from securedl.client.inference import Inference
+from securedl.errors import FormatError, InputError, ProtocolError
+from securedl.he.record import Shape, pack, unpack, unpack_key
+from securedl.he.seal import SealEvaluator
+from securedl.network.polynomial import PolynomialActivation
+from securedl.program.execute import execute
+
+pytestmark = pytest.mark.he
+
+FEATURES = 6
+X = np.random.default_rng(0).normal(size=(200, FEATURES))
+QUERIES = np.random.default_rng(1).uniform(-1, 1, size=(20, FEATURES))
+
+
+def network(name: str, degree: int, seed: int = 0) -> nn.Module:
+    """6-8-8-3 with the least-squares fit of an activation on [-3, 3]."""
+    fit = least_squares(name, degree, (-3.0, 3.0))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Linear(FEATURES, 8),
+            PolynomialActivation.of([fit], name),
+            nn.Linear(8, 8),
+            PolynomialActivation.of([fit], name),
+            nn.Linear(8, 3),
+        ).double()
+
+
+@dataclass
+class Server:
+    """What a server holds: keys and weights. `tamper(index, tiles)` changes what it sends back."""
+
+    owner: securedl.Owner
+    evaluator: SealEvaluator = field(init=False)
+    weights: list[Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        program, owner = self.owner.program, self.owner
+        params = program.params
+        self.evaluator = SealEvaluator(params)
+        relinearisation = unpack_key(params, owner.key(None)) if program.relinearises else []
+        self.evaluator.set_keys(
+            relinearisation, {s: unpack_key(params, owner.key(s)) for s in program.rotations}
+        )
+        self.weights = [
+            self.evaluator.load(unpack(params, data, shape))
+            for data, shape in zip(owner.weights(), program.weight_shapes, strict=True)
+        ]
+
+    def load(self, data: list[bytes], port) -> list[Any]:
+        params, shape = self.owner.program.params, Shape(port.level, 2, port.scale, True)
+        return [self.evaluator.load(unpack(params, tile, shape)) for tile in data]
+
+    def dump(self, tiles: list[Any]) -> list[bytes]:
+        return [pack(self.owner.program.params, self.evaluator.dump(tile)) for tile in tiles]
+
+    def serve(self, batch, tamper=lambda index, tiles: tiles, weights=None) -> list[list[bytes]]:
+        """Answer one batch; what the client sent at each refresh. index: of the refresh, or "answer"."""
+        program = self.owner.program
+        running = execute(
+            program, self.evaluator, weights or self.weights, self.load(batch.query(), program.query)
+        )
+        sent = []
+        try:
+            request = next(running)
+            while True:
+                sent.append(batch.refresh(request.index, self.dump(tamper(request.index, request.tiles))))
+                request = running.send(self.load(sent[-1], program.refreshes[request.index][1]))
+        except StopIteration as stop:
+            batch.finish(self.dump(tamper("answer", stop.value)))
+        return sent
+
+
+def deployed(model, batch: int = 32, **options) -> Server:
+    return Server(securedl.Owner(securedl.compile(model, X, batch=batch, **options)))
+
+
+def predict(server: Server, x=QUERIES, probes=8, **options):
+    inference = Inference(server.owner, x, probes)
+    for batch in inference.batches:
+        server.serve(batch, **options)
+    return inference.answer({}, {})
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Degree-2 ReLU at N = 4096: every level ends in a refresh, four of them."""
+    return deployed(network("relu", 2), ring=4096)
+
+
+@pytest.fixture(scope="module")
+def deep():
+    """The same at N = 16384, without any refresh."""
+    return deployed(network("relu", 2), ring=16384, refreshes=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "degree", "options"),
+    [
+        ("sigmoid", 2, {}),
+        ("tanh", 2, {}),
+        ("tanh", 3, {"ring": 8192}),
+        ("relu", 3, {"ring": 8192, "batch": 1024}),
+        ("relu", 4, {"ring": 8192, "batch": 512}),
+        ("relu", 2, {"ring": 8192, "weights": "plain"}),
+    ],
+)
+def test_encrypted_is_clear(name, degree, options):
+    model = network(name, degree)
+    server = deployed(model, **options)
+    answer = predict(server)
+    with torch.no_grad():
+        want = model(torch.tensor(QUERIES)).numpy()
+        size = np.ptp(model(torch.tensor(X)).numpy())
+    assert answer.logits.shape == (20, 3)
+    assert np.abs(answer.logits - want).max() < 2**-10 * size
+    np.testing.assert_allclose(server.owner.plan.graph(QUERIES), want, atol=1e-6 * size)
+    clear = np.sort(want, axis=1)
+    sure = clear[:, -1] - clear[:, -2] > 2**-9 * size
+    np.testing.assert_array_equal(answer.labels[sure], want.argmax(1)[sure])
+    assert answer.report.passed
+    assert answer.report.probes >= 8
+
+
+class TestHonest:
+    def test_refreshes_change_nothing(self, server, deep):
+        assert len(server.owner.program.refreshes) == 4
+        assert not deep.owner.program.refreshes
+        size = np.ptp(server.owner.plan.graph(X))
+        for one in (server, deep):
+            answer = predict(one)
+            assert np.abs(answer.logits - one.owner.plan.graph(QUERIES)).max() < 2**-10 * size
+            assert answer.report.passed
+            assert answer.report.worst_ratio <= 1
+            assert not answer.report.alarms
+
+    def test_several_batches(self, server):
+        x = np.random.default_rng(2).uniform(-1, 1, (40, FEATURES))
+        inference = Inference(server.owner, x, 8)
+        assert len(inference.batches) == 2
+        for batch in inference.batches:
+            server.serve(batch)
+        answer = inference.answer({"a": 1.0}, {"b": 2})
+        np.testing.assert_allclose(answer.logits, server.owner.plan.graph(x), atol=1e-3)
+        assert answer.report.probes == 24, "free lanes hold probes"
+        assert answer.report.checkpoints == 24 * 4
+        assert (answer.timings, answer.traffic) == ({"a": 1.0}, {"b": 2})
+
+    def test_without_probes(self, server):
+        answer = predict(server, probes=0)
+        np.testing.assert_allclose(answer.logits, server.owner.plan.graph(QUERIES), atol=1e-3)
+        assert answer.report.probes == 0
+        assert answer.report.passed
+        assert answer.report.detection == {}
+
+    def test_one_sample(self, server):
+        answer = predict(server, QUERIES[:1], probes=1)
+        np.testing.assert_allclose(answer.logits, server.owner.plan.graph(QUERIES[:1]), atol=1e-3)
+
+    def test_torch_samples(self, server):
+        answer = predict(server, torch.tensor(QUERIES))
+        np.testing.assert_allclose(answer.logits, server.owner.plan.graph(QUERIES), atol=1e-3)
+
+    def test_the_ledger_counts(self, server):
+        before = server.owner.verification.checked
+        report = predict(server, probes=4).report
+        assert server.owner.verification.checked == before + report.probes
+
+
+class Sent:
+    """Decrypts what the client sent, as only a test can."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    def __call__(self, tiles: list[bytes], index: int) -> np.ndarray:
+        port = self.server.owner.program.refreshes[index][1]
+        shape = Shape(port.level, 2, port.scale, True)
+        return np.array([self.server.owner.decrypt(tile, shape) for tile in tiles])
+
+
+def scaled(server: Server, at, factor: float):
+    """Multiply everything at one checkpoint, by lying about the scale."""
+
+    def tamper(index, tiles):
+        if index != at:
+            return tiles
+        found = []
+        for tile in tiles:
+            total = tile
+            for _ in range(int(factor) - 1):
+                total = server.evaluator.add(total, tile)
+            found.append(total)
+        return found
+
+    return tamper
+
+
+class TestDishonest:
+    @pytest.mark.parametrize("at", [0, 2, "answer"])
+    def test_a_wrong_value_is_seen(self, server, at):
+        answer = predict(server, tamper=scaled(server, at, 3))
+        assert not answer.report.passed
+        assert answer.report.worst_ratio > 1
+        assert "probe(s) differ" in answer.report.alarms[0]
+        place = "answer of batch 1" if at == "answer" else f"refresh {at + 1} of batch 1"
+        assert place in answer.report.alarms[0]
+
+    def test_after_an_alarm_the_server_gets_zeros(self, server):
+        """Nothing is raised, the bytes look as always, and the verdict stays with the client."""
+        inference = Inference(server.owner, QUERIES, 8)
+        (batch,) = inference.batches
+        sent = server.serve(batch, scaled(server, 1, 3))
+        read = Sent(server)
+        assert np.abs(read(sent[0], 0)).max() > 0.01
+        for index in (1, 2, 3):
+            assert np.abs(read(sent[index], index)).max() < 1e-3
+        honest = server.serve(Inference(server.owner, QUERIES, 8).batches[0])
+        assert [[len(tile) for tile in tiles] for tiles in sent] == [
+            [len(t) for t in tiles] for tiles in honest
+        ]
+        answer = inference.answer({}, {})
+        assert not answer.report.passed
+
+    def test_a_value_out_of_range_is_an_alarm_without_probes(self, server):
+        inference = Inference(server.owner, QUERIES, 0)
+        (batch,) = inference.batches
+        sent = server.serve(batch, scaled(server, 0, 60))
+        assert "out of range" in batch.alarms[0]
+        assert np.abs(Sent(server)(sent[0], 0)).max() < 1e-3
+        assert not inference.answer({}, {}).report.passed
+
+    def test_probes_are_refilled_at_refreshes(self, server):
+        inference = Inference(server.owner, QUERIES[:2], 8)
+        (batch,) = inference.batches
+        before = batch._probes.copy()
+        server.serve(batch)
+        lanes = before >= 0
+        assert (batch._probes[~lanes] == before[~lanes]).all()
+        assert (batch._probes[lanes] != before[lanes]).any()
+        assert batch.compared == lanes.sum() * 5
+
+    def test_swapped_weights_are_seen(self, server):
+        swapped = [server.weights[1], server.weights[0], *server.weights[2:]]
+        assert not predict(server, weights=swapped).report.passed
+
+    def test_an_old_answer_is_seen(self, deep):
+        old: list[Any] = []
+        predict(deep, tamper=lambda index, tiles: old.append(tiles) or tiles)
+        assert not predict(deep, tamper=lambda index, tiles: old[0]).report.passed
+
+    def test_an_alarmed_call_counts(self, server):
+        before = server.owner.verification.alarmed
+        report = predict(server, tamper=scaled(server, "answer", 2)).report
+        assert server.owner.verification.alarmed == before + report.probes
+
+
+class TestProtocol:
+    """Structural violations are errors, which the server may see."""
+
+    @pytest.fixture
+    def started(self, server):
+        """A batch, and what an honest server sends at the first refresh."""
+        (batch,) = Inference(server.owner, QUERIES, 8).batches
+        program = server.owner.program
+        running = execute(
+            program, server.evaluator, server.weights, server.load(batch.query(), program.query)
+        )
+        return batch, server.dump(next(running).tiles)
+
+    @pytest.mark.parametrize("index", [1, 3])
+    def test_out_of_order(self, started, index):
+        batch, tiles = started
+        with pytest.raises(ProtocolError, match="out of order"):
+            batch.refresh(index, tiles)
+
+    def test_twice(self, started):
+        batch, tiles = started
+        batch.refresh(0, tiles)
+        with pytest.raises(ProtocolError, match="out of order"):
+            batch.refresh(0, tiles)
+
+    def test_too_many(self, started):
+        batch, tiles = started
+        with pytest.raises(ProtocolError, match="refresh 4 was asked for, the program has 4"):
+            batch.refresh(4, tiles)
+
+    def test_an_early_answer(self, started):
+        batch, tiles = started
+        with pytest.raises(ProtocolError, match="out of order"):
+            batch.finish(tiles)
+
+    @pytest.mark.parametrize("count", [0, 2])
+    def test_wrong_number_of_tiles(self, started, count):
+        batch, tiles = started
+        with pytest.raises(ProtocolError, match=f"needs 1 ciphertexts, got {count}"):
+            batch.refresh(0, tiles * count)
+
+    def test_after_the_answer(self, server):
+        (batch,) = Inference(server.owner, QUERIES, 8).batches
+        kept: list[Any] = []
+        server.serve(batch, lambda index, tiles: kept.append(tiles) or tiles)
+        last = server.dump(kept[-1])
+        with pytest.raises(ProtocolError, match="out of order"):
+            batch.finish(last)
+        with pytest.raises(ProtocolError, match=r"out of order|program has"):
+            batch.refresh(3, last)
+
+    def test_damaged_bytes(self, started):
+        batch, (tile,) = started
+        for bad in (b"", tile[:-1], bytes(len(tile)), tile[:20] + b"\x01" + tile[21:]):
+            with pytest.raises(FormatError):
+                batch.refresh(0, [bad])
+
+    def test_a_missing_answer(self, server):
+        inference = Inference(server.owner, QUERIES, 8)
+        with pytest.raises(ProtocolError, match="without an answer"):
+            inference.answer({}, {})
+
+    @pytest.mark.parametrize("index", [-1, -4])
+    def test_a_negative_index(self, started, index):
+        batch, tiles = started
+        with pytest.raises(ProtocolError):
+            batch.refresh(index, tiles)
+
+
+class TestRefusals:
+    """Before anything is encrypted."""
+
+    @pytest.mark.parametrize(
+        ("x", "message"),
+        [
+            (np.full((2, FEATURES), np.nan), "NaN"),
+            (np.full((2, FEATURES), np.inf), "infinite"),
+            (np.full((2, FEATURES), 1e5), "overflow"),
+            (np.zeros((2, FEATURES + 1)), r"\[samples, 6\]"),
+            (np.zeros((0, FEATURES)), "at least one"),
+            (np.zeros(FEATURES), "samples"),
+            ("text", "numbers"),
+        ],
+    )
+    def test_bad_samples(self, server, monkeypatch, x, message):
+        monkeypatch.setattr(securedl.Owner, "encrypt", lambda *_: pytest.fail("something was encrypted"))
+        with pytest.raises(InputError, match=message):
+            Inference(server.owner, x)
+
+    @pytest.mark.parametrize("probes", [-1, True, 1.5, "8", None])
+    def test_bad_probes(self, server, probes):
+        with pytest.raises(InputError, match="probes"):
+            Inference(server.owner, QUERIES, probes)
+
+
+def test_a_key_serves_its_term_and_no_more():
+    """The batch that would exceed the term is refused before it is counted."""
+    from types import SimpleNamespace
+
+    from securedl.client.verification import KEY_TERM, Verification
+
+    ledger = Verification(SimpleNamespace(), batches=KEY_TERM - 2)
+    ledger.ask(2)
+    with pytest.raises(InputError, match="make a new Owner"):
+        ledger.ask(1)
+    assert ledger.batches == KEY_TERM

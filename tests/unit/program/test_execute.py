@@ -1,0 +1,58 @@
+"""Programs by hand on the simulator: what is asked, at which level, and what stays in memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from securedl.he.clear import ClearEvaluator
+from securedl.he.params import ckks_parameters
+from securedl.he.record import Shape
+from securedl.program.execute import execute
+from securedl.program.program import AddWeight, Multiply, Port, Program, Refresh
+
+PARAMS = ckks_parameters(8192, 3)
+S = 2.0**40
+
+
+def fresh(values, level: int, scale: float = S):
+    return ClearEvaluator(PARAMS).fresh(np.full(4096, float(values)), Shape(level, 2, scale))
+
+
+def test_a_refresh_leaves_at_level_0_and_comes_back_where_the_program_says():
+    square = S * S / PARAMS.primes[2]
+    steps = (
+        Multiply(1, 0, 0, 2, square),  # from level 3, by way of level 2
+        AddWeight(2, 1, 1, square, 0),
+        Refresh(3, 2, 3, S),
+        Multiply(4, 3, 0, 3, S * S / PARAMS.primes[3]),
+    )
+    program = Program(PARAMS, 4096, 1, True, Port(2, 3, S), steps, 4)
+    weights = [fresh(10, 1, square), fresh(20, 1, square)]
+    running = execute(program, ClearEvaluator(PARAMS), weights, [fresh(2, 3), fresh(3, 3)])
+    request = next(running)
+    assert request.index == 0
+    assert [(t.level, t.scale) for t in request.tiles] == [(0, square)] * 2
+    assert [t.slots[0] for t in request.tiles] == [14, 29]
+    with pytest.raises(StopIteration) as stop:
+        running.send([fresh(5, 3), fresh(7, 3)])
+    answer = stop.value.value
+    assert [(t.level, t.size) for t in answer] == [(0, 2)] * 2
+    assert [t.slots[0] for t in answer] == [10, 21]
+
+
+def test_refreshes_are_numbered_in_order():
+    steps = (Refresh(1, 0, 1, S), Refresh(2, 1, 2, S), Refresh(3, 2, 3, S))
+    program = Program(PARAMS, 4096, 1, True, Port(1, 3, S), steps, 3)
+    running = execute(program, ClearEvaluator(PARAMS), [], [fresh(1, 3)])
+    assert next(running).index == 0
+    assert running.send([fresh(1, 1)]).index == 1
+    assert running.send([fresh(1, 2)]).index == 2
+
+
+def test_an_empty_program_gives_the_query_back_at_level_0():
+    program = Program(PARAMS, 4096, 1, True, Port(1, 3, S), (), 0)
+    with pytest.raises(StopIteration) as stop:
+        next(execute(program, ClearEvaluator(PARAMS), [], [fresh(4, 3)]))
+    assert stop.value.value[0].level == 0
+    assert stop.value.value[0].slots[0] == 4
