@@ -8,11 +8,11 @@ from scipy import sparse
 
 from securedl.client.owner import Owner
 from securedl.compiler.compile import compile_graph
-from securedl.compiler.cost import Link
 from securedl.he.record import Shape, unpack, unpack_key
 from securedl.he.seal import SealEvaluator
 from securedl.he.vector import VectorEvaluator
 from securedl.network.graph import Affine, Graph, Polynomial
+from securedl.plan.signature import Link
 from securedl.program.execute import execute
 
 

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from securedl.client.inference import Answer as Answer
     from securedl.client.owner import Owner as Owner
     from securedl.compiler.compile import compile as compile
-    from securedl.compiler.cost import Link as Link
     from securedl.errors import SecureDLError as SecureDLError
     from securedl.plan.plan import Plan as Plan
     from securedl.plan.plan import load_plan as load_plan
+    from securedl.plan.signature import Link as Link
     from securedl.verify.placement import Probes as Probes
 
 _HOMES = {
     "Answer": "securedl.client.inference",
-    "Link": "securedl.compiler.cost",
+    "Link": "securedl.plan.signature",
     "Owner": "securedl.client.owner",
     "Plan": "securedl.plan.plan",
     "Probes": "securedl.verify.placement",

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.client.owner import Owner
-from securedl.compiler.precision import VALUE_LIMIT
 from securedl.errors import InputError, ProtocolError
 from securedl.he.record import Shape
 from securedl.network.graph import Array
+from securedl.plan.normalised import VALUE_LIMIT
 from securedl.program.program import Port
 from securedl.verify.placement import EMPTY, Placement, Probes, place
 from securedl.verify.report import Report

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from securedl.compiler.precision import within_headroom
 from securedl.errors import InputError
 from securedl.network.graph import Array
+from securedl.plan.normalised import within_headroom
 from securedl.plan.plan import Plan
 from securedl.verify.comparison import calibrate, deviation
 from securedl.verify.fingerprint import Fingerprint

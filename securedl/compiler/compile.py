@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from securedl.compiler.cost import Link
-from securedl.compiler.forms import Normalised, normalise
+from securedl.compiler.forms import normalise
 from securedl.compiler.fuse import fuse
 from securedl.compiler.layout import LayerLayout, lay_out
 from securedl.compiler.levels import Schedule, no_schedule, operations, schedule
@@ -16,7 +15,9 @@ from securedl.compiler.precision import check_precision, input_limit
 from securedl.errors import CompileError, InputError
 from securedl.he.params import MAX_MODULUS_BITS, Parameters, ckks_parameters
 from securedl.network.graph import Array, Graph, samples_of
-from securedl.plan.plan import Plan, Signature
+from securedl.plan.normalised import Normalised
+from securedl.plan.plan import Plan
+from securedl.plan.signature import Link, Signature
 
 if TYPE_CHECKING:
     from torch import nn

@@ -3,52 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
-from securedl.compiler.forms import Layer
 from securedl.compiler.layout import LayerLayout
 from securedl.he.params import Parameters
 from securedl.he.record import Shape, packed_length
-
-
-@dataclass(frozen=True)
-class Link:
-    """The connection between client and server.
-
-    Attributes:
-        rtt_ms: round trip. mbit_s: bandwidth, both ways.
-    """
-
-    rtt_ms: float = 20.0
-    mbit_s: float = 100.0
-
-    def ms(self, size: int) -> float:
-        """Time for `size` bytes, without the round trip."""
-        return size * 8e-3 / self.mbit_s
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Milliseconds and bytes of one ciphertext batch."""
-
-    server_ms: float = 0.0
-    client_ms: float = 0.0
-    link_ms: float = 0.0
-    bytes: int = 0
-
-    @property
-    def total_ms(self) -> float:
-        """End to end, nothing overlapped."""
-        return self.server_ms + self.client_ms + self.link_ms
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.server_ms + other.server_ms,
-            self.client_ms + other.client_ms,
-            self.link_ms + other.link_ms,
-            self.bytes + other.bytes,
-        )
-
+from securedl.plan.normalised import Layer
+from securedl.plan.signature import Cost, Link
 
 #: Milliseconds of one number-theoretic transform at N = 8192 on one core (vector evaluator).
 NTT_MS = 0.0066

@@ -17,70 +17,11 @@ import numpy as np
 from scipy import sparse
 
 from securedl.network.graph import Affine, Array, Graph, Polynomial
+from securedl.plan.normalised import Layer, Normalised
 
 MAX_SHIFT = 16.0  # times the range: error 4e-6 at a shift of 23, 6e-5 at 633, garbage beyond
 MAX_CUBIC_SHIFT = 4.0
 MAX_CUBIC_LINEAR = 4.0
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """One affine map and what follows it, on normalised values: |value| <= 1 on the calibration data.
-
-    Attributes:
-        matrices: CSR [out, in], one for each source (several after `powers`). bias: [out].
-        form: "none" (the last layer), "square", "cubic" or "powers". degree: 1, 2, 3 or that of the powers.
-        constant: κ/B² of a cubic [out], else empty.
-    """
-
-    name: str
-    matrices: tuple[sparse.csr_matrix, ...]
-    bias: Array
-    form: str
-    degree: int
-    constant: Array
-
-    @property
-    def features(self) -> int:
-        """Output features."""
-        return len(self.bias)
-
-    def affine(self, sources: list[Array]) -> Array:
-        """Normalised pre-activation [samples, out]."""
-        total = sum((m @ s.T).T for m, s in zip(self.matrices, sources, strict=True))
-        return np.asarray(total + self.bias)
-
-    def activate(self, v: Array) -> list[Array]:
-        """The values that the next layer reads."""
-        if self.form == "square":
-            return [v * v]
-        if self.form == "cubic":
-            return [v * (v * v + self.constant)]
-        if self.form == "powers":
-            return [v**k for k in range(1, self.degree + 1)]
-        return [v]
-
-
-@dataclass(frozen=True, eq=False)
-class Normalised:
-    """The network on normalised values.
-
-    Attributes:
-        input_scale: [features]; the query is x / input_scale.
-        layers: in order. output_scale: [classes]; logits are value · output_scale.
-    """
-
-    input_scale: Array
-    layers: tuple[Layer, ...]
-    output_scale: Array
-
-    def stages(self, x: Array) -> tuple[list[Array], list[list[Array]]]:
-        """Pre-activations of every layer, and what every layer reads, for x [samples, features]."""
-        reads, pre = [[x / self.input_scale]], []
-        for layer in self.layers:
-            pre.append(layer.affine(reads[-1]))
-            reads.append(layer.activate(pre[-1]))
-        return pre, reads
 
 
 @dataclass(frozen=True, eq=False)

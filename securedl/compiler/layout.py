@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from securedl.compiler.forms import Normalised
 from securedl.plan.layouts import Packing, block_diagonals, folds
+from securedl.plan.normalised import Normalised
 from securedl.program.program import Block
 
 

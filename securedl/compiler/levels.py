@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from securedl.compiler.cost import Cost, Link, activation_ms, affine_ms, transfer
-from securedl.compiler.forms import Layer, Normalised
+from securedl.compiler.cost import activation_ms, affine_ms, transfer
 from securedl.compiler.layout import LayerLayout
 from securedl.errors import CompileError
 from securedl.he.params import Parameters
+from securedl.plan.normalised import Layer, Normalised
+from securedl.plan.signature import Cost, Link
 
 
 @dataclass(frozen=True)

@@ -4,26 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from securedl.compiler.forms import Layer, Normalised
 from securedl.compiler.layout import LayerLayout
 from securedl.compiler.levels import Schedule
 from securedl.he.params import Parameters
-from securedl.plan.layouts import Packing
+from securedl.plan.normalised import Layer, Normalised
+from securedl.plan.signature import Checkpoint
 from securedl.program.program import AddWeight, Matvec, Multiply, Port, Program, Refresh, Step
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What crosses the link at one point, as the client must know it.
-
-    Attributes:
-        layer: index of the layer. before: "affine" (its inputs) or "activation" (its pre-activations).
-        packing: layout of the value.
-    """
-
-    layer: int
-    before: str
-    packing: Packing
 
 
 @dataclass

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from securedl.compiler.forms import Normalised
 from securedl.errors import CompileError
-from securedl.he.params import HEADROOM_BITS
 from securedl.network.graph import Array
+from securedl.plan.normalised import Normalised, within_headroom
+from securedl.plan.plan import Plan
 
-if TYPE_CHECKING:
-    from securedl.plan.plan import Plan
-
-#: Encrypted values stay below this; decryption wraps around at 2^(HEADROOM_BITS - 1).
-VALUE_LIMIT = 2.0 ** (HEADROOM_BITS - 2)
 #: Multiples of the calibration range that are tried for queries and probes, the widest first.
 INPUT_LIMITS = (4.0, 3.0, 2.0, 1.5, 1.0)
 #: A plan whose simulated error exceeds this share of the logit range is refused.
 PRECISION = 2.0**-10
-
-
-def within_headroom(network: Normalised, x: Array) -> np.ndarray:
-    """Which of the samples [samples, features] keep every encrypted value below the limit."""
-    pre, reads = network.stages(x)
-    worst = np.zeros(len(x))
-    with np.errstate(over="ignore", invalid="ignore"):
-        for value in (*pre, *(v for group in reads for v in group)):
-            worst = np.maximum(worst, np.nan_to_num(np.abs(value).max(axis=1), nan=np.inf))
-    inside: np.ndarray = worst <= VALUE_LIMIT
-    return inside
 
 
 def input_limit(network: Normalised) -> float:

@@ -12,10 +12,6 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from securedl.compiler.cost import Cost
-from securedl.compiler.forms import Layer, Normalised
-from securedl.compiler.lower import Checkpoint
-from securedl.compiler.precision import within_headroom
 from securedl.errors import InputError
 from securedl.files import write_atomically
 from securedl.he.clear import ClearEvaluator, ClearHandle
@@ -23,26 +19,12 @@ from securedl.he.params import SECURITY_BITS
 from securedl.he.record import Shape
 from securedl.network.graph import Affine, Array, Graph, Node, Polynomial, samples_of
 from securedl.plan.layouts import Packing, diagonals
+from securedl.plan.normalised import Layer, Normalised, within_headroom
+from securedl.plan.signature import Checkpoint, Cost, Signature
 from securedl.program.execute import execute
 from securedl.program.program import AddWeight, Matvec, Program
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Signature:
-    """What the client must know to use the program.
-
-    Attributes:
-        checkpoints: the query, each refresh, and the answer, in order.
-        input_limit: the box, in multiples of the calibration data's largest magnitudes, in which no
-            query overflows; queries beyond it are checked one by one.
-        cost: the estimate for one ciphertext batch.
-    """
-
-    checkpoints: tuple[Checkpoint, ...]
-    input_limit: float
-    cost: Cost
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,6 @@ from torch import nn
 import securedl
 from polyapprox import least_squares
 from securedl.compiler.compile import compile_graph
-from securedl.compiler.cost import Link
 from securedl.compiler.forms import normalise
 from securedl.compiler.fuse import fuse
 from securedl.compiler.layout import lay_out
@@ -26,6 +25,7 @@ from securedl.errors import CompileError, InputError
 from securedl.he.params import ckks_parameters
 from securedl.network.graph import Affine, Graph, Polynomial
 from securedl.network.polynomial import PolynomialActivation
+from securedl.plan.signature import Link
 from securedl.program.program import Matvec, Multiply, Refresh
 
 WIDTH = 12

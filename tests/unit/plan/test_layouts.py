@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from securedl.compiler.compile import compile_graph
-from securedl.compiler.cost import Link
-from securedl.compiler.forms import Layer, Normalised
 from securedl.compiler.layout import lay_out
 from securedl.he.clear import ClearEvaluator
 from securedl.he.params import ckks_parameters
 from securedl.he.record import Shape
 from securedl.network.graph import Affine, Graph, Polynomial
 from securedl.plan.layouts import Packing, block_diagonals, diagonal_count, diagonals, folds
+from securedl.plan.normalised import Layer, Normalised
+from securedl.plan.signature import Link
 from securedl.program.execute import matvec
 from securedl.program.program import Matvec, Port, Program
 
