@@ -19,8 +19,9 @@ from numba.core.sigutils import normalize_signature
 from securedl.errors import CompileError, FormatError, InputError
 from securedl.he.params import Parameters, ckks_parameters, ntt_primes
 from securedl.he.record import HEADER, Shape, pack
-from securedl.he.vector import VectorEvaluator, cache, warm_up
+from securedl.he.vector import VectorEvaluator, warm_up
 from securedl.he.vector.correction import balance
+from securedl.he.vector.kernels import cache
 from securedl.he.vector.kernels.arith import MAGIC
 from securedl.he.vector.kernels.buffers import Buffers, address
 from securedl.he.vector.kernels.cache import KEEP_SECONDS, cache_folder, forget_old, source_hash
