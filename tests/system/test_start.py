@@ -81,7 +81,7 @@ def test_only_a_first_start_compiles(fresh: Path) -> None:
     assert filled == "True"
     assert Path(folder).is_relative_to(fresh)
     # An upgrade: any kernel file with other bytes. Nothing of the old folder is used.
-    with open(fresh / "securedl/he/vector/rows.py", "a") as file:
+    with open(fresh / "securedl/he/vector/kernels/rows.py", "a") as file:
         file.write("# changed\n")
     assert ask(fresh)[0] != folder
     assert ask(fresh)[1] == "False"
@@ -89,7 +89,7 @@ def test_only_a_first_start_compiles(fresh: Path) -> None:
 
 def test_the_folder_follows_sources_and_compiler(fresh: Path, monkeypatch) -> None:
     """What a stale kernel could come from: an edit, a new file, another Numba, llvmlite or processor."""
-    home = fresh / "securedl/he/vector"
+    home = fresh / "securedl/he/vector/kernels"
     monkeypatch.setattr(cache, "__file__", str(home / "cache.py"))
     seen = [cache.source_hash()]
     assert cache.source_hash() == seen[0]
