@@ -16,8 +16,8 @@ from securedl.activations.report import Accuracy, ApproximationReport, Replaceme
 from securedl.activations.sites import PART, activation_sites, device_of, replace_activation, replace_pools
 from securedl.activations.tune import Lessons, Recipe, bar, tune
 from securedl.errors import InputError
-from securedl.network.check_module import check_module
 from securedl.network.from_torch import trace
+from securedl.network.given import check_given
 from securedl.network.graph import samples_of
 from securedl.network.polynomial import PolynomialActivation
 
@@ -114,7 +114,7 @@ def approximate(
         UnsupportedLayerError: control flow that depends on data, or max pooling that no average pooling
             resembles.
     """
-    check_module(model, x_train, "approximate")
+    check_given(model, x_train, "approximate")
     recipe = Recipe(learning_rate, batch_size, range_penalty, distillation, temperature)
     check_options(recipe, degree=degree, bound=bound, quantile=quantile, epochs=epochs, seed=seed)
     epochs = (20 if y_train is not None else 0) if epochs is None else epochs

@@ -57,10 +57,10 @@ def compile(
         UnsupportedLayerError: every layer that cannot be encrypted, with its path.
         CompileError: no plan fits. InputError: a bad argument.
     """
-    from securedl.network.check_module import check_module
     from securedl.network.from_torch import import_torch
+    from securedl.network.given import check_given
 
-    check_module(model, x_train, "compile")
+    check_given(model, x_train, "compile")
     if scheme == "bgv":
         raise CompileError("scheme 'bgv' is not available yet: use scheme 'ckks'")
     if scheme != "ckks":

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import securedl
 from polyapprox import FitError
 from securedl.arguments import count, kind, number, shown
 from securedl.errors import InputError, SecureDLError
+from securedl.network.graph import samples_of
 
 X = np.random.default_rng(0).uniform(-1, 1, (64, 6))
 NAN, INF = float("nan"), float("inf")
@@ -79,6 +81,32 @@ class TestNetworks:
             lambda: function(given, X), "got a LogisticRegression: build the same network of torch layers"
         )
 
+    @pytest.mark.parametrize("value", [NAN, INF])
+    def test_weights_that_are_no_numbers(self, function, value):
+        model = nn.Sequential(nn.Linear(6, 3))
+        with torch.no_grad():
+            model[0].bias[1] = value
+        refused(lambda: function(model, X), "the parameter 0.bias of the network has NaN or infinite values")
+
+    @pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+    def test_weights_that_are_not_there(self, function):
+        with torch.device("meta"):
+            empty = nn.Linear(6, 3)
+        for model in (empty, nn.Sequential(nn.LazyLinear(3))):
+            refused(lambda m=model: function(m, X), "weight of the network has no values yet")
+
+    def test_data_sets_are_no_samples(self, model, function):
+        data = TensorDataset(torch.as_tensor(X), torch.zeros(len(X)))
+        refused(lambda: function(model, data), "samples as one array or tensor, got a TensorDataset: stack")
+        refused(lambda: function(model, DataLoader(data)), "one array or tensor, got a DataLoader: stack")
+
+
+@pytest.mark.parametrize("change", [lambda t: t.bfloat16(), lambda t: t.half(), lambda t: t.to_sparse()])
+def test_tensors_that_numpy_lacks_are_samples(change):
+    found = samples_of(change(torch.as_tensor(X)))
+    assert found.dtype == np.float64
+    assert np.abs(found - X).max() < 2**-8
+
 
 class TestCompile:
     @pytest.mark.parametrize(
@@ -124,11 +152,13 @@ class TestFits:
         assert not isinstance(caught.value, FitError)
         assert isinstance(caught.value, InputError)
 
-    def test_a_network_that_overflows(self):
-        model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    def test_an_activation_that_gets_infinity(self):
+        """Weights are finite, what they make of the data is not."""
+        model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
         with torch.no_grad():
-            model[0].weight[0, 0] = NAN
-        refused(lambda: securedl.approximate(model, X), r"1 \(relu\): the values .* are not all finite")
+            model[0].weight.fill_(1e38)
+            model[1].weight.fill_(1e38)
+        refused(lambda: securedl.approximate(model, X), r"2 \(relu\): the values .* are not all finite")
 
     @pytest.mark.parametrize("wrong", ["a", None, NAN, INF, [1]])
     @pytest.mark.parametrize(

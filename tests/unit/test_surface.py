@@ -159,6 +159,14 @@ class TestPlan:
             assert not any(secret in shown for secret in secrets)
             assert "array" not in shown
 
+    def test_no_part_of_it_shows_a_secret(self, plan):
+        """A traceback with locals shows parts too."""
+        probes = Verification(plan).probes
+        parts = [plan.network, *plan.network.layers, plan.graph, *plan.graph.nodes]
+        parts += [probes, probes.fingerprint]
+        for part in parts:
+            assert repr(part).startswith(f"<{type(part).__module__}.{type(part).__name__} object at ")
+
     def test_html_has_the_same_words(self, plan):
         html = Cells(plan._repr_html_())
         assert html.tags == {"b", "table", "tr", "td"}
