@@ -23,7 +23,7 @@ from securedl.errors import InputError, ProtocolError
 from securedl.he.record import Shape
 from securedl.network.graph import Array
 from securedl.plan.normalised import VALUE_LIMIT
-from securedl.program.program import Port
+from securedl.program.steps import Port
 from securedl.verify.placement import EMPTY, Placement, Probes, place
 from securedl.verify.report import Report
 from securedl.verify.statistics import detection_by_fraction, upper_bound_tampered

@@ -19,12 +19,12 @@ from securedl.files import OWNER, write_atomically
 from securedl.he.clear import ClearEvaluator, ClearHandle
 from securedl.he.record import Shape
 from securedl.network.graph import Affine, Array, Graph, Node, Polynomial, samples_of
-from securedl.plan.layouts import Packing, diagonals
+from securedl.plan.layouts import LayerValues, Packing
 from securedl.plan.normalised import Layer, Normalised, within_headroom
 from securedl.plan.signature import Checkpoint, Cost, Signature
 from securedl.plan.summary import plan_card, summary
 from securedl.program.execute import execute
-from securedl.program.program import AddWeight, Matvec, Program
+from securedl.program.program import Program
 
 FORMAT = 1
 
@@ -85,20 +85,21 @@ class Plan:
     def weight_slots(self) -> Iterator[tuple[Shape, Array]]:
         """Every weight as (shape, slots [n]), in the program's order."""
         shapes = iter(self.program.weight_shapes)
-        packing = self.signature.checkpoints[0].packing
-        layers = iter(self.network.layers)
-        layer = self.network.layers[0]
+        values = self._values()
         for step in self.program.steps:
-            if isinstance(step, Matvec):
-                layer = next(layers)
-                target = Packing(layer.features, packing.width, packing.batch)
-                for slots in diagonals(step, layer.matrices, packing, target):
+            if step.first_weight is not None:
+                for slots in step.slots(next(values)):
                     yield next(shapes), slots
-                packing = target
-            if isinstance(step, Matvec | AddWeight):
-                vector = layer.bias if isinstance(step, Matvec) else layer.constant
-                for slots in packing.pack(np.broadcast_to(vector, (packing.batch, layer.features))):
-                    yield next(shapes), slots
+
+    def _values(self) -> Iterator[LayerValues]:
+        """What goes into the steps that have weights, in their order."""
+        source = self.signature.checkpoints[0].packing
+        for layer in self.network.layers:
+            target = Packing(layer.features, source.width, source.batch)
+            yield LayerValues(layer.matrices, layer.bias, source, target)
+            if len(layer.constant):
+                yield LayerValues((), layer.constant, source, target)
+            source = target
 
     def expected(self, x: Array) -> list[Array]:
         """Normalised values [samples, features] at the query, each refresh and the answer."""

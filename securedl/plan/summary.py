@@ -8,7 +8,7 @@ from securedl.display import Card, middle_left_out
 from securedl.he.params import SECURITY_BITS
 from securedl.plan.normalised import Layer
 from securedl.plan.signature import Checkpoint, Cost
-from securedl.program.program import Matvec, Program
+from securedl.program.program import Program
 
 
 def summary(program: Program, layers: Sequence[Layer], checkpoints: Sequence[Checkpoint], cost: Cost) -> str:
@@ -19,12 +19,12 @@ def summary(program: Program, layers: Sequence[Layer], checkpoints: Sequence[Che
     """
     params = program.params
     bits = [q.bit_length() for q in (*params.primes, params.special)]
-    matvecs = [step for step in program.steps if isinstance(step, Matvec)]
+    products = [step for step in program.steps if step.diagonals]
     lines = [
         f"{params.scheme.upper()}, ring {params.ring}, primes {bits} bits, security {SECURITY_BITS} bits",
         f"batch {program.batch} samples, {program.width} features a ciphertext, {_weights(program)}",
     ]
-    for layer, step in zip(_layers(layers), matvecs, strict=True):
+    for layer, step in zip(_layers(layers), products, strict=True):
         lines.append(f"  {layer}; {step.diagonals} diagonals, level {step.level}")
     lines += [
         f"refreshes: {_refreshes(checkpoints)}",
