@@ -1,5 +1,11 @@
 """gRPC server and client: encrypted models and queries over TCP or Unix sockets.
 
+    Client    one owner's connection to a server: upload, predict, status, remove
+    Server    a server in this process: start, stop; a context manager
+    serve     serve until stopped, as `securedl serve` does
+    Store     the folder that keeps keys and encrypted models
+    Limits    what one client may keep and ask
+
 Names load on first use, so that a server never imports what only a client needs.
 """
 
@@ -32,3 +38,10 @@ def __getattr__(name: str) -> Any:
     home = importlib.import_module(_HOMES[name])
     value = globals()[name] = getattr(home, name)
     return value
+
+
+def __dir__() -> list[str]:
+    """The public names, whether they are loaded yet or not."""
+    hidden = {"__dir__", "__getattr__"}
+    special = {name for name in globals() if name.startswith("__")} - hidden
+    return sorted({*__all__, *special})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
+from securedl.arguments import kind
 from securedl.errors import InputError
 
 DEFAULT = "127.0.0.1:7443"
@@ -48,6 +49,8 @@ def parse(text: str) -> Address:
     Raises:
         InputError: not HOST:PORT or unix:PATH.
     """
+    if not isinstance(text, str):
+        raise InputError(f"an address is text, HOST:PORT or unix:PATH; got {kind(text)}")
     if text.startswith("unix:"):
         name = text[len("unix:") :]
         if not name or len(name.encode()) > MAX_UNIX_PATH or "\0" in name:

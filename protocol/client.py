@@ -6,12 +6,13 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from protocol import address as addresses
 from protocol import messages_pb2 as pb
 from protocol.asking import Clock, ask
 from protocol.blobs import BlobTable
+from protocol.checks import check_client
 from protocol.expect import Expectations
 from protocol.link import Link, Stream, Tls
 from protocol.wire import (
@@ -26,6 +27,9 @@ from protocol.wire import (
 )
 from securedl.errors import FormatError, ProtocolError
 from securedl.program.program import Program
+
+if TYPE_CHECKING:  # a server's process may import this module, and must not load what a client needs
+    from securedl.client.inference import Answer, Inference, Wish
 
 #: Longest silence of the server: it computes between two messages.
 TIMEOUT_S = 600.0
@@ -113,8 +117,8 @@ class Client:
         timeout_s: float = TIMEOUT_S,
         progress: Progress | None = None,
     ) -> None:
-        if owner is None:
-            raise TypeError("a client needs an owner: Client(address, owner)")
+        check_client(address, owner, token, timeout_s, progress)
+        assert owner is not None  # for type checkers; it was checked
         self._owner, self._progress = owner, progress
         self._link = Link(address, token, tls, timeout_s, CONNECT_S)
         self._known: _Known | None = None
@@ -131,7 +135,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection for good; whatever is asked afterwards raises InputError."""
         self._link.close()
 
     def describe(self) -> dict[str, int | str]:
@@ -182,7 +186,7 @@ class Client:
             if not done.blobs:
                 raise ProtocolError("the server misses parts of the model but does not say which")
 
-    def predict(self, x: Any, probes: Any = 8) -> Any:
+    def predict(self, x: Any, probes: Wish = 8) -> Answer:
         """Ask the encrypted model, and verify.
 
         Args:
@@ -193,9 +197,10 @@ class Client:
             securedl.Answer. A failed verification shows in its report only.
 
         Raises:
-            InputError: samples out of range. ServerError: the server went away; repeat the query.
-            ProtocolError: the server broke the protocol, or has another model.
+            InputError: samples out of range, or a closed client. ServerError: the server went away; repeat
+                the query. ProtocolError: the server broke the protocol, or has another model.
         """
+        self._link.check_open()  # making probes takes long
         inference = open_inference(self._owner, x, probes)
         known, clock = self._model(), Clock()
         doing = "nothing is lost and nothing was learnt: the query can be repeated"
@@ -274,7 +279,7 @@ class Client:
                 self._progress(done, total)
 
 
-def open_inference(owner: Any, x: Any, probes: Any) -> Any:
+def open_inference(owner: Any, x: Any, probes: Wish) -> Inference:
     """The owner's side of a query; imported late, as the server's tests use this module without it."""
     from securedl.client.inference import Inference
 

@@ -8,7 +8,8 @@ from protocol import messages_pb2 as pb
 from protocol.wire import Receiver
 from securedl.he.params import Parameters
 from securedl.he.record import Shape, packed_length
-from securedl.program.program import Port, Program
+from securedl.program.program import Program
+from securedl.program.steps import Port
 
 
 @dataclass(frozen=True)

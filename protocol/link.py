@@ -45,6 +45,7 @@ class Link:
         if token is not None:
             addresses.check_token(token)
         self.address, self.timeout_s, self._connect_s = address, timeout_s, connect_s
+        self._closed = False
         self._metadata = [] if token is None else [("authorization", f"Bearer {token}")]
         if tls:
             self._channel = grpc.secure_channel(parsed.text, _credentials(tls), CLIENT_OPTIONS)
@@ -55,8 +56,9 @@ class Link:
         """One short method.
 
         Raises:
-            ServerError: no answer. ProtocolError: refused, or not understood.
+            ServerError: no answer. ProtocolError: refused, or not understood. InputError: closed.
         """
+        self.check_open()
         call = self._channel.unary_unary(path(method))
         try:
             raw = call(request.SerializeToString(), timeout=self._connect_s, metadata=self._metadata)
@@ -69,15 +71,33 @@ class Link:
         return parse(reply, raw)
 
     def stream(self, method: str, doing: str) -> Stream:
-        """Open a stream; `doing` says what to do when the server goes away during it."""
+        """Open a stream; `doing` says what to do when the server goes away during it.
+
+        Raises:
+            InputError: closed.
+        """
+        self.check_open()
 
         def open_call(requests: Iterator[bytes]) -> Any:
             return self._channel.stream_stream(path(method))(requests, metadata=self._metadata)
 
         return Stream(open_call, self.address, doing, self.timeout_s)
 
+    def check_open(self) -> None:
+        """Refuse to go on with a closed channel.
+
+        Raises:
+            InputError: so it is.
+        """
+        if self._closed:
+            raise InputError(
+                f"this client is closed: open another, protocol.Client({self.address!r}, owner), and use it "
+                "inside its `with`"
+            )
+
     def close(self) -> None:
         """Close the channel; running calls end."""
+        self._closed = True
         self._channel.close()
 
 

@@ -25,6 +25,7 @@ from protocol.service import SERVER_OPTIONS, handler
 from protocol.sessions import MAX_RANGES, Traffic, check_version
 from protocol.store import Limits, Store
 from protocol.wire import CHUNK, VERSION, parse, ranges
+from securedl.arguments import count
 from securedl.errors import FormatError, InputError, ProtocolError, QuotaError, ServerError
 
 log = logging.getLogger("protocol.server")
@@ -67,6 +68,7 @@ class Server:
         idle_s: float = IDLE_S,
     ) -> None:
         self._listen = addresses.parse(address)
+        count(threads, "threads", least=1)
         if not self._listen.local and not (token and tls):
             raise InputError(
                 f"refusing to listen on {address}: anything but loopback needs a token and TLS "

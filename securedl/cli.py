@@ -58,6 +58,23 @@ StoreOption = Annotated[Path, typer.Option(help="Folder that keeps keys and encr
 QuietOption = Annotated[bool, typer.Option(help="Only warnings in the log.")]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from securedl.version import __version__
+
+        print(f"securedl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def everywhere(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the release and stop.")
+    ] = False,
+) -> None:
+    """Encrypted neural-network inference that the client can verify."""
+
+
 @app.command()
 def demo(
     data: Annotated[Data, typer.Option(help="Which UCI table (scikit-learn's copy).")] = Data.digits,

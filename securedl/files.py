@@ -11,6 +11,9 @@ from typing import IO
 
 from securedl.errors import InputError
 
+#: First bytes of a saved plan (an archive of arrays), and of a saved owner.
+ARCHIVE, OWNER = b"PK", b"SDLOWNER"
+
 
 @contextlib.contextmanager
 def whole(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:

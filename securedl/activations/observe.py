@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyapprox import Approximation, activation, least_squares, lowest_degree
+from polyapprox import Approximation, FitError, activation, least_squares, lowest_degree
 
 #: Values of a pre-activation used in a fit; more changes the coefficients by less than 1 %.
 FIT_SAMPLES = 20_000
@@ -77,8 +77,13 @@ def fit(
         quantile: share of the values to leave out at either end of the interval.
 
     Raises:
-        FitError: no degree is within the bound.
+        FitError: no degree is within the bound, or values that are not finite.
     """
+    if not np.isfinite(values).all():
+        raise FitError(
+            "the values that reach it are not all finite: look for NaN among the network's weights, and "
+            "standardise its inputs"
+        )
     lo, hi = np.quantile(values, [quantile, 1 - quantile]) if quantile else (values.min(), values.max())
     mid = (lo + hi) / 2
     half = max(WIDEN * (hi - lo) / 2, 1e-3, 1e-6 * abs(mid))

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from securedl.activations.options import check_options
 from securedl.activations.report import Accuracy, ApproximationReport, Replacement
 from securedl.activations.sites import PART, activation_sites, device_of, replace_activation, replace_pools
 from securedl.activations.tune import Lessons, Recipe, bar, tune
 from securedl.errors import InputError
 from securedl.network.from_torch import trace
+from securedl.network.given import check_given
 from securedl.network.graph import samples_of
 from securedl.network.polynomial import PolynomialActivation
 
@@ -112,8 +114,9 @@ def approximate(
         UnsupportedLayerError: control flow that depends on data, or max pooling that no average pooling
             resembles.
     """
+    check_given(model, x_train, "approximate")
     recipe = Recipe(learning_rate, batch_size, range_penalty, distillation, temperature)
-    _check(degree, quantile, epochs, recipe)
+    check_options(recipe, degree=degree, bound=bound, quantile=quantile, epochs=epochs, seed=seed)
     epochs = (20 if y_train is not None else 0) if epochs is None else epochs
     if epochs and y_train is None and distillation < 1:
         raise InputError(
@@ -158,29 +161,6 @@ def approximate(
     for score in scores:
         score.take(traced)
     return _finished(traced, found, pools, epochs, x, teacher, scores)
-
-
-def _check(degree: int, quantile: float, epochs: int | None, recipe: Recipe) -> None:
-    counts = [("degree", degree, 1), ("batch_size", recipe.batch_size, 1)]
-    counts += [] if epochs is None else [("epochs", epochs, 0)]
-    for name, count, least in counts:
-        if not isinstance(count, int | np.integer) or count < least:
-            raise InputError(f"{name} must be a whole number of at least {least}, got {count!r}")
-    if not 0 <= quantile < 0.5:
-        raise InputError(
-            f"quantile must be at least 0 and below 0.5, got {quantile}; 0.001 leaves out one value in a "
-            "thousand at either end"
-        )
-    for name in ("learning_rate", "temperature"):
-        if not 0 < getattr(recipe, name) < float("inf"):
-            raise InputError(f"{name} must be a number greater than 0, got {getattr(recipe, name)}")
-    if not 0 <= recipe.range_penalty < float("inf"):
-        raise InputError(f"range_penalty must be 0 (none) or greater, got {recipe.range_penalty}")
-    if not 0 <= recipe.distillation <= 1:
-        raise InputError(
-            f"distillation must be between 0 (labels only) and 1 (the original's logits only), "
-            f"got {recipe.distillation}"
-        )
 
 
 def _samples(x: Any, traced: fx.GraphModule, what: str) -> Tensor:

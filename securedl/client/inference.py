@@ -11,23 +11,27 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from securedl.client.display import answer_card
 from securedl.client.owner import Owner
+from securedl.display import Card
 from securedl.errors import InputError, ProtocolError
 from securedl.he.record import Shape
 from securedl.network.graph import Array
 from securedl.plan.normalised import VALUE_LIMIT
-from securedl.program.program import Port
+from securedl.program.steps import Port
 from securedl.verify.placement import EMPTY, Placement, Probes, place
 from securedl.verify.report import Report
 from securedl.verify.statistics import detection_by_fraction, upper_bound_tampered
 
 #: Honest values stay below VALUE_LIMIT; noise and rounding may add this factor.
 SLACK = 1.1
+#: How many probes travel with a query.
+Wish: TypeAlias = int | Probes
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +48,15 @@ class Answer:
     report: Report
     timings: dict[str, float]
     traffic: dict[str, int]
+
+    def __repr__(self) -> str:
+        return self._card().text()
+
+    def _repr_html_(self) -> str:
+        return self._card().html()
+
+    def _card(self) -> Card:
+        return answer_card(self.logits, self.labels, self.report, self.timings, self.traffic)
 
 
 class Batch:
@@ -144,7 +157,7 @@ class Inference:
         InputError: bad samples, or samples that would overflow; nothing has been encrypted then.
     """
 
-    def __init__(self, owner: Owner, x: Any, probes: int | Probes = 8) -> None:
+    def __init__(self, owner: Owner, x: Any, probes: Wish = 8) -> None:
         self._owner = owner
         flat = owner.plan.checked(x)
         wish = self._wish(probes)
@@ -159,7 +172,7 @@ class Inference:
         ]
 
     @staticmethod
-    def _wish(probes: int | Probes) -> Probes:
+    def _wish(probes: Wish) -> Probes:
         if isinstance(probes, Probes):
             return probes
         if isinstance(probes, bool) or not isinstance(probes, int | np.integer) or probes < 0:

@@ -16,9 +16,13 @@ import tenseal.sealapi as seal
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from securedl.arguments import check_passphrase
+from securedl.arguments import path as checked_path
+from securedl.client.checks import check_plan
+from securedl.client.display import owner_card
 from securedl.client.verification import Verification
 from securedl.errors import InputError, KeyFileError
-from securedl.files import write_atomically
+from securedl.files import ARCHIVE, OWNER, write_atomically
 from securedl.he.record import Record, Shape, pack, pack_key, unpack
 from securedl.he.seal import SealContext, galois_element, load, save
 from securedl.network.graph import Array
@@ -26,7 +30,7 @@ from securedl.plan.plan import Plan, plan_from_bytes
 from securedl.program.program import Program
 
 _FILE = struct.Struct("<8sB16s12s")
-_MAGIC = b"SDLOWNER"
+_MAGIC = OWNER
 _VERSION = 1
 
 
@@ -36,11 +40,15 @@ class Owner:
     Args:
         plan: what was compiled. A new secret key is generated for it.
 
+    Raises:
+        InputError: not a plan.
+
     Attributes:
         plan: the plan. verification: probes with their tolerances, and what has been seen so far.
     """
 
     def __init__(self, plan: Plan) -> None:
+        check_plan(plan)
         context = SealContext(plan.program.params)
         key = seal.KeyGenerator(context.context).secret_key()
         self._set(plan, context, key, secrets.token_bytes(16), Verification(plan))
@@ -55,7 +63,10 @@ class Owner:
         self._encoder = seal.CKKSEncoder(context.context)
 
     def __repr__(self) -> str:
-        return f"Owner(model {self.model_id.hex()})"
+        return owner_card(self.model_id, self.plan, self.verification).text()
+
+    def _repr_html_(self) -> str:
+        return owner_card(self.model_id, self.plan, self.verification).html()
 
     def __reduce__(self) -> Any:
         raise TypeError("an Owner holds a secret key: use save with a passphrase")
@@ -139,6 +150,8 @@ class Owner:
         Raises:
             InputError: an empty passphrase, or a path that cannot be written; nothing is left half-written.
         """
+        target = checked_path(path, "Owner.save")
+        check_passphrase(passphrase)
         if not passphrase:
             raise InputError("the passphrase is empty: the file holds the secret key")
         buffer = io.BytesIO()
@@ -152,7 +165,7 @@ class Owner:
         salt, nonce = secrets.token_bytes(16), secrets.token_bytes(12)
         header = _FILE.pack(_MAGIC, _VERSION, salt, nonce)
         sealed = AESGCM(_derive(passphrase, salt)).encrypt(nonce, buffer.getvalue(), header)
-        write_atomically(Path(path), header + sealed)
+        write_atomically(target, header + sealed)
 
     @classmethod
     def load(cls, path: str | Path, passphrase: str) -> Owner:
@@ -160,13 +173,17 @@ class Owner:
 
         Raises:
             KeyFileError: no such file, not an owner's file, a wrong passphrase or a damaged file.
+            InputError: a path or a passphrase of a wrong type.
         """
+        source = checked_path(path, "Owner.load")
+        check_passphrase(passphrase)
         try:
-            data = Path(path).read_bytes()
+            data = source.read_bytes()
         except OSError as error:
             raise KeyFileError(f"cannot read {path}: {error.strerror}") from error
         if len(data) < _FILE.size or data[:8] != _MAGIC:
-            raise KeyFileError(f"{path} is not a saved owner")
+            hint = "; it may be a saved plan: securedl.load_plan(path)" if data[:2] == ARCHIVE else ""
+            raise KeyFileError(f"{path} is not a saved owner{hint}")
         _, version, salt, nonce = _FILE.unpack_from(data)
         if version != _VERSION:
             raise KeyFileError(f"{path} has version {version}, this program reads {_VERSION}")

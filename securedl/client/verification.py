@@ -25,7 +25,7 @@ FEWEST, MOST = 16, 128
 KEY_TERM = 1 << 20
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Probed:
     """A fingerprint with, for each checkpoint but the query, expected normalised values and tolerances.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from securedl.arguments import shown
 from securedl.compiler.forms import normalise
 from securedl.compiler.fuse import fuse
 from securedl.compiler.layout import LayerLayout, lay_out
@@ -57,21 +58,30 @@ def compile(
         CompileError: no plan fits. InputError: a bad argument.
     """
     from securedl.network.from_torch import import_torch
+    from securedl.network.given import check_given
 
+    check_given(model, x_train, "compile")
     if scheme == "bgv":
         raise CompileError("scheme 'bgv' is not available yet: use scheme 'ckks'")
     if scheme != "ckks":
         raise InputError(f"scheme must be 'ckks' or 'bgv', got {scheme!r}")
     if weights not in ("encrypted", "plain"):
         raise InputError(f"weights must be 'encrypted' or 'plain', got {weights!r}")
-    if ring is not None and ring not in MAX_MODULUS_BITS:
+    if ring is not None and (not _whole(ring) or ring not in MAX_MODULUS_BITS):
         raise InputError(f"ring must be one of {sorted(MAX_MODULUS_BITS)}, got {ring!r}")
-    if refreshes is not None and (not isinstance(refreshes, int) or refreshes < 0):
+    if refreshes is not None and (not _whole(refreshes) or refreshes < 0):
         raise InputError(f"refreshes must be a number from 0, got {refreshes!r}")
+    if link is not None and not isinstance(link, Link):
+        raise InputError(f"link: pass securedl.Link(rtt_ms=..., mbit_s=...), got {shown(link)}")
+    ring, refreshes = (None if forced is None else int(forced) for forced in (ring, refreshes))
     x = samples_of(x_train, what="x_train")
     graph = import_torch(model, x.shape[1:])
     flat = _calibration(x).reshape(-1, graph.features)
     return compile_graph(graph, flat, batch, weights == "encrypted", link or Link(), ring, refreshes)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _calibration(x: Array) -> Array:

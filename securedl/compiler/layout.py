@@ -8,7 +8,7 @@ import numpy as np
 
 from securedl.plan.layouts import Packing, block_diagonals, folds
 from securedl.plan.normalised import Normalised
-from securedl.program.program import Block
+from securedl.program.steps import Block
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from securedl.compiler.levels import Schedule
 from securedl.he.params import Parameters
 from securedl.plan.normalised import Layer, Normalised
 from securedl.plan.signature import Checkpoint
-from securedl.program.program import AddWeight, Matvec, Multiply, Port, Program, Refresh, Step
+from securedl.program.program import Program
+from securedl.program.steps import AddWeight, Matvec, Multiply, Port, Refresh, Step
 
 
 @dataclass

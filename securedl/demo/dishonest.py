@@ -13,7 +13,7 @@ import numpy as np
 
 from securedl.errors import InputError
 from securedl.he.record import Record, chain
-from securedl.program.program import Matvec, Program
+from securedl.program.program import Program
 
 ATTACKS = ("noise", "drop", "swap")
 #: Diagonals an attack touches, as a share; one at least.
@@ -45,9 +45,9 @@ class Dishonest:
             raise InputError(f"attack {attack!r} is unknown: use one of {', '.join(ATTACKS)}")
         self._honest, self._program, self._attack = honest, program, attack
         random_ = random.Random(seed)
-        steps = [step for step in program.steps if isinstance(step, Matvec)]
+        steps = [step for step in program.steps if step.diagonals]
         step = random_.choice(steps)
-        diagonals = range(step.first, step.first + step.diagonals)
+        diagonals = range(step.first_weight or 0, (step.first_weight or 0) + step.diagonals)
         count = max(1, round(SHARE * len(diagonals)))
         self._targets = random_.sample(diagonals, min(count, len(diagonals)))
         self._partner = {t: random_.choice([d for d in diagonals if d != t] or [t]) for t in self._targets}

@@ -20,6 +20,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from securedl.errors import CompileError, InputError
+from securedl.he.interface import Evaluator
 from securedl.he.params import Parameters
 from securedl.he.record import SEED_BYTES, Record, Shape
 
@@ -177,7 +178,7 @@ class SealHandle:
     plain: bool = False
 
 
-class SealEvaluator:
+class SealEvaluator(Evaluator):
     """The reference evaluator. SEAL's bindings hold the interpreter's lock in every call."""
 
     def __init__(self, params: Parameters) -> None:

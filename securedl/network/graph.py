@@ -15,7 +15,7 @@ from securedl.errors import InputError
 Array: TypeAlias = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Affine:
     """y = matrix · x + bias.
 
@@ -70,7 +70,7 @@ def _laid_on(pattern: sparse.csr_matrix, product: sparse.csr_matrix) -> sparse.c
     return placed
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Polynomial:
     """y = Σ_k coefficients[k] · x^k, feature by feature.
 
@@ -97,7 +97,7 @@ class Polynomial:
 Node: TypeAlias = Affine | Polynomial
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Graph:
     """A straight line of nodes.
 
@@ -134,7 +134,7 @@ def samples_of(x: Any, input_shape: tuple[int, ...] | None = None, what: str = "
         InputError: empty, not numeric, NaN or infinite values, or not samples of `input_shape`.
     """
     if hasattr(x, "detach"):  # a torch tensor, without importing torch
-        x = x.detach().cpu().numpy()
+        x = x.detach().cpu().to_dense().double().numpy()  # numpy has neither bfloat16 nor sparse tensors
     try:
         array = np.asarray(x, dtype=np.float64)
     except (TypeError, ValueError) as error:

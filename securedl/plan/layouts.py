@@ -13,7 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from securedl.network.graph import Array
-from securedl.program.program import Matvec
+from securedl.program.steps import Matvec
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,29 @@ def block_diagonals(
         block, diagonal = divmod(int(value), count)
         blocks.setdefault(divmod(block, source.tiles), []).append(diagonal)
     return {block: np.array(ks) for block, ks in blocks.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class LayerValues:
+    """What the owner puts into the weights of one step (`steps.Values`).
+
+    Attributes:
+        matrices: CSR [out, in], one for each source. addend: [out], the bias or an inner constant.
+    """
+
+    matrices: Sequence[sparse.csr_matrix]
+    addend: Array
+    source: Packing
+    target: Packing
+
+    def diagonals(self, step: Matvec) -> Iterator[Array]:
+        """Slots [n] of every diagonal, in the step's order."""
+        return diagonals(step, self.matrices, self.source, self.target)
+
+    def vector(self) -> Iterator[Array]:
+        """Slots [n] of each tile of the addend."""
+        whole = np.broadcast_to(self.addend, (self.target.batch, self.target.features))
+        return iter(self.target.pack(whole))
 
 
 def diagonals(

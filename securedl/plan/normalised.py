@@ -14,7 +14,7 @@ from securedl.network.graph import Array
 VALUE_LIMIT = 2.0 ** (HEADROOM_BITS - 2)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Layer:
     """One affine map and what follows it, on normalised values: |value| <= 1 on the calibration data.
 
@@ -52,7 +52,7 @@ class Layer:
         return [v]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Normalised:
     """The network on normalised values.
 

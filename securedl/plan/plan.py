@@ -12,17 +12,19 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from securedl.arguments import path as checked_path
+from securedl.display import Card
 from securedl.errors import InputError
-from securedl.files import write_atomically
+from securedl.files import OWNER, write_atomically
 from securedl.he.clear import ClearEvaluator, ClearHandle
-from securedl.he.params import SECURITY_BITS
 from securedl.he.record import Shape
 from securedl.network.graph import Affine, Array, Graph, Node, Polynomial, samples_of
-from securedl.plan.layouts import Packing, diagonals
+from securedl.plan.layouts import LayerValues, Packing
 from securedl.plan.normalised import Layer, Normalised, within_headroom
 from securedl.plan.signature import Checkpoint, Cost, Signature
+from securedl.plan.summary import plan_card, summary
 from securedl.program.execute import execute
-from securedl.program.program import AddWeight, Matvec, Program
+from securedl.program.program import Program
 
 FORMAT = 1
 
@@ -83,20 +85,21 @@ class Plan:
     def weight_slots(self) -> Iterator[tuple[Shape, Array]]:
         """Every weight as (shape, slots [n]), in the program's order."""
         shapes = iter(self.program.weight_shapes)
-        packing = self.signature.checkpoints[0].packing
-        layers = iter(self.network.layers)
-        layer = self.network.layers[0]
+        values = self._values()
         for step in self.program.steps:
-            if isinstance(step, Matvec):
-                layer = next(layers)
-                target = Packing(layer.features, packing.width, packing.batch)
-                for slots in diagonals(step, layer.matrices, packing, target):
+            if step.first_weight is not None:
+                for slots in step.slots(next(values)):
                     yield next(shapes), slots
-                packing = target
-            if isinstance(step, Matvec | AddWeight):
-                vector = layer.bias if isinstance(step, Matvec) else layer.constant
-                for slots in packing.pack(np.broadcast_to(vector, (packing.batch, layer.features))):
-                    yield next(shapes), slots
+
+    def _values(self) -> Iterator[LayerValues]:
+        """What goes into the steps that have weights, in their order."""
+        source = self.signature.checkpoints[0].packing
+        for layer in self.network.layers:
+            target = Packing(layer.features, source.width, source.batch)
+            yield LayerValues(layer.matrices, layer.bias, source, target)
+            if len(layer.constant):
+                yield LayerValues((), layer.constant, source, target)
+            source = target
 
     def expected(self, x: Array) -> list[Array]:
         """Normalised values [samples, features] at the query, each refresh and the answer."""
@@ -162,29 +165,16 @@ class Plan:
 
     def summary(self) -> str:
         """Layers, levels, refreshes, keys, bytes and estimated time, to read."""
-        program, params, cost = self.program, self.program.params, self.signature.cost
-        bits = [q.bit_length() for q in (*params.primes, params.special)]
-        lines = [
-            f"{params.scheme.upper()}, ring {params.ring}, primes {bits} bits, security {SECURITY_BITS} bits",
-            f"batch {program.batch} samples, {program.width} features a ciphertext, weights "
-            f"{'encrypted' if program.encrypted else 'plain'}",
-        ]
-        matvecs = [step for step in program.steps if isinstance(step, Matvec)]
-        for number, (layer, step) in enumerate(zip(self.network.layers, matvecs, strict=True)):
-            shape = f"{layer.matrices[0].shape[1]} -> {layer.features}"
-            form = "" if layer.form == "none" else f", {layer.form} (degree {layer.degree})"
-            lines.append(
-                f"  {number + 1}. {layer.name}: {shape}{form}; {step.diagonals} diagonals, level {step.level}"
-            )
-        refreshes = ", ".join(f"before {p.before} {p.layer + 1}" for p in self.signature.checkpoints[1:-1])
-        count = len(self.signature.checkpoints) - 2
-        lines += [
-            f"refreshes: {count}" + (f" ({refreshes})" if count else ""),
-            f"keys: {len(program.rotations)} rotations" + (" and relinearisation" * program.relinearises),
-            f"estimate for one batch: server {cost.server_ms:.0f} ms, client {cost.client_ms:.0f} ms, link "
-            f"{cost.link_ms:.0f} ms, {cost.bytes / 1e6:.1f} MB",
-        ]
-        return "\n".join(lines)
+        return summary(self.program, self.network.layers, self.signature.checkpoints, self.signature.cost)
+
+    def __repr__(self) -> str:
+        return self._card().text()
+
+    def _repr_html_(self) -> str:
+        return self._card().html()
+
+    def _card(self) -> Card:
+        return plan_card(self.program, self.network.layers, self.signature.checkpoints, self.signature.cost)
 
     def save(self, path: str | Path) -> None:
         """Write the plan, weights included: keep it secret. `path` is replaced whole or not at all."""
@@ -243,9 +233,11 @@ def load_plan(path: str | Path) -> Plan:
         InputError: no such file, or not a plan of this version.
     """
     try:
-        data = Path(path).read_bytes()
+        data = checked_path(path, "load_plan").read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the plan {path}: {error.strerror}") from error
+    if data.startswith(OWNER):
+        raise InputError(f"{path} holds an owner, not a plan: securedl.Owner.load(path, passphrase=...)")
     return plan_from_bytes(data, str(path))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from securedl.arguments import number
 from securedl.plan.layouts import Packing
 
 
@@ -12,11 +13,18 @@ class Link:
     """The connection between client and server.
 
     Attributes:
-        rtt_ms: round trip. mbit_s: bandwidth, both ways.
+        rtt_ms: round trip, 0 or more. mbit_s: bandwidth, both ways.
+
+    Raises:
+        InputError: no such numbers.
     """
 
     rtt_ms: float = 20.0
     mbit_s: float = 100.0
+
+    def __post_init__(self) -> None:
+        number(self.rtt_ms, "rtt_ms of a Link", least=0)
+        number(self.mbit_s, "mbit_s of a Link", above=0)
 
     def ms(self, size: int) -> float:
         """Time for `size` bytes, without the round trip."""

@@ -13,7 +13,7 @@ from securedl.errors import FormatError, InputError
 from securedl.network.graph import Array
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Fingerprint:
     """Samples and what an honest server answers.
 

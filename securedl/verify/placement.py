@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from securedl.arguments import count, shown
 from securedl.errors import InputError
 from securedl.network.graph import Array
 
@@ -32,8 +33,9 @@ class Probes:
     fill: bool = True
 
     def __post_init__(self) -> None:
-        if self.count < 0:
-            raise InputError(f"{self.count} probes; expected 0 or more")
+        count(self.count, "the number of probes", least=0)
+        if not isinstance(self.fill, bool):
+            raise InputError(f"fill of Probes must be True or False, got {shown(self.fill)}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -146,7 +146,9 @@ class TestRefusals:
 
     def test_nothing_secret_is_shown(self, owner):
         text = f"{owner!r} {owner} {owner.verification!r}"[:10_000]
-        assert repr(owner) == f"Owner(model {owner.model_id.hex()})"
+        assert repr(owner).splitlines()[0] == f"Owner of model {owner.model_id.hex()}"
+        assert not set("[]{}'") & set(repr(owner))  # no array, no bytes, no dictionary
+        text += owner._repr_html_()
         assert owner._key_id.hex() not in text
         assert "SecretKey" not in text
 

@@ -15,7 +15,8 @@ import numpy as np
 from securedl.he.params import Parameters, ckks_parameters
 from securedl.he.record import Record, Shape, chain, key_shape, pack, pack_key, unpack
 from securedl.program.execute import execute
-from securedl.program.program import Block, Matvec, Port, Program, Refresh
+from securedl.program.program import Program
+from securedl.program.steps import Block, Matvec, Port, Refresh
 
 PARAMS = ckks_parameters(4096, 1)
 

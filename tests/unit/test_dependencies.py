@@ -18,7 +18,7 @@ SECRET_NAMES = {"SecretKey", "KeyGenerator", "Decryptor"}
 #: which may import each other. The longest name that fits a module is its row.
 LAYERS = (
     ("polyapprox", "securedl.errors"),
-    ("securedl.files",),
+    ("securedl.files", "securedl.arguments", "securedl.display", "securedl.version"),
     ("securedl.network", "securedl.he.params", "securedl.datasets"),
     ("securedl.he.record",),
     ("securedl.he.vector.kernels",),
@@ -154,7 +154,13 @@ def test_only_the_command_line_imports_protocol():
 
 def test_only_the_client_of_protocol_reaches_the_owner():
     """The rest of protocol stands on the public half: parameters, bytes, programs, execution."""
-    public = {"securedl.errors", "securedl.he", "securedl.he.params", "securedl.he.record"}
+    public = {
+        "securedl.errors",
+        "securedl.arguments",
+        "securedl.he",
+        "securedl.he.params",
+        "securedl.he.record",
+    }
     public |= {"securedl.he.vector.kernels", "securedl.program"}
     for module in MODULES:
         if module.startswith("protocol"):

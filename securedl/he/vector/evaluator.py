@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from securedl.errors import InputError
+from securedl.he.interface import Evaluator
 from securedl.he.params import Parameters
 from securedl.he.record import Record
 from securedl.he.vector.correction import balance
@@ -30,7 +31,7 @@ def warm_up() -> None:
     compile_all()
 
 
-class VectorEvaluator(Loading):
+class VectorEvaluator(Loading, Evaluator):
     """Evaluates with Numba kernels; safe to call from many threads at once.
 
     Every result equals SEAL's in every residue, but for `rotate` with several steps and `rotate_sum`:

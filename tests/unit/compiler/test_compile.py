@@ -26,7 +26,7 @@ from securedl.he.params import ckks_parameters
 from securedl.network.graph import Affine, Graph, Polynomial
 from securedl.network.polynomial import PolynomialActivation
 from securedl.plan.signature import Link
-from securedl.program.program import Matvec, Multiply, Refresh
+from securedl.program.steps import Matvec, Multiply, Refresh
 
 WIDTH = 12
 

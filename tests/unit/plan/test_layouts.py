@@ -19,8 +19,8 @@ from securedl.network.graph import Affine, Graph, Polynomial
 from securedl.plan.layouts import Packing, block_diagonals, diagonal_count, diagonals, folds
 from securedl.plan.normalised import Layer, Normalised
 from securedl.plan.signature import Link
-from securedl.program.execute import matvec
-from securedl.program.program import Matvec, Port, Program
+from securedl.program.program import Program
+from securedl.program.steps import Matvec, Port
 
 PARAMS = ckks_parameters(4096, 1)
 SLOTS = PARAMS.slots
@@ -102,7 +102,7 @@ def product(matrices, bias, xs, width: int, encrypted: bool, giant: int | None =
     tiles = layout.target.pack(np.broadcast_to(bias, (batch, len(bias))))
     weights += [EVALUATOR.fresh(slots, Shape(0, size, SCALE)) for slots in tiles]
     sources = [[EVALUATOR.fresh(slots, Shape(1, 2, SCALE)) for slots in layout.source.pack(x)] for x in xs]
-    out = matvec(program, step, EVALUATOR, weights, sources)
+    out = step.run(EVALUATOR, program.batch, sources, weights)
     assert {(h.level, h.size) for h in out} == {(0, 2)}
     slots = np.array([h.slots for h in out])
     return layout.target, slots

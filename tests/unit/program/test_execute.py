@@ -9,7 +9,8 @@ from securedl.he.clear import ClearEvaluator
 from securedl.he.params import ckks_parameters
 from securedl.he.record import Shape
 from securedl.program.execute import execute
-from securedl.program.program import AddWeight, Multiply, Port, Program, Refresh
+from securedl.program.program import Program
+from securedl.program.steps import AddWeight, Multiply, Port, Refresh
 
 PARAMS = ckks_parameters(8192, 3)
 S = 2.0**40

@@ -12,18 +12,8 @@ from hypothesis import strategies as st
 from securedl.errors import FormatError
 from securedl.he.params import ckks_parameters
 from securedl.he.record import Shape
-from securedl.program.program import (
-    MAX_DIAGONALS,
-    MAX_STEPS,
-    MAX_TILES,
-    AddWeight,
-    Block,
-    Matvec,
-    Multiply,
-    Port,
-    Program,
-    Refresh,
-)
+from securedl.program.program import MAX_DIAGONALS, MAX_STEPS, Program
+from securedl.program.steps import MAX_TILES, AddWeight, Block, Matvec, Multiply, Port, Refresh
 
 PARAMS = ckks_parameters(8192, 4)
 S = 2.0**33

@@ -1,0 +1,68 @@
+"""What an owner and an answer show of themselves: no key, no weight, no sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from securedl.client.verification import Verification
+from securedl.display import Card, shortened
+from securedl.network.graph import Array
+from securedl.plan.plan import Plan
+from securedl.plan.summary import network_shape
+from securedl.verify.report import Report
+
+#: Labels shown of an answer.
+SHOWN = 10
+
+
+def owner_card(model_id: bytes, plan: Plan, verification: Verification) -> Card:
+    """The model's name, the plan in a line, and what the key has served; nothing is computed for it."""
+    params, layers = plan.program.params, plan.network.layers
+    rows = (
+        ("plan", f"{len(layers)} layers, {network_shape(layers)}, ring {params.ring}, batch {plan.batch}"),
+        ("key", "secret, in this process; save(path, passphrase=...) keeps it"),
+        ("served", f"{verification.batches} batches"),
+        ("probes", f"{verification.checked} compared, {verification.alarmed} in batches with an alarm"),
+    )
+    return Card(f"Owner of model {model_id.hex()}", rows)
+
+
+def answer_card(
+    logits: Array,
+    labels: np.ndarray[Any, Any] | None,
+    report: Report,
+    timings: Mapping[str, float],
+    traffic: Mapping[str, int],
+) -> Card:
+    """How many samples, the first labels, the verdict, and what it took.
+
+    Args:
+        logits: [samples, ...]. labels: [samples, ...], or None. timings: ms by stage, "total" among them.
+        traffic: bytes by message kind.
+    """
+    stages = ", ".join(f"{name} {ms:.0f}" for name, ms in timings.items() if name != "total")
+    total = f"{timings['total']:.0f} ms" if "total" in timings else "unknown"
+    sent = ", ".join(f"{name} {size / 1e6:.2f}" for name, size in traffic.items())
+    verdict = report.summary().splitlines()[0].removeprefix("verification: ")
+    rows = [
+        ("labels", _labels(labels)),
+        ("verification", verdict),
+        ("", f"{report.probes} probes; largest deviation {report.worst_ratio:.3g} x its tolerance"),
+        ("time", total + (f": {stages}" if stages else "")),
+        ("traffic", f"{sum(traffic.values()) / 1e6:.2f} MB" + (f": {sent}" if sent else "")),
+    ]
+    if report.alarms:
+        rows.insert(3, ("", report.alarms[0]))
+    count = f"{len(logits)} sample" + "s" * (len(logits) != 1)
+    outputs = " x ".join(str(size) for size in logits.shape[1:])
+    return Card(f"Answer for {count}, {outputs} outputs each", tuple(rows))
+
+
+def _labels(labels: np.ndarray[Any, Any] | None) -> str:
+    if labels is None:
+        return "none: the outputs are values"
+    shown = " ".join(shortened(str(label), 20) for label in labels[:SHOWN].tolist())
+    return shown + (" ..." if len(labels) > SHOWN else "")

@@ -1,0 +1,65 @@
+"""What is given as a network or as samples and is none: said at once, with what to give instead."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import jit, nn
+from torch.utils.data import DataLoader, Dataset
+
+from securedl.arguments import kind
+from securedl.errors import InputError
+
+
+def check_given(model: Any, x_train: Any, function: str) -> None:
+    """Refuse what is no torch module that can be looked into, or no module ready to use; and data sets.
+
+    Args:
+        x_train: the calibration samples that came with it; the two may have changed places.
+        function: "approximate" or "compile", for the message.
+
+    Raises:
+        InputError: so it is; the message says what was given and what to give.
+    """
+    if isinstance(model, jit.ScriptModule):
+        raise InputError(
+            f"{function} needs the layers of the network, and {type(model).__name__} hides them: "
+            "give the module itself, as it was before torch.jit"
+        )
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{function} takes a torch.nn.Module, got {kind(model)}: {_instead(model, x_train)}")
+    if isinstance(x_train, Dataset | DataLoader):
+        raise InputError(
+            f"{function} takes samples as one array or tensor, got {kind(x_train)}: "
+            "stack them, as in torch.stack([row[0] for row in dataset])"
+        )
+    for name, parameter in model.named_parameters():
+        _check_parameter(name, parameter)
+
+
+def _check_parameter(name: str, parameter: nn.Parameter) -> None:
+    if parameter.is_meta or nn.parameter.is_lazy(parameter):
+        raise InputError(
+            f"the parameter {name} of the network has no values yet: run or load the network first"
+        )
+    if not torch.isfinite(parameter).all():
+        raise InputError(
+            f"the parameter {name} of the network has NaN or infinite values: "
+            "train it again with a lower learning rate, or load weights that are whole"
+        )
+
+
+def _instead(model: Any, x_train: Any) -> str:
+    if isinstance(x_train, nn.Module):
+        return "the network comes first, the samples second"
+    if isinstance(model, type):
+        return "make one of it by calling it, and give that"
+    if isinstance(model, str | os.PathLike):
+        return "build the network in PyTorch, load its weights, and give that rather than a file"
+    if isinstance(model, dict):
+        return "build the network, call its load_state_dict with this, and give the network"
+    if type(model).__module__.split(".")[0] == "sklearn":
+        return "build the same network of torch layers and copy its coefficients into them"
+    return "give the network itself, made of torch layers"

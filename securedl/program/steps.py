@@ -1,0 +1,397 @@
+"""The steps of a program. Each owns its rules: what it reads, its weights, what comes out, how it runs.
+
+Nobody else tests what kind a step is. Whoever needs to know something of a program asks each step in turn:
+for registers (`reads`), weights (`shapes`, `slots`), levels and scales (`port`), or to be run (`run`).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from securedl.errors import FormatError
+from securedl.he.interface import Arithmetic, Group, Handle
+from securedl.he.params import Parameters
+from securedl.he.record import Shape
+
+MAX_TILES = 1 << 12
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise FormatError unless the condition holds."""
+    if not condition:
+        raise FormatError(f"bad program: {message}")
+
+
+@dataclass(frozen=True)
+class Port:
+    """Tiles of a register at a point: what crosses the link there."""
+
+    tiles: int
+    level: int
+    scale: float
+
+
+class Setting(Protocol):
+    """What all steps of a program share."""
+
+    @property
+    def params(self) -> Parameters:
+        """The modulus chain."""
+
+    @property
+    def batch(self) -> int:
+        """Samples in a ciphertext."""
+
+    @property
+    def width(self) -> int:
+        """Features in a ciphertext."""
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether weights are ciphertexts."""
+
+
+class Weights(Protocol):
+    """Weights by index, in the evaluator's own form."""
+
+    def __getitem__(self, index: int) -> Handle:
+        """The handle of one weight."""
+
+
+class Values(Protocol):
+    """What the owner puts into the weights of one step, as slot vectors."""
+
+    def diagonals(self, step: Matvec) -> Iterator[NDArray[np.float64]]:
+        """Slots [n] of every diagonal, in the order of `Matvec.groups`."""
+
+    def vector(self) -> Iterator[NDArray[np.float64]]:
+        """Slots [n] of each tile of what is added."""
+
+
+class Step(ABC):
+    """One assignment: register `out` is written once, from the registers that `reads` names."""
+
+    out: int
+    level: int
+    #: Whether the client is asked: what `run` gives goes to it, and what comes back is the result.
+    refreshes: ClassVar[bool] = False
+
+    @abstractmethod
+    def reads(self) -> tuple[int, ...]:
+        """Registers it reads, in the order in which `port` and `run` are given them."""
+
+    @abstractmethod
+    def port(self, setting: Setting, inputs: Sequence[Port], where: str) -> Port:
+        """Tiles, level and scale of what it writes; scales match to 1 part in 10^9.
+
+        Args:
+            inputs: ports of the registers it reads. where: the step's name in messages.
+
+        Raises:
+            FormatError: naming the first invariant that fails.
+        """
+
+    @abstractmethod
+    def run(
+        self, e: Arithmetic, batch: int, inputs: Sequence[list[Handle]], weights: Weights
+    ) -> list[Handle]:
+        """The tiles it writes."""
+
+    def shapes(self, setting: Setting, inputs: Sequence[Port]) -> Iterator[Shape]:
+        """Shapes of its weights, in their order."""
+        return iter(())
+
+    def slots(self, values: Values) -> Iterator[NDArray[np.float64]]:
+        """Its weights as slot vectors [n], in the same order."""
+        return iter(())
+
+    def rotations(self) -> set[int]:
+        """Rotations used, in features."""
+        return set()
+
+    def relinearises(self, encrypted: bool) -> bool:
+        """Whether it needs a relinearisation key."""
+        return False
+
+    @property
+    def diagonals(self) -> int:
+        """Number of encrypted (or plain) diagonals."""
+        return 0
+
+    @property
+    def first_weight(self) -> int | None:
+        """Index of its first weight as the step names it; None where it has no weights."""
+        return None
+
+
+@dataclass(frozen=True)
+class Block:
+    """The non-zero generalised diagonals of one width x width block of a matrix.
+
+    Attributes:
+        output: output tile. source: which of the step's sources. tile: tile of that source.
+        diagonals: k, ascending; diagonal k multiplies the input rotated by k features.
+    """
+
+    output: int
+    source: int
+    tile: int
+    diagonals: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Matvec(Step):
+    """out = Σ_source matrix_source · source + bias. Spends one level.
+
+    Attributes:
+        giant: g of baby-step giant-step, k = g·i + j.
+        folds: rotate-and-sum steps in features, after the products.
+        level: of the inputs, which are mod-switched to it; the result is at level - 1.
+        scale: of the result. weight_scales: of the diagonals of each source.
+        first: index of its first weight; diagonals in the order of `groups`, then a bias for each tile.
+    """
+
+    out: int
+    sources: tuple[int, ...]
+    blocks: tuple[Block, ...]
+    tiles: int
+    giant: int
+    folds: tuple[int, ...]
+    level: int
+    scale: float
+    weight_scales: tuple[float, ...]
+    first: int
+
+    def groups(self) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:
+        """(output tile, giant step i, terms (source, tile, baby step j)) in the order of the weights."""
+        table: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+        for block in self.blocks:
+            for k in block.diagonals:
+                i, j = divmod(k, self.giant)
+                table.setdefault((block.output, i), []).append((block.source, block.tile, j))
+        for (output, i), terms in sorted(table.items()):
+            yield output, i, sorted(terms)
+
+    @property
+    def diagonals(self) -> int:
+        """Number of encrypted (or plain) diagonals."""
+        return sum(len(block.diagonals) for block in self.blocks)
+
+    def rotations(self) -> set[int]:
+        """Rotations used, in features."""
+        steps = {
+            part
+            for block in self.blocks
+            for k in block.diagonals
+            for part in (k % self.giant, k // self.giant * self.giant)
+        }
+        return (steps | set(self.folds)) - {0}
+
+    def reads(self) -> tuple[int, ...]:
+        return self.sources
+
+    @property
+    def first_weight(self) -> int:
+        return self.first
+
+    def relinearises(self, encrypted: bool) -> bool:
+        return encrypted
+
+    def shapes(self, setting: Setting, inputs: Sequence[Port]) -> Iterator[Shape]:
+        size, seeded = (2 if setting.encrypted else 1), setting.encrypted
+        for _, _, terms in self.groups():
+            for source, _, _ in terms:
+                yield Shape(self.level, size, self.weight_scales[source], seeded)
+        for _ in range(self.tiles):
+            yield Shape(self.level - 1, size, self.scale, seeded)
+
+    def slots(self, values: Values) -> Iterator[NDArray[np.float64]]:
+        yield from values.diagonals(self)
+        yield from values.vector()
+
+    def port(self, setting: Setting, inputs: Sequence[Port], where: str) -> Port:
+        require(self.level >= 1, f"{where} has no level to spend")
+        require(1 <= self.tiles <= MAX_TILES, f"{where} has {self.tiles} tiles")
+        require(1 <= self.giant <= setting.width, f"{where} has a giant step out of range")
+        require(
+            len(self.sources) == len(self.weight_scales) >= 1, f"{where} needs a weight scale for each source"
+        )
+        prime = setting.params.primes[self.level]
+        for port, weight_scale in zip(inputs, self.weight_scales, strict=True):
+            _reaches(port, self.level, where)
+            require(
+                math.isclose(port.scale * weight_scale / prime, self.scale, rel_tol=1e-9), f"{where}: scales"
+            )
+        for fold in self.folds:
+            require(0 < fold < setting.width, f"{where} folds by {fold}")
+        self._check_blocks(setting, inputs, where)
+        return Port(self.tiles, self.level - 1, self.scale)
+
+    def _check_blocks(self, setting: Setting, inputs: Sequence[Port], where: str) -> None:
+        seen = set()
+        for block in self.blocks:
+            require(block.output < self.tiles and block.source < len(inputs), f"{where}: block out of range")
+            require(block.tile < inputs[block.source].tiles, f"{where}: block out of range")
+            key = (block.output, block.source, block.tile)
+            require(key not in seen, f"{where} has a block twice")
+            seen.add(key)
+            ascending = all(a < b for a, b in zip(block.diagonals, block.diagonals[1:], strict=False))
+            inside = bool(block.diagonals) and block.diagonals[0] >= 0 and block.diagonals[-1] < setting.width
+            require(ascending and inside, f"{where}: diagonals")
+        require(
+            {b.output for b in self.blocks} == set(range(self.tiles)), f"{where} leaves an output tile empty"
+        )
+
+    def run(
+        self, e: Arithmetic, batch: int, inputs: Sequence[list[Handle]], weights: Weights
+    ) -> list[Handle]:
+        """Baby-step giant-step product, one relinearisation and rescale for each giant step."""
+        babies = self._baby_steps(e, batch, inputs)
+        index = self.first
+        groups: dict[int, list[Group]] = {}
+        for output, i, terms in self.groups():
+            xs = [babies[s, tile, j] for s, tile, j in terms]
+            ws = [weights[index + k] for k in range(len(terms))]
+            index += len(terms)
+            groups.setdefault(output, []).append((xs, ws, i * self.giant * batch))
+        results = []
+        for output in range(self.tiles):
+            total = e.giant_steps(groups[output])
+            for fold in self.folds:
+                (turned,) = e.rotate(total, [fold * batch])
+                total = e.add(total, turned)
+            results.append(e.add(total, weights[index + output]))
+        return results
+
+    def _baby_steps(
+        self, e: Arithmetic, batch: int, inputs: Sequence[list[Handle]]
+    ) -> dict[tuple[int, int, int], Handle]:
+        """Each input tile, rotated by every baby step that some diagonal needs."""
+        needed: dict[tuple[int, int], set[int]] = {}
+        for block in self.blocks:
+            needed.setdefault((block.source, block.tile), set()).update(
+                k % self.giant for k in block.diagonals
+            )
+        babies = {}
+        for (source, tile), steps in needed.items():
+            low = e.mod_switch(inputs[source][tile], self.level)
+            ordered = sorted(steps)
+            turned = e.rotate(low, [j * batch for j in ordered])
+            babies.update({(source, tile, j): handle for j, handle in zip(ordered, turned, strict=True)})
+        return babies
+
+
+@dataclass(frozen=True)
+class Multiply(Step):
+    """out = left · right, tile by tile, then rescaled to `level` - 1. left == right is a squaring."""
+
+    out: int
+    left: int
+    right: int
+    level: int
+    scale: float
+
+    def reads(self) -> tuple[int, ...]:
+        return (self.left, self.right)
+
+    def relinearises(self, encrypted: bool) -> bool:
+        return True
+
+    def port(self, setting: Setting, inputs: Sequence[Port], where: str) -> Port:
+        require(self.level >= 1, f"{where} has no level to spend")
+        left, right = inputs
+        _reaches(left, self.level, where)
+        _reaches(right, self.level, where)
+        require(left.tiles == right.tiles, f"{where} multiplies {left.tiles} by {right.tiles} tiles")
+        product = left.scale * right.scale / setting.params.primes[self.level]
+        require(math.isclose(product, self.scale, rel_tol=1e-9), f"{where}: scales")
+        return Port(left.tiles, self.level - 1, self.scale)
+
+    def run(
+        self, e: Arithmetic, batch: int, inputs: Sequence[list[Handle]], weights: Weights
+    ) -> list[Handle]:
+        out = []
+        for a, b in zip(*inputs, strict=True):
+            low = e.mod_switch(a, self.level)
+            out.append(e.multiply_rescale(low, low if a is b else e.mod_switch(b, self.level)))
+        return out
+
+
+@dataclass(frozen=True)
+class AddWeight(Step):
+    """out = source + a weight for each tile (the inner constant of a cubic)."""
+
+    out: int
+    source: int
+    level: int
+    scale: float
+    first: int
+
+    def reads(self) -> tuple[int, ...]:
+        return (self.source,)
+
+    @property
+    def first_weight(self) -> int:
+        return self.first
+
+    def shapes(self, setting: Setting, inputs: Sequence[Port]) -> Iterator[Shape]:
+        size = 2 if setting.encrypted else 1
+        return iter([Shape(self.level, size, self.scale, setting.encrypted)] * inputs[0].tiles)
+
+    def slots(self, values: Values) -> Iterator[NDArray[np.float64]]:
+        yield from values.vector()
+
+    def port(self, setting: Setting, inputs: Sequence[Port], where: str) -> Port:
+        (source,) = inputs
+        require(source.level == self.level, f"{where} is at another level than its input")
+        require(math.isclose(source.scale, self.scale, rel_tol=1e-9), f"{where}: scales")
+        return Port(source.tiles, self.level, self.scale)
+
+    def run(
+        self, e: Arithmetic, batch: int, inputs: Sequence[list[Handle]], weights: Weights
+    ) -> list[Handle]:
+        return [e.add(tile, weights[self.first + i]) for i, tile in enumerate(inputs[0])]
+
+
+@dataclass(frozen=True)
+class Refresh(Step):
+    """The client decrypts `source` and sends it back fresh, at `level` and `scale`, as `tiles` tiles."""
+
+    out: int
+    source: int
+    level: int
+    scale: float
+
+    refreshes: ClassVar[bool] = True
+
+    def reads(self) -> tuple[int, ...]:
+        return (self.source,)
+
+    def port(self, setting: Setting, inputs: Sequence[Port], where: str) -> Port:
+        return Port(inputs[0].tiles, self.level, self.scale)
+
+    def run(
+        self, e: Arithmetic, batch: int, inputs: Sequence[list[Handle]], weights: Weights
+    ) -> list[Handle]:
+        """What the client is sent: the tiles at level 0."""
+        return [e.mod_switch(tile, 0) for tile in inputs[0]]
+
+
+def _reaches(port: Port, level: int, where: str) -> None:
+    require(port.level >= level, f"{where} needs a level that its input no longer has")
+
+
+#: Kinds of step by the names they have in a program's bytes.
+STEPS: dict[str, type[Any]] = {
+    "matvec": Matvec,
+    "multiply": Multiply,
+    "add_weight": AddWeight,
+    "refresh": Refresh,
+}

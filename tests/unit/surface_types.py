@@ -1,0 +1,45 @@
+"""What type checkers make of the public names. Never run: test_surface.py gives it to mypy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+from typing_extensions import assert_type
+
+import protocol
+import securedl
+from securedl.activations.replace import PolynomialNetwork
+from securedl.verify.report import Report
+
+
+def user(model: nn.Module, x: Any) -> None:
+    """A whole use, as in the README."""
+    poly = securedl.approximate(model, x)
+    assert_type(poly, PolynomialNetwork)
+    link = securedl.Link(rtt_ms=20, mbit_s=100)
+    assert_type(link, securedl.Link)
+    plan = securedl.compile(poly, x, link=link)
+    assert_type(plan, securedl.Plan)
+    assert_type(securedl.load_plan("plan"), securedl.Plan)
+    assert_type(plan.simulate(x), NDArray[np.float64])
+    owner = securedl.Owner(plan)
+    assert_type(owner, securedl.Owner)
+    assert_type(securedl.Owner.load("owner", passphrase="secret"), securedl.Owner)
+    with protocol.Client("127.0.0.1:7443", owner) as client:
+        assert_type(client, protocol.Client)
+        answer = client.predict(x, probes=securedl.Probes(8))
+        assert_type(answer, securedl.Answer)
+        assert_type(client.predict(x), securedl.Answer)
+    assert_type(answer.logits, NDArray[np.float64])
+    assert_type(answer.report, Report)
+    assert_type(answer.timings, dict[str, float])
+    assert_type(securedl.__version__, str)
+
+
+def oracle(answer: securedl.Answer) -> None:
+    """A wrong claim is noticed: strict mypy calls an ignore without an error an error."""
+    assert_type(answer, securedl.Plan)  # type: ignore[assert-type]
+    answer.logit  # type: ignore[attr-defined]  # noqa: B018
