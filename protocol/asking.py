@@ -9,8 +9,9 @@ from typing import Protocol
 
 from protocol.expect import Expectations, Expected
 from protocol.link import Stream
-from protocol.wire import Receiver, check_record, frames
+from protocol.wire import Receiver, frames
 from securedl.errors import FormatError, ProtocolError
+from securedl.he.record import unpack
 
 
 class Batch(Protocol):
@@ -105,7 +106,7 @@ class _Asking:
             tiles = expected.receive(self._receiver, number, stage)
         for tile in tiles:
             try:
-                check_record(self.expected.params, tile, expected.shape)
+                unpack(self.expected.params, tile, expected.shape)
             except FormatError as error:
                 raise ProtocolError(f"the server sent what is no valid tile: {error}") from error
         return tiles

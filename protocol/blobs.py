@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from protocol import messages_pb2 as pb
-from protocol.wire import check_correction, check_record
-from securedl.he.record import Shape, key_shape, packed_key_length, packed_length, unpack_key
+from securedl.he.record import Shape, packed_key_length, packed_length, unpack, unpack_key
 from securedl.program.program import Program
 
 KEYS, WEIGHTS = "keys.bin", "weights.bin"
@@ -75,12 +74,9 @@ class BlobTable:
         """
         params = self.program.params
         if number >= len(self.keys):
-            check_record(params, data, self.shapes[number - len(self.keys)])
-            return
-        unpack_key(params, data)
-        digit = packed_length(params, key_shape(params))
-        for start in range(0, len(data), digit):
-            check_correction(params, memoryview(data)[start : start + digit])
+            unpack(params, data, self.shapes[number - len(self.keys)])
+        else:
+            unpack_key(params, data)
 
     def expanded(self) -> tuple[int, int]:
         """Bytes that an evaluator holds for all (keys, weights): eight for a residue, no seeds."""

@@ -18,15 +18,18 @@ from protocol import address as addresses
 from protocol import messages_pb2 as pb
 from protocol import sessions
 from protocol.access import Access, server_credentials
+from protocol.cache import ModelCache
 from protocol.deadline import Deadline
+from protocol.executor import Executor, Gone, Here
 from protocol.failures import status
-from protocol.models import EvaluatorFactory, Gone, ModelCache, WrapWeights, evaluator_factory, load
+from protocol.models import load
 from protocol.service import SERVER_OPTIONS, handler
 from protocol.sessions import MAX_RANGES, Traffic, check_version
 from protocol.store import Limits, Store
 from protocol.wire import CHUNK, VERSION, parse, ranges
 from securedl.arguments import count
 from securedl.errors import FormatError, InputError, ProtocolError, QuotaError, ServerError
+from securedl.he.backends import Backend, backend
 
 log = logging.getLogger("protocol.server")
 
@@ -43,13 +46,13 @@ class Server:
         store: a Store, or the folder of one.
         address: HOST:PORT (port 0: any free one) or unix:PATH. Anything but loopback and Unix sockets
             needs a token and TLS.
-        evaluator: "vector" or "seal", or a function from Parameters to an Evaluator.
-        threads: of one evaluation, for evaluators that have them.
+        evaluator: "vector" or "seal", or a `securedl.he.backends.Backend`.
+        threads: of one evaluation, for back ends that have them.
         token: a bearer token, or several; each is a client of its own and sees only its own models.
         tls: files (certificate chain, private key), PEM.
-        wrap_weights: puts other weights in place of the stored ones, to test what clients notice.
         cache_bytes: memory for loaded models; half of the machine's when None.
         idle_s: seconds of silence after which a stream is closed.
+        executor: where evaluations run; in the threads of the sessions when None.
 
     Raises:
         InputError: an argument cannot be used.
@@ -59,13 +62,13 @@ class Server:
         self,
         store: Store | str | os.PathLike[str],
         address: str = addresses.DEFAULT,
-        evaluator: str | EvaluatorFactory = "vector",
+        evaluator: str | Backend[Any] = "vector",
         threads: int = 1,
         token: str | Iterable[str] | None = None,
         tls: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
-        wrap_weights: WrapWeights | None = None,
         cache_bytes: int | None = None,
         idle_s: float = IDLE_S,
+        executor: Executor | None = None,
     ) -> None:
         self._listen = addresses.parse(address)
         count(threads, "threads", least=1)
@@ -76,9 +79,9 @@ class Server:
             )
         self._store = store if isinstance(store, Store) else Store(store)
         self._access = Access(self._store, token)
-        self._name = evaluator if isinstance(evaluator, str) else "custom"
-        self._factory = evaluator_factory(evaluator, threads) if isinstance(evaluator, str) else evaluator
-        self._wrap, self._idle_s = wrap_weights, idle_s
+        self._backend = backend(evaluator) if isinstance(evaluator, str) else evaluator
+        self._backend.prepare()
+        self._threads, self._executor, self._idle_s = threads, executor or Here(), idle_s
         self._cache = ModelCache(cache_bytes)
         self._slots = threading.BoundedSemaphore(self.limits.max_sessions)
         self._credentials = None if tls is None else server_credentials(*tls)
@@ -107,9 +110,8 @@ class Server:
             host = self._listen.text.rpartition(":")[0]
             self.address = f"{host}:{port}"
         self._grpc.start()
-        log.info(
-            "listening address=%s evaluator=%s tls=%s", self.address, self._name, bool(self._credentials)
-        )
+        name, secure = self._backend.name, bool(self._credentials)
+        log.info("listening address=%s evaluator=%s tls=%s", self.address, name, secure)
         return self
 
     def stop(self, grace_s: float = 0.0) -> None:
@@ -149,7 +151,7 @@ class Server:
             limits = self.limits
             reply: Any = pb.Description(
                 version=VERSION,
-                evaluator=self._name,
+                evaluator=self._backend.name,
                 max_models=limits.max_models,
                 max_bytes=limits.max_bytes,
                 max_sessions=limits.max_sessions,
@@ -204,7 +206,9 @@ class Server:
             if model.program_id != hello.program_id:
                 raise ProtocolError("the server keeps another plan under this model's id: remove it first")
             try:
-                yield from sessions.predict(model, raw, session.source, context.is_active, session.traffic)
+                yield from sessions.predict(
+                    model, self._executor, raw, session.source, context.is_active, session.traffic
+                )
             except ServerError:
                 self._cache.discard(key)
                 raise
@@ -226,7 +230,7 @@ class Server:
                 "this server has no such model of this client: call upload() first, with the same token"
             )
         began = time.monotonic()
-        model = load(stored, self._factory, self._wrap, self._cache.max_bytes)
+        model = load(stored, self._backend, self._threads, self._cache.max_bytes)
         log.info("load model=%s ms=%.0f cost=%d", key[1].hex(), 1e3 * (time.monotonic() - began), model.cost)
         return model
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from protocol import messages_pb2 as pb
+from protocol.executor import Evaluation, Executor
 from protocol.expect import Expected
-from protocol.models import LoadedModel, Watched
+from protocol.models import LoadedModel
 from protocol.store import Store
 from protocol.stored import StoredModel, Writer
 from protocol.wire import (
@@ -19,7 +21,6 @@ from protocol.wire import (
     NONCE_BYTES,
     VERSION,
     Receiver,
-    check_record,
     done_digest,
     expand,
     frames,
@@ -28,8 +29,7 @@ from protocol.wire import (
     session_id,
 )
 from securedl.errors import FormatError, ProtocolError, ServerError
-from securedl.he.record import Record, pack
-from securedl.program.execute import execute
+from securedl.he.record import Record, Shape, pack, unpack
 from securedl.program.program import Program
 
 #: Runs of missing blobs that one Welcome names; an upload with more of them takes several streams.
@@ -146,7 +146,12 @@ def _receive(
 
 
 def predict(
-    model: LoadedModel, raw: bytes, source: Iterator[bytes], alive: Callable[[], bool], traffic: Traffic
+    model: LoadedModel,
+    executor: Executor,
+    raw: bytes,
+    source: Iterator[bytes],
+    alive: Callable[[], bool],
+    traffic: Traffic,
 ) -> Iterator[bytes]:
     """Answer query after query until the client closes its half.
 
@@ -159,59 +164,47 @@ def predict(
     session = session_id("Predict", raw, welcome)
     receiver = Receiver(session, source)
     while not receiver.ended():
-        answering = _Query(model, session, receiver, traffic)
-        yield from answering.run(Watched(model.weights, alive))
+        with contextlib.closing(executor.begin(model, alive)) as evaluation:
+            yield from _Query(model, session, receiver, traffic).run(evaluation)
         traffic.items += 1
 
 
 class _Query:
     """One query of a stream; its number is the queries before it."""
 
-    def __init__(
-        self,
-        model: LoadedModel,
-        session: bytes,
-        receiver: Receiver,
-        traffic: Traffic,
-    ) -> None:
-        self._model, self._expected = model, model.expectations
+    def __init__(self, model: LoadedModel, session: bytes, receiver: Receiver, traffic: Traffic) -> None:
+        self._params, self._expected = model.program.params, model.expectations
         self._session, self._receiver = session, receiver
         self._traffic, self._number = traffic, traffic.items
 
-    def run(self, weights: Watched) -> Iterator[bytes]:
+    def run(self, evaluation: Evaluation) -> Iterator[bytes]:
         """Frames of the refreshes and the answer."""
-        model = self._model
-        tiles = self._load(self._expected.query, 0)
-        execution = execute(model.program, model.evaluator, weights, tiles)
-        del tiles
-        try:
-            request = next(execution)
-            while True:
-                down, up = self._expected.refreshes[request.index]
-                yield from self._dump(down, request.index, request.tiles)
-                request = execution.send(self._load(up, request.index))
-        except StopIteration as end:
-            yield from self._dump(self._expected.answer, 0, end.value)
+        expected = self._expected
+        sent = evaluation.step(self._receive(expected.query, 0))
+        for stage, (down, up) in enumerate(expected.refreshes):
+            yield from self._send(down, stage, sent)
+            sent = evaluation.step(self._receive(up, stage))
+        yield from self._send(expected.answer, 0, sent)
 
-    def _load(self, expected: Expected, stage: int) -> list[Any]:
-        params, evaluator = self._model.program.params, self._model.evaluator
+    def _receive(self, expected: Expected, stage: int) -> Iterator[Record]:
+        """The tiles of a message, all of which have arrived; each is checked when its turn comes."""
         packed = expected.receive(self._receiver, self._number, stage)
         self._traffic.received += expected.bytes
-        return [evaluator.load(check_record(params, tile, expected.shape)) for tile in packed]
+        return (unpack(self._params, tile, expected.shape) for tile in packed)
 
-    def _dump(self, expected: Expected, stage: int, tiles: list[Any]) -> Iterator[bytes]:
+    def _send(self, expected: Expected, stage: int, tiles: list[Record]) -> Iterator[bytes]:
         if len(tiles) != expected.tiles:
             raise ServerError(f"the evaluation gave {len(tiles)} tiles where {expected.tiles} are due")
         for index, tile in enumerate(tiles):
-            data = self._pack(expected, self._model.evaluator.dump(tile))
+            data = self._pack(expected.shape, tile)
             self._traffic.sent += len(data)
             yield from frames(self._session, expected.kind, index, data, self._number, stage)
 
-    def _pack(self, expected: Expected, record: Record) -> bytes:
+    def _pack(self, due: Shape, record: Record) -> bytes:
         """A result with the scale that the program names: the evaluator's own differs in its last bits."""
-        found, due = record.shape, expected.shape
-        if (found.level, found.size, found.seeded) != (due.level, due.size, due.seeded):
+        found = record.shape
+        if replace(found, scale=due.scale) != due:
             raise ServerError(f"the evaluation gave {found} where {due} is due")
         if not math.isclose(found.scale, due.scale, rel_tol=1e-6):
             raise ServerError(f"the evaluation gave scale {found.scale} where {due.scale} is due")
-        return pack(self._model.program.params, Record(due, record.residues, None, record.correction))
+        return pack(self._params, Record(due, record.residues))

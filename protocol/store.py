@@ -25,10 +25,9 @@ from protocol.blobs import BlobTable
 from protocol.stored import StoredModel, disk
 from protocol.wire import ID_BYTES
 from securedl.errors import FormatError, InputError, ProtocolError, QuotaError, ServerError
+from securedl.he.weights import DERIVED
 from securedl.program.program import Program
 
-#: Files of this server's own making, which no client's share pays for.
-DERIVED = "packed-"
 #: Half-made folders older than this were left by a server that died.
 STALE_S = 3600
 
@@ -38,7 +37,7 @@ class Limits:
     """What one client may keep, and how many streams the server works on at once.
 
     Attributes:
-        max_bytes: of uploads; on disk a model takes up to three times as much (`mapped`).
+        max_bytes: of uploads; on disk a model takes up to three times as much (`he/vector/at_rest.py`).
     """
 
     max_models: int = 32

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from protocol.blobs import BlobTable
-from protocol.journal import Journal, blob_digest
 from securedl.errors import FormatError, ProtocolError, ServerError
+from securedl.he.journal import Journal, blob_digest
 from securedl.program.program import Program
 
 #: A crash costs at most this much of an upload; an fsync for every blob would cost more than the blobs.
@@ -42,8 +42,13 @@ def disk() -> Iterator[None]:
     except ConnectionError:
         raise
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0, f"the server's store failed: {os.strerror(error.errno or 0)}")
-        raise ServerError(reason) from error
+        raise refusal(error) from error
+
+
+def refusal(error: OSError) -> ServerError:
+    """What a disk refused, as one sentence."""
+    number = error.errno or 0
+    return ServerError(_REASONS.get(number, f"the server's store failed: {os.strerror(number)}"))
 
 
 class StoredModel:

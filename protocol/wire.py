@@ -16,9 +16,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from protocol import messages_pb2 as pb
-from securedl.errors import FormatError, ProtocolError
-from securedl.he.params import Parameters
-from securedl.he.record import HEADER, Record, Shape, unpack
+from securedl.errors import ProtocolError
 
 VERSION = 1
 CHUNK = 1 << 20
@@ -32,7 +30,6 @@ ID_BYTES = 16
 
 _PLACE = struct.Struct("<IIIIQQ")
 _PERSON = b"securedl frame 1"
-_CORRECTION = struct.Struct("<Q")
 
 M = TypeVar("M")
 
@@ -145,28 +142,6 @@ class Receiver:
         if not hmac.compare_digest(frame.digest, frame_digest(self._session, frame, data)):
             raise ProtocolError(f"{name} frame {place[1:]} has a wrong digest: it was changed or replayed")
         return data
-
-
-def check_record(params: Parameters, data: bytes | memoryview, shape: Shape) -> Record:
-    """`layout.unpack`, and for BGV a correction factor that t allows.
-
-    Raises:
-        FormatError: the bytes are not a record of this shape.
-    """
-    record = unpack(params, data, shape)
-    check_correction(params, data)
-    return record
-
-
-def check_correction(params: Parameters, data: bytes | memoryview) -> None:
-    """Refuse a BGV correction factor outside [1, t).
-
-    Raises:
-        FormatError: so it is.
-    """
-    (correction,) = _CORRECTION.unpack_from(data, HEADER.size - _CORRECTION.size)
-    if params.scheme == "bgv" and not 1 <= correction < params.plain_modulus:
-        raise FormatError(f"a BGV correction factor lies in [1, {params.plain_modulus}), got {correction}")
 
 
 def ranges(numbers: Iterable[int], limit: int) -> list[tuple[int, int]]:

@@ -155,15 +155,12 @@ def dishonest(
     quiet: QuietOption = False,
 ) -> None:
     """A server that tampers with its weights, to see what clients notice. For tests and the demo."""
-    from securedl.demo.dishonest import ATTACKS, Dishonest
+    from securedl.demo.dishonest import DishonestBackend, check_move
+    from securedl.he.backends import backend
 
-    if attack not in ATTACKS:
-        raise InputError(f"attack {attack!r} is unknown: use one of {', '.join(ATTACKS)}")
-
-    def wrap(honest: Any) -> Any:
-        return Dishonest(honest, honest.program, attack, seed)
-
-    _serve(store, listen, quiet, evaluator=evaluator.value, threads=threads, wrap_weights=wrap)
+    check_move(attack)  # before a back end is loaded
+    other = DishonestBackend(backend(evaluator.value), attack, seed)
+    _serve(store, listen, quiet, evaluator=other, threads=threads)
 
 
 datasets_app = typer.Typer(help="Public data sets: list them, and where each is now.")

@@ -1,80 +1,120 @@
 """A server's real moves on a model it cannot read, for tests and the demo: never part of the server.
 
-Each attack is a sequence of records in place of the stored ones; it needs no key.
+Each move is a set of records in place of the stored ones; it needs no key.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from pathlib import Path
 
 import numpy as np
 
 from securedl.errors import InputError
+from securedl.he.arithmetic import Evaluator, H
+from securedl.he.backends import Backend
+from securedl.he.params import Parameters
 from securedl.he.record import Record, chain
+from securedl.he.weights import HeldWeights, ModelWeights, Records, handle_bytes
 from securedl.program.program import Program
 
-ATTACKS = ("noise", "drop", "swap")
-#: Diagonals an attack touches, as a share; one at least.
+MOVES = ("noise", "drop", "swap")
+#: Diagonals a move touches, as a share; one at least.
 SHARE = 0.05
 #: Size of the noise, relative to the values that weights may have.
 NOISE = 0.05
 
 
-class Records(Protocol):
-    """Stored weights."""
-
-    def __len__(self) -> int:
-        """Number of weights."""
-
-    def record(self, index: int) -> Record:
-        """One weight."""
+def targets(program: Program) -> list[range]:
+    """Indices of the weights that are diagonals, for each layer that has some."""
+    firsts = [(step.first_weight or 0, step.diagonals) for step in program.steps]
+    return [range(first, first + count) for first, count in firsts if count]
 
 
-class Dishonest:
-    """Weights that a dishonest server uses instead of those it was given.
+def check_move(move: str) -> None:
+    """Refuse a move that is none.
+
+    Raises:
+        InputError: so it is.
+    """
+    if move not in MOVES:
+        raise InputError(f"attack {move!r} is unknown: use one of {', '.join(MOVES)}")
+
+
+class DishonestBackend(Backend[H]):
+    """A back end that uses other weights than those it was given; in all else, its name too, an honest one.
+
+    It keeps them in memory: nothing of them reaches the store.
 
     Args:
-        honest: the stored weights. attack: "noise" adds an offset to some encrypted diagonals, "drop" puts
-            (almost) zero in their place, "swap" exchanges pairs. seed: of the choice.
+        honest: does the work.
+        move: "noise" adds an offset to some encrypted diagonals of one layer, "drop" puts (almost) zero in
+            their place, "swap" exchanges pairs.
+        seed: of the choice.
+
+    Raises:
+        InputError: an unknown move.
     """
 
-    def __init__(self, honest: Records, program: Program, attack: str, seed: int) -> None:
-        if attack not in ATTACKS:
-            raise InputError(f"attack {attack!r} is unknown: use one of {', '.join(ATTACKS)}")
-        self._honest, self._program, self._attack = honest, program, attack
-        random_ = random.Random(seed)
-        steps = [step for step in program.steps if step.diagonals]
-        step = random_.choice(steps)
-        diagonals = range(step.first_weight or 0, (step.first_weight or 0) + step.diagonals)
-        count = max(1, round(SHARE * len(diagonals)))
-        self._targets = random_.sample(diagonals, min(count, len(diagonals)))
-        self._partner = {t: random_.choice([d for d in diagonals if d != t] or [t]) for t in self._targets}
-        self._sign = {t: random_.choice((-1, 1)) for t in self._targets}
+    def __init__(self, honest: Backend[H], move: str, seed: int) -> None:
+        check_move(move)
+        self.name = honest.name
+        self._honest, self._move, self._seed = honest, move, seed
 
-    def __len__(self) -> int:
-        return len(self._honest)
+    def prepare(self) -> None:
+        """As the honest one."""
+        self._honest.prepare()
+
+    def open(self, params: Parameters, threads: int = 1) -> Evaluator[H]:
+        """The honest one's evaluator."""
+        return self._honest.open(params, threads)
+
+    def weights(self, evaluator: Evaluator[H], records: Records, folder: Path, room: int) -> ModelWeights[H]:
+        """Handles of the weights, some of them tampered with; the layer is found in the public program."""
+        program = Program.from_json((folder / "program.json").read_bytes())
+        tampered = Tampered(records, targets(program), self._move, self._seed)
+        costs = handle_bytes(records.params, records.shapes)
+        return HeldWeights(lambda index: evaluator.load_weight(tampered.record(index)), costs, room)
+
+
+class Tampered:
+    """Records in place of stored ones.
+
+    Args:
+        honest: the stored weights.
+        layers: which of them are diagonals, by layer.
+    """
+
+    def __init__(self, honest: Records, layers: Sequence[range], move: str, seed: int) -> None:
+        self._honest, self._move = honest, move
+        random_ = random.Random(seed)
+        diagonals = random_.choice(layers)
+        count = max(1, round(SHARE * len(diagonals)))
+        chosen = random_.sample(diagonals, min(count, len(diagonals)))
+        self._partner = {t: random_.choice([d for d in diagonals if d != t] or [t]) for t in chosen}
+        self._sign = {t: random_.choice((-1, 1)) for t in chosen}
 
     def record(self, index: int) -> Record:
         """One weight, tampered with or not."""
         record = self._honest.record(index)
         if index not in self._partner:
             return record
-        if self._attack == "swap":
+        if self._move == "swap":
             other = self._honest.record(self._partner[index])
-            return Record(record.shape, other.residues, other.seed, other.correction)
-        if self._attack == "drop":
+            return Record(record.shape, other.residues, other.seed)
+        if self._move == "drop":
             shape = replace(record.shape, seeded=False)
             # Ones, not zeros: SEAL refuses ciphertexts of zeros. They decrypt to about 1e-8.
-            primes = len(chain(self._program.params, shape.level))
-            return Record(shape, np.ones((shape.size, primes, self._program.params.ring), dtype=np.uint64))
+            primes = len(chain(self._honest.params, shape.level))
+            return Record(shape, np.ones((shape.size, primes, self._honest.params.ring), dtype=np.uint64))
         return self._offset(record, self._sign[index] * NOISE)
 
     def _offset(self, record: Record, value: float) -> Record:
         """The record plus a constant in every slot: a constant polynomial, in every residue the same."""
         residues = record.residues.copy()
         constant = round(value * record.shape.scale)
-        for row, prime in zip(residues[0], chain(self._program.params, record.shape.level), strict=True):
+        for row, prime in zip(residues[0], chain(self._honest.params, record.shape.level), strict=True):
             row[:] = (row + np.uint64(constant % prime)) % np.uint64(prime)
-        return Record(record.shape, residues, record.seed, record.correction)
+        return Record(record.shape, residues, record.seed)

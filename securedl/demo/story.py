@@ -26,7 +26,7 @@ from securedl.activations.replace import approximate
 from securedl.client.inference import Answer
 from securedl.client.owner import Owner
 from securedl.compiler.compile import compile
-from securedl.demo.dishonest import ATTACKS
+from securedl.demo.dishonest import MOVES
 from securedl.errors import InputError, ServerError
 from securedl.he.params import SECURITY_BITS
 from securedl.network.graph import Array
@@ -177,7 +177,7 @@ def run(
         with server(store, evaluator, threads) as (address, pid):
             upload, answer = _honest(address, owner, split, connect, stages)
         caught = []
-        for attack in ATTACKS:
+        for attack in MOVES:
             with stages("dishonest", f"a dishonest server: {attack}"):
                 caught.append(_dishonest(attack, seed, store, owner, split, connect, evaluator, threads))
     figures = _figures(data, plan, split, model, poly, answer)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.errors import CompileError
-from securedl.he.interface import Arithmetic
+from securedl.he.arithmetic import Arithmetic
 from securedl.he.params import Parameters
 from securedl.he.record import Shape
 
@@ -28,7 +28,7 @@ class ClearHandle:
     size: int = 2
 
 
-class ClearEvaluator(Arithmetic):
+class ClearEvaluator(Arithmetic[ClearHandle]):
     """CKKS on slots. With `noise`, errors of the sizes below are added, each normal in every slot.
 
     A polynomial whose N coefficients have variance v has slots of standard deviation sqrt(N v / 2);

@@ -41,12 +41,15 @@ class Shape:
         size: number of polynomials, 1 for a plaintext.
         scale: CKKS scale, exact.
         seeded: whether the last polynomial is a seed.
+        correction: BGV's correction factor, 1 for CKKS: the residues hold so many times the message
+            modulo t.
     """
 
     level: int
     size: int
     scale: float
     seeded: bool = False
+    correction: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +64,11 @@ class Record:
     shape: Shape
     residues: NDArray[np.uint64]
     seed: bytes | None = None
-    correction: int = 1
+
+    @property
+    def correction(self) -> int:
+        """The shape's."""
+        return self.shape.correction
 
 
 def chain(params: Parameters, level: int) -> tuple[int, ...]:
@@ -85,7 +92,7 @@ def pack(params: Parameters, record: Record) -> bytes:
     """Bytes of a record."""
     shape = record.shape
     parts = [
-        HEADER.pack(MAGIC, params.id, shape.level, shape.size, shape.seeded, shape.scale, record.correction)
+        HEADER.pack(MAGIC, params.id, shape.level, shape.size, shape.seeded, shape.scale, shape.correction)
     ]
     for polynomial in record.residues:
         for row, prime in zip(polynomial, chain(params, shape.level), strict=True):
@@ -101,7 +108,8 @@ def unpack(params: Parameters, data: bytes | memoryview, expected: Shape) -> Rec
     """The record in `data`, after checking every field and every residue against `expected`.
 
     Raises:
-        FormatError: wrong length, parameters, level, size, scale, or a residue not below its prime.
+        FormatError: wrong length, parameters, level, size, scale, correction factor, or a residue not
+            below its prime.
     """
     length = packed_length(params, expected)
     if len(data) != length:
@@ -115,8 +123,7 @@ def unpack(params: Parameters, data: bytes | memoryview, expected: Shape) -> Rec
     wanted = (expected.level, expected.size, expected.seeded, expected.scale)
     if found != wanted or seeded > 1:
         raise FormatError(f"(level, size, seeded, scale) should be {wanted}, got {found}")
-    if params.scheme == "ckks" and correction != 1:
-        raise FormatError(f"a CKKS record has correction factor 1, got {correction}")
+    check_correction(params, correction, expected)
     primes = chain(params, level)
     residues = np.zeros((size - seeded, len(primes), params.ring), dtype="<u8")
     octets = residues.view(np.uint8).reshape(size - seeded, len(primes), params.ring, 8)
@@ -131,7 +138,18 @@ def unpack(params: Parameters, data: bytes | memoryview, expected: Shape) -> Rec
                 raise FormatError(f"a residue is not below its prime {prime}")
             offset += count
     seed = bytes(data[offset:]) if seeded else None
-    return Record(expected, residues, seed, correction)
+    return Record(expected, residues, seed)
+
+
+def check_correction(params: Parameters, found: int, expected: Shape) -> None:
+    """Compare a record's correction factor with the one that the program names.
+
+    Raises:
+        FormatError: it is another.
+    """
+    if found != expected.correction:
+        scheme = params.scheme.upper()
+        raise FormatError(f"a {scheme} record has correction factor {expected.correction}, got {found}")
 
 
 def key_shape(params: Parameters) -> Shape:

@@ -20,7 +20,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from securedl.errors import CompileError, InputError
-from securedl.he.interface import Evaluator
+from securedl.he.arithmetic import Evaluator
 from securedl.he.params import Parameters
 from securedl.he.record import SEED_BYTES, Record, Shape
 
@@ -102,7 +102,7 @@ class SealContext:
         shape = record.shape
         body = struct.pack("<4Q?", *self.parms_ids[shape.level], True)
         body += struct.pack(
-            "<3QdQ", shape.size, self.params.ring, shape.level + 1, shape.scale, record.correction
+            "<3QdQ", shape.size, self.params.ring, shape.level + 1, shape.scale, shape.correction
         )
         body += _array(record.residues)
         if record.seed is not None:
@@ -126,7 +126,7 @@ class SealContext:
         residues = np.frombuffer(body, "<u8", count, 97).reshape(-1, primes, ring)
         seeded = len(residues) < size
         seed = body[-SEED_BYTES:] if seeded else None
-        return Record(Shape(primes - 1, size, scale, seeded), residues, seed, correction)
+        return Record(Shape(primes - 1, size, scale, seeded, correction), residues, seed)
 
     def plaintext_record(self, plain: Any, level: int) -> Record:
         """The record of an encoded plaintext in NTT form."""
@@ -178,7 +178,7 @@ class SealHandle:
     plain: bool = False
 
 
-class SealEvaluator(Evaluator):
+class SealEvaluator(Evaluator[SealHandle]):
     """The reference evaluator. SEAL's bindings hold the interpreter's lock in every call."""
 
     def __init__(self, params: Parameters) -> None:

@@ -260,7 +260,7 @@ class Matvec(Step):
             xs = [babies[s, tile, j] for s, tile, j in terms]
             ws = [weights[index + k] for k in range(len(terms))]
             index += len(terms)
-            groups.setdefault(output, []).append((xs, ws, i * self.giant * batch))
+            groups.setdefault(output, []).append(Group(xs, ws, i * self.giant * batch))
         results = []
         for output in range(self.tiles):
             total = e.giant_steps(groups[output])

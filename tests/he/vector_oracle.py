@@ -86,7 +86,7 @@ class Oracle:
         residues = np.ascontiguousarray(residues, dtype=np.uint64)
         if kind in ("zero", "one", "largest") and size > 1:
             residues[1, :, ::16] = draw[1, :, ::16]
-        return Record(Shape(level, size, 1.0), residues, None, correction)
+        return Record(Shape(level, size, 1.0, correction=correction), residues)
 
     def decrypt(self, record: Record) -> np.ndarray:
         """The slots (CKKS) or the slots' integers (BGV) of a ciphertext."""

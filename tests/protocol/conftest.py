@@ -64,14 +64,16 @@ def fake_inference(monkeypatch):
 @pytest.fixture
 def serve(tmp_path):
     """Start servers in this process."""
-    from protocol_fakes import FakeEvaluator
+    from protocol_fakes import FakeBackend, FakeEvaluator
 
     from protocol import Server
+    from securedl.he.backends import Backend
 
     started: list[Server] = []
 
     def start(store=None, address="127.0.0.1:0", evaluator=FakeEvaluator, **options) -> Server:
-        started.append(Server(store or tmp_path / "store", address, evaluator, **options).start())
+        ours = evaluator if isinstance(evaluator, str | Backend) else FakeBackend(evaluator)
+        started.append(Server(store or tmp_path / "store", address, ours, **options).start())
         return started[-1]
 
     yield start

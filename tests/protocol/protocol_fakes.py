@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from securedl.he.arithmetic import Evaluator
+from securedl.he.backends import Backend
 from securedl.he.params import Parameters, ckks_parameters
 from securedl.he.record import Record, Shape, chain, key_shape, pack, pack_key, unpack
+from securedl.program.drive import advance
 from securedl.program.execute import execute
 from securedl.program.program import Program
 from securedl.program.steps import Block, Matvec, Port, Refresh
@@ -47,7 +51,7 @@ def random_record(params: Parameters, shape: Shape, rng: np.random.Generator) ->
 
 
 @dataclass
-class FakeEvaluator:
+class FakeEvaluator(Evaluator[Record]):
     """Arithmetic on residues; `delay_s` for each dot."""
 
     params: Parameters
@@ -66,7 +70,7 @@ class FakeEvaluator:
         rng = np.random.default_rng(list(record.seed))
         shape = replace(record.shape, seeded=False)
         expanded = random_record(self.params, replace(shape, size=1), rng)
-        return Record(shape, np.concatenate([record.residues, expanded.residues]), None, record.correction)
+        return Record(shape, np.concatenate([record.residues, expanded.residues]))
 
     def dump(self, handle: Record) -> Record:
         return handle
@@ -83,6 +87,12 @@ class FakeEvaluator:
         out = a.residues.copy()
         out[: b.shape.size] += b.residues
         return Record(a.shape, out % self._q(a.shape.level))
+
+    def multiply(self, a: Record, b: Record) -> Record:
+        return self.dot([a], [b])
+
+    def square(self, a: Record) -> Record:
+        return self.multiply(a, a)
 
     def dot(self, xs, ws) -> Record:
         time.sleep(self.delay_s)
@@ -112,6 +122,18 @@ class FakeEvaluator:
     def rotate(self, a: Record, steps) -> list[Record]:
         assert set(steps) - {0} <= self.keys
         return [Record(a.shape, np.roll(a.residues, -step, 2)) for step in steps]
+
+
+class FakeBackend(Backend[Record]):
+    """Evaluators that `make` gives."""
+
+    name = "fake"
+
+    def __init__(self, make: Callable[[Parameters], Evaluator[Record]] = FakeEvaluator) -> None:
+        self.make = make
+
+    def open(self, params: Parameters, threads: int = 1) -> Evaluator[Record]:
+        return self.make(params)
 
 
 class FakeOwner:
@@ -170,7 +192,7 @@ class FakeBatch:
         ]
         tiles = self._fresh(program.query)
         self.run = execute(program, self.evaluator, weights, self._load(tiles, program.query, True))
-        self.due = next(self.run).tiles
+        self.due = advance(self.run).tiles
         return tiles
 
     def _compare(self, tiles: list[bytes], port: Port) -> None:
@@ -181,10 +203,7 @@ class FakeBatch:
         down, up = self.owner.program.refreshes[index]
         self._compare(tiles, down)
         fresh = self._fresh(up)
-        try:
-            self.due = self.run.send(self._load(fresh, up, True)).tiles
-        except StopIteration as end:
-            self.due = end.value
+        self.due = advance(self.run, self._load(fresh, up, True))
         return fresh
 
     def finish(self, tiles: list[bytes]) -> None:

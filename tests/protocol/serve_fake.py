@@ -4,7 +4,7 @@ import logging
 import sys
 from functools import partial
 
-from protocol_fakes import FakeEvaluator
+from protocol_fakes import FakeBackend, FakeEvaluator
 
 from protocol import serve
 
@@ -12,7 +12,7 @@ logging.basicConfig(level=logging.INFO)
 serve(
     sys.argv[1],
     sys.argv[2],
-    evaluator=partial(FakeEvaluator, delay_s=float(sys.argv[3]) if len(sys.argv) > 3 else 0.0),
+    evaluator=FakeBackend(partial(FakeEvaluator, delay_s=float(sys.argv[3]) if len(sys.argv) > 3 else 0.0)),
     token=sys.argv[4:] or None,
     ready=lambda address: print("listening", address, flush=True),
 )

@@ -12,11 +12,12 @@ import grpc
 import numpy as np
 import pytest
 from hostile import content, fields, flip, signed
-from protocol_fakes import FakeBatch, FakeEvaluator, FakeOwner
+from protocol_fakes import FakeBackend, FakeBatch, FakeOwner
 
 from protocol import Client, Store, sessions
 from protocol import messages_pb2 as pb
 from protocol.asking import Clock, ask
+from protocol.executor import Here
 from protocol.expect import Expectations
 from protocol.models import load
 from protocol.service import handler, path
@@ -39,7 +40,7 @@ def model(tmp_path_factory):
             writer.write(number, OWNER.key(step))
         for index in range(len(stored.table.shapes)):
             writer.write(len(stored.table.keys) + index, OWNER.weight(index))
-    return load(stored, FakeEvaluator, None, 1 << 30)
+    return load(stored, FakeBackend(), 1, 1 << 30)
 
 
 def hello() -> bytes:
@@ -80,7 +81,7 @@ def attack_server(model, digest: str, rng: np.random.Generator) -> None:
         mutated.extend(changed(sent, session, EXPECTED.query.shape, digest, rng))
         yield from mutated
 
-    stream = sessions.predict(model, hello(), source(), lambda: True, sessions.Traffic())
+    stream = sessions.predict(model, Here(), hello(), source(), lambda: True, sessions.Traffic())
     welcome = next(stream)
     out: list[bytes] = []
     with pytest.raises(REFUSALS):
@@ -300,7 +301,7 @@ def test_a_server_that_changes_its_own_messages(evil, model) -> None:
 
     def predict(requests):
         raw = next(requests)
-        out = sessions.predict(model, raw, requests, lambda: True, sessions.Traffic())
+        out = sessions.predict(model, Here(), raw, requests, lambda: True, sessions.Traffic())
         yield next(out)
         target = int(rng.integers(2))
         for number, frame in enumerate(out):
@@ -320,7 +321,7 @@ def test_a_server_that_asks_for_a_refresh_too_many(evil, model) -> None:
 
     def predict(requests):
         raw = next(requests)
-        out = sessions.predict(model, raw, requests, lambda: True, sessions.Traffic())
+        out = sessions.predict(model, Here(), raw, requests, lambda: True, sessions.Traffic())
         yield next(out)
         refresh = next(out)
         yield refresh

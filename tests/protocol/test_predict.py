@@ -6,10 +6,11 @@ import threading
 import time
 
 import pytest
-from protocol_fakes import FakeEvaluator, FakeOwner, small_program
+from protocol_fakes import FakeBackend, FakeEvaluator, FakeOwner, small_program
 
 from protocol import Client
 from securedl.errors import InputError, ProtocolError, ServerError
+from securedl.he.weights import HeldWeights
 
 
 def test_upload_and_queries(serve) -> None:
@@ -80,17 +81,12 @@ def test_a_small_cache_still_answers(serve) -> None:
 
 
 def test_a_dishonest_server_changes_the_answer(serve) -> None:
-    class Swapped:
-        def __init__(self, source) -> None:
-            self.source = source
+    class Swapped(FakeBackend):
+        def weights(self, evaluator, records, folder, room):
+            honest = super().weights(evaluator, records, folder, room)
+            return HeldWeights(lambda index: honest[0 if index == 1 else index], honest._costs, room)
 
-        def __len__(self) -> int:
-            return len(self.source)
-
-        def record(self, index: int):
-            return self.source.record(0 if index == 1 else index)
-
-    server = serve(wrap_weights=Swapped)
+    server = serve(evaluator=Swapped())
     with Client(server.address, FakeOwner()) as client:
         client.upload()
         answer = client.predict(1)

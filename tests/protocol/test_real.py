@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import protocol
-from protocol.models import RecordSource
+from securedl.he.vector.backend import VectorBackend
+from securedl.he.weights import HeldWeights
 
 pytestmark = pytest.mark.he
 
@@ -53,23 +54,18 @@ def test_encrypted_equals_plain(network, tmp_path, evaluator: str) -> None:
     assert answer.traffic["refresh"] > 0
 
 
-class Scaled:
-    """A record source whose first weight is another one."""
+class Swapped(VectorBackend):
+    """A back end whose first weight is another one."""
 
-    def __init__(self, source: RecordSource) -> None:
-        self._source = source
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def record(self, index: int):
-        return self._source.record(1 if index == 0 else index)
+    def weights(self, evaluator, records, folder, room):
+        honest = super().weights(evaluator, records, folder, room)
+        return HeldWeights(lambda index: honest[1 if index == 0 else index], honest._costs, room)
 
 
 def test_a_swapped_diagonal_is_noticed(network, tmp_path) -> None:
     owner, x, _ = network
     with (
-        protocol.Server(tmp_path / "store", f"unix:{tmp_path}/s", wrap_weights=Scaled) as server,
+        protocol.Server(tmp_path / "store", f"unix:{tmp_path}/s", evaluator=Swapped()) as server,
         protocol.Client(server.address, owner) as client,
     ):
         client.upload()

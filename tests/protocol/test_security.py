@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from protocol_fakes import FakeOwner
+from protocol_fakes import FakeBackend, FakeOwner
 
 from protocol import Client, Server
 from securedl.errors import AuthenticationError, InputError, SecureDLError, ServerError
@@ -65,7 +65,7 @@ def test_everywhere_needs_token_and_tls(tmp_path, certificate) -> None:
         for address in ("0.0.0.0:0", "[::]:0", "example.org:1"):
             with pytest.raises(InputError, match="needs a token and TLS"):
                 Server(tmp_path, address, "seal", **options)
-    with Server(tmp_path, "0.0.0.0:0", lambda params: None, token="a", tls=certificate) as server:
+    with Server(tmp_path, "0.0.0.0:0", FakeBackend(), token="a", tls=certificate) as server:
         port = server.address.rpartition(":")[2]
         with Client(f"127.0.0.1:{port}", FakeOwner(), token="a", tls=certificate[0]) as client:
             assert not client.status().known
@@ -94,14 +94,14 @@ def test_bad_tokens(tmp_path, token) -> None:
     with pytest.raises(InputError, match="printable"):
         Client("127.0.0.1:1", FakeOwner(), token=token)
     with pytest.raises(InputError, match="printable"):
-        Server(tmp_path, "127.0.0.1:0", lambda params: None, token=token)
+        Server(tmp_path, "127.0.0.1:0", FakeBackend(), token=token)
 
 
 def test_missing_tls_files(tmp_path) -> None:
     with pytest.raises(InputError, match=r"none.pem"):
         Client("127.0.0.1:1", FakeOwner(), tls=tmp_path / "none.pem")
     with pytest.raises(InputError, match="cannot be read"):
-        Server(tmp_path, "127.0.0.1:0", lambda p: None, tls=(tmp_path / "none.pem", tmp_path / "key"))
+        Server(tmp_path, "127.0.0.1:0", FakeBackend(), tls=(tmp_path / "none.pem", tmp_path / "key"))
 
 
 @pytest.mark.parametrize(("evaluator", "also"), [("vector", ["tenseal"]), ("seal", [])])

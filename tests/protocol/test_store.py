@@ -6,8 +6,8 @@ import pytest
 from protocol_fakes import FakeOwner
 
 from protocol import Store
-from protocol.journal import ENTRY, Journal, blob_digest
 from securedl.errors import FormatError, ProtocolError, ServerError
+from securedl.he.journal import ENTRY, Journal, blob_digest
 
 
 @pytest.fixture

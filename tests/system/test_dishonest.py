@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from securedl.demo.dishonest import ATTACKS, Dishonest
+from securedl.demo.dishonest import MOVES, DishonestBackend
+from securedl.he.vector.backend import VectorBackend
 
 pytestmark = pytest.mark.he
 
@@ -30,15 +31,12 @@ def owner(net, folder, local):
     return owner
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", MOVES)
 def test_every_attack_is_noticed(net, owner, folder, local, attack: str) -> None:
     missed = []
     for seed in SEEDS:
-
-        def wrap(honest, seed=seed):
-            return Dishonest(honest, honest.program, attack, seed)
-
-        with local(folder, owner, f"{attack}{seed}", wrap_weights=wrap) as client:
+        backend = DishonestBackend(VectorBackend(), attack, seed)
+        with local(folder, owner, f"{attack}{seed}", evaluator=backend) as client:
             report = client.predict(net.x[:SAMPLES]).report
         if report.passed or not report.alarms or report.worst_ratio <= 1:
             missed.append((seed, report.worst_ratio))

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from securedl.errors import InputError
-from securedl.he.interface import Evaluator
+from securedl.he.arithmetic import Evaluator, Group
 from securedl.he.params import Parameters
 from securedl.he.record import Record
 from securedl.he.vector.correction import balance
@@ -31,7 +31,7 @@ def warm_up() -> None:
     compile_all()
 
 
-class VectorEvaluator(Loading, Evaluator):
+class VectorEvaluator(Loading, Evaluator[Handle]):
     """Evaluates with Numba kernels; safe to call from many threads at once.
 
     Every result equals SEAL's in every residue, but for `rotate` with several steps and `rotate_sum`:
@@ -306,7 +306,7 @@ class VectorEvaluator(Loading, Evaluator):
             total = self.add(total, part)
         return total
 
-    def giant_steps(self, groups: Sequence[tuple[Sequence[Handle], Sequence[Handle], int]]) -> Handle:
+    def giant_steps(self, groups: Sequence[Group]) -> Handle:
         """Σ over groups (xs, ws, step) of rescale(relinearise(dot(xs, ws))) rotated left by `step`.
 
         The second half of a baby-step giant-step product in one call: its stages are handed to other

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from securedl.errors import FormatError, InputError
 from securedl.he.params import Parameters
-from securedl.he.record import HEADER, Record, Shape, unpack
+from securedl.he.record import HEADER, Record, Shape, check_correction, unpack
 from securedl.he.vector.chain import automorphism
 from securedl.he.vector.engine import Engine
 from securedl.he.vector.handles import Handle, SwitchKey
@@ -84,14 +84,15 @@ class Loading:
         return out
 
     def load_packed(self, data: bytes | memoryview, shape: Shape) -> Handle:
-        """A packed handle straight from a wire record, as `layout.unpack` and `load_weight` but faster.
+        """A packed handle straight from a wire record, as `record.unpack` and `load_weight` but faster.
 
         Raises:
-            FormatError: as `layout.unpack`.
+            FormatError: as `record.unpack`.
         """
         if not self._packable(shape.level):
             return self.load(unpack(self.params, data, shape))
         correction, seed = check_header(self.params, data, shape)
+        check_correction(self.params, correction, shape)
         out = self._packed(shape.size, shape.level, shape.scale, correction)
         octets = np.frombuffer(data, dtype=np.uint8)
         stored = shape.size - shape.seeded
@@ -137,4 +138,5 @@ class Loading:
         words = np.empty((handle.size, level + 1, n), dtype=np.uint64)
         count = handle.size * (level + 1)
         rows.to_words(handle.at, address(words), count, n, *self._engine.moduli(level))
-        return Record(Shape(level, handle.size, handle.scale), words, None, handle.correction)
+        shape = Shape(level, handle.size, handle.scale, correction=handle.correction)
+        return Record(shape, words)

@@ -32,14 +32,14 @@ BGV = dataclasses.replace(PARAMS, scheme="bgv", plain_modulus=65537)
 SCALE = 2.0**30 * 1.1
 
 
-def record(shape: Shape, seed: int = 0, params=PARAMS, correction: int = 1) -> Record:
+def record(shape: Shape, seed: int = 0, params=PARAMS) -> Record:
     random = np.random.default_rng(seed)
     primes = np.array(chain(params, shape.level), dtype=np.uint64)[:, None]
     stored = shape.size - shape.seeded
     residues = random.integers(0, primes, (stored, len(primes), params.ring), dtype=np.uint64)
     residues[0, :, :2] = 0
     residues[-1, :, -2:] = primes - np.uint64(1)
-    return Record(shape, residues, random.bytes(64) if shape.seeded else None, correction)
+    return Record(shape, residues, random.bytes(64) if shape.seeded else None)
 
 
 shapes = st.builds(
@@ -164,10 +164,21 @@ def test_other_parameters_are_refused():
 
 
 def test_correction_factors_are_bgv_only():
-    data = pack(PARAMS, record(SHAPE, correction=3))
-    with pytest.raises(FormatError, match="correction factor 1, got 3"):
+    data = pack(PARAMS, record(dataclasses.replace(SHAPE, correction=3)))
+    with pytest.raises(FormatError, match="CKKS record has correction factor 1, got 3"):
         unpack(PARAMS, data, SHAPE)
-    assert unpack(BGV, pack(BGV, record(SHAPE, params=BGV, correction=3)), SHAPE).correction == 3
+
+
+@pytest.mark.parametrize("due", [1, 3, 65536])
+@pytest.mark.parametrize("sent", [0, 1, 2, 3, 65536, 65537, 65538, 2**64 - 1])
+def test_bgv_has_the_factor_that_the_program_names(due, sent):
+    shape, other = (dataclasses.replace(SHAPE, correction=factor) for factor in (due, sent))
+    data = pack(BGV, record(other, params=BGV))
+    if sent == due:
+        assert unpack(BGV, data, shape).correction == due
+        return
+    with pytest.raises(FormatError, match=f"BGV record has correction factor {due}, got {sent}"):
+        unpack(BGV, data, shape)
 
 
 @settings(max_examples=50)

@@ -9,20 +9,23 @@ import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from protocol_fakes import FakeOwner, random_record, small_program
 
-from protocol import Store, mapped
-from protocol.mapped import MappedWeights, mappable
-from protocol.models import ModelCache, load
+from protocol import Store
+from protocol.cache import ModelCache
+from protocol.models import load
 from protocol.store import Limits
 from securedl.errors import QuotaError, ServerError
 from securedl.he.params import Parameters, ckks_parameters
-from securedl.he.record import Record, Shape, pack
-from securedl.he.vector import VectorEvaluator
+from securedl.he.record import Shape, pack
+from securedl.he.vector import VectorEvaluator, at_rest
+from securedl.he.vector.at_rest import MappedWeights, mappable
+from securedl.he.vector.backend import VectorBackend
 
 BGV_MODULUS = 65537
 
@@ -33,10 +36,10 @@ class Packing:
     def __init__(self, params: Parameters, shapes: list[Shape]) -> None:
         rng = np.random.default_rng(0)
         self.evaluator = VectorEvaluator(params)
-        records = [random_record(params, shape, rng) for shape in shapes]
         if params.scheme == "bgv":
-            records = [Record(r.shape, r.residues, r.seed, 3 + k) for k, r in enumerate(records)]
-        self.data, self.shapes = [pack(params, record) for record in records], shapes
+            shapes = [replace(shape, correction=3 + k) for k, shape in enumerate(shapes)]
+        self.data = [pack(params, random_record(params, shape, rng)) for shape in shapes]
+        self.shapes = shapes
         self.asked: list[int] = []
 
     def __call__(self, index: int):
@@ -63,6 +66,13 @@ def stored(request, tmp_path: Path):
     return model, Packing(model.program.params, model.table.shapes)
 
 
+def at_rest_of(model, packing: Packing, load=None) -> MappedWeights:
+    """The weights that `packing`, or `load`, makes, in the model's folder."""
+    return MappedWeights(
+        model.folder, model.model_id, packing.evaluator.params, packing.shapes, load or packing
+    )
+
+
 def packed_file(model, suffix: str) -> Path:
     (path,) = model.folder.glob(f"packed-*{suffix}")
     return path
@@ -70,7 +80,7 @@ def packed_file(model, suffix: str) -> Path:
 
 def test_the_map_holds_what_the_evaluator_loads(stored) -> None:
     model, packing = stored
-    weights = MappedWeights(model, packing)
+    weights = at_rest_of(model, packing)
     for index in range(len(packing.shapes)):
         handle = weights[index]
         assert handle.packed
@@ -81,9 +91,9 @@ def test_the_map_holds_what_the_evaluator_loads(stored) -> None:
 def test_a_restart_loads_nothing_again(stored) -> None:
     model, packing = stored
     for index in range(len(packing.shapes)):
-        MappedWeights(model, packing)[index]
+        at_rest_of(model, packing)[index]
     packing.asked.clear()
-    again = MappedWeights(model, packing)
+    again = at_rest_of(model, packing)
     handles = [again[index] for index in range(len(packing.shapes))]
     del again  # handles keep the map
     assert all(packing.same(index, handle) for index, handle in enumerate(handles))
@@ -95,7 +105,7 @@ def test_products_from_the_map_are_the_same(stored) -> None:
     evaluator, shape = packing.evaluator, packing.shapes[0]
     rng = np.random.default_rng(1)
     xs = [evaluator.load(random_record(evaluator.params, Shape(shape.level, 2, 1.0), rng)) for _ in range(4)]
-    weights = MappedWeights(model, packing)
+    weights = at_rest_of(model, packing)
     found = evaluator.dump(evaluator.dot(xs, [weights[k] for k in range(4)]))
     due = evaluator.dump(evaluator.dot(xs, [packing(k) for k in range(4)]))
     assert found.shape == due.shape
@@ -105,7 +115,7 @@ def test_products_from_the_map_are_the_same(stored) -> None:
 @pytest.mark.parametrize("place", [0, 70, -100])
 def test_damage_is_repaired(stored, place: int) -> None:
     model, packing = stored
-    weights = MappedWeights(model, packing)
+    weights = at_rest_of(model, packing)
     assert packing.same(0, weights[0])
     assert packing.same(1, weights[1])
     start, length = weights._starts[1], weights._lengths[1]
@@ -115,11 +125,11 @@ def test_damage_is_repaired(stored, place: int) -> None:
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([octet[0] ^ 1]))
     packing.asked.clear()
-    again = MappedWeights(model, packing)
+    again = at_rest_of(model, packing)
     assert packing.same(0, again[0])
     assert packing.same(1, again[1])
     assert packing.asked == [1]
-    assert packing.same(1, MappedWeights(model, packing)[1])
+    assert packing.same(1, at_rest_of(model, packing)[1])
     assert packing.asked == [1]
 
 
@@ -128,19 +138,19 @@ def test_damage_is_repaired(stored, place: int) -> None:
 def test_a_cut_off_file_is_made_again(stored, suffix: str, left: int) -> None:
     model, packing = stored
     for index in range(6):
-        MappedWeights(model, packing)[index]
+        at_rest_of(model, packing)[index]
     os.truncate(packed_file(model, suffix), left)
-    again = MappedWeights(model, packing)
+    again = at_rest_of(model, packing)
     assert all(packing.same(index, again[index]) for index in range(6))
 
 
 def test_another_version_makes_its_own(stored, monkeypatch) -> None:
     """While the old version's server still works."""
     model, packing = stored
-    old = MappedWeights(model, packing)
+    old = at_rest_of(model, packing)
     handle = old[0]
-    monkeypatch.setattr(mapped, "kernels", lambda: "another")
-    new = MappedWeights(model, packing)
+    monkeypatch.setattr(at_rest, "kernels", lambda: "another")
+    new = at_rest_of(model, packing)
     assert packed_file(model, ".bin").name == "packed-another.bin"
     assert packing.same(0, new[0])
     assert packing.asked == [0, 0]
@@ -158,7 +168,7 @@ def test_a_weight_that_two_want_is_loaded_once(stored) -> None:
         assert finish.wait(20)
         return packing(index)
 
-    weights = MappedWeights(model, slowly)
+    weights = at_rest_of(model, packing, slowly)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(weights.__getitem__, 0)
         assert started.wait(20)
@@ -181,7 +191,7 @@ def test_a_failure_frees_the_weight(stored) -> None:
             raise failures.pop()
         return packing(index)
 
-    weights = MappedWeights(model, once)
+    weights = at_rest_of(model, packing, once)
     with pytest.raises(ServerError, match="damaged"):
         weights[0]
     assert packing.same(0, weights[0])
@@ -189,13 +199,13 @@ def test_a_failure_frees_the_weight(stored) -> None:
 
 def test_the_version_is_the_one_that_runs(monkeypatch) -> None:
     """New sources under a running server do not make it name its files after them."""
-    running = mapped.kernels()
+    running = at_rest.kernels()
     assert len(running) == 16
     monkeypatch.setattr("securedl.he.vector.kernels.cache.source_hash", lambda: "newer")
-    monkeypatch.setattr(mapped, "source_hash", lambda: "newer")
-    assert mapped.kernels() == running
-    monkeypatch.setattr(mapped, "cache_folder", lambda: None)
-    assert mapped.kernels() == "newer"
+    monkeypatch.setattr(at_rest, "source_hash", lambda: "newer")
+    assert at_rest.kernels() == running
+    monkeypatch.setattr(at_rest, "cache_folder", lambda: None)
+    assert at_rest.kernels() == "newer"
 
 
 def test_primes_that_are_not_packed() -> None:
@@ -221,9 +231,9 @@ def test_a_disk_without_room_leaves_weights_in_memory(tmp_path: Path, monkeypatc
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(mapped.os, "posix_fallocate", refuse)
+    monkeypatch.setattr(at_rest.os, "posix_fallocate", refuse)
     with caplog.at_level(logging.WARNING):
-        loaded = load(model, VectorEvaluator, None, 1 << 30)
+        loaded = load(model, VectorBackend(), 1, 1 << 30)
     assert "weights stay in memory: their file cannot be made: No space left on device" in caplog.text
     assert loaded.weights[0].packed
     assert loaded.cost == sum(model.table.expanded())
@@ -231,9 +241,9 @@ def test_a_disk_without_room_leaves_weights_in_memory(tmp_path: Path, monkeypatc
 
 def test_what_does_not_fit_is_not_read_beforehand(tmp_path: Path, monkeypatch) -> None:
     model = complete(tmp_path, FakeOwner())
-    monkeypatch.setattr("protocol.mapped.mappable", lambda _: False)
+    monkeypatch.setattr("securedl.he.vector.at_rest.mappable", lambda _: False)
     keys, weights = model.table.expanded()
-    loaded = load(model, VectorEvaluator, None, keys + weights // 2)
+    loaded = load(model, VectorBackend(), 1, keys + weights // 2)
     asked, read = [], loaded.weights._load
     monkeypatch.setattr(loaded.weights, "_load", lambda index: (asked.append(index), read(index))[1])
     loaded.weights.warm(lambda: True)
@@ -244,7 +254,7 @@ def test_what_does_not_fit_is_not_read_beforehand(tmp_path: Path, monkeypatch) -
 def test_a_model_is_made_once_however_many_ask(tmp_path: Path) -> None:
     """Also after a failure, while others wait for the same one; nothing is kept of what is done."""
     cache, made, together = ModelCache(1 << 30), [], threading.Semaphore(1)
-    loaded = load(complete(tmp_path, FakeOwner()), VectorEvaluator, None, 1 << 30)
+    loaded = load(complete(tmp_path, FakeOwner()), VectorBackend(), 1, 1 << 30)
 
     def make():
         assert together.acquire(blocking=False), "two at a time"
@@ -269,7 +279,7 @@ def test_a_model_is_made_once_however_many_ask(tmp_path: Path) -> None:
 
 def test_a_model_that_is_removed_while_it_is_made_is_not_kept(tmp_path: Path) -> None:
     """Else its keys stayed in memory, and another plan under the same id were refused."""
-    loaded = load(complete(tmp_path, FakeOwner()), VectorEvaluator, None, 1 << 30)
+    loaded = load(complete(tmp_path, FakeOwner()), VectorBackend(), 1, 1 << 30)
     cache, made, key = ModelCache(1 << 30), [], ("client", bytes(16))
 
     def make():
@@ -288,7 +298,7 @@ def test_a_model_that_is_removed_while_it_is_made_is_not_kept(tmp_path: Path) ->
 
 def test_only_keys_count_as_memory(tmp_path: Path) -> None:
     model = complete(tmp_path, FakeOwner())
-    loaded = load(model, VectorEvaluator, None, 1 << 30)
+    loaded = load(model, VectorBackend(), 1, 1 << 30)
     loaded.weights.warm(lambda: True)
     assert loaded.cost == model.table.expanded()[0]
     assert packed_file(model, ".bin").stat().st_size > model.table.sizes()["weights.bin"]
@@ -298,7 +308,7 @@ def test_no_client_pays_for_derived_files(tmp_path: Path) -> None:
     owner = FakeOwner()
     model = complete(tmp_path, owner)
     size = sum(p.stat().st_size for p in model.folder.iterdir())
-    load(model, VectorEvaluator, None, 1 << 30).weights.warm(lambda: True)
+    load(model, VectorBackend(), 1, 1 << 30).weights.warm(lambda: True)
     other = FakeOwner(1)
     need = size + model.table.total_bytes
     with pytest.raises(QuotaError):
@@ -307,9 +317,11 @@ def test_no_client_pays_for_derived_files(tmp_path: Path) -> None:
 
 
 def test_a_dropped_model_gives_its_memory_back_without_a_garbage_collection(tmp_path: Path) -> None:
-    loaded = load(complete(tmp_path, FakeOwner()), VectorEvaluator, None, 1 << 30)
+    loaded = load(complete(tmp_path, FakeOwner()), VectorBackend(), 1, 1 << 30)
     loaded.weights.warm(lambda: True)
-    parts = [weakref.ref(part) for part in (loaded.weights, loaded.weights._mapped, loaded.evaluator)]
+    mapped = weakref.ref(loaded.weights._load.__self__)
+    assert isinstance(mapped(), MappedWeights)
+    parts = [weakref.ref(loaded.weights), mapped, weakref.ref(loaded.evaluator)]
     gc.collect()
     gc.disable()
     try:

@@ -18,27 +18,25 @@ import contextlib
 import ctypes
 import mmap
 import os
-import struct
 import threading
 import weakref
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from protocol.journal import Journal
-from protocol.stored import StoredModel, disk
+from securedl.he.journal import Journal
 from securedl.he.params import Parameters
 from securedl.he.record import Shape, residue_bytes
-from securedl.he.vector import Handle
+from securedl.he.vector.handles import Handle
 from securedl.he.vector.kernels.cache import cache_folder, source_hash
 from securedl.he.vector.kernels.packed import WIDTHS
+from securedl.he.weights import DERIVED
 
-#: Before the residues of a weight: BGV's correction factor. A whole cache line, as all offsets are.
-_HEAD = struct.Struct("<Q56x")
+#: Every weight begins at a whole cache line.
 _LINE = 64
 #: A kernel may read this far beyond the last residue.
 _SLACK = 64
@@ -56,26 +54,35 @@ def mappable(params: Parameters) -> bool:
 
 
 class MappedWeights:
-    """Packed weights of a stored model; safe to use from many threads, and from several servers at once.
+    """Packed weights of a model; safe to use from many threads, and from several servers at once.
 
     All primes must be `mappable`.
 
     Args:
+        folder: the model's own.
+        model_id: keys the journal's check bytes.
+        shapes: of each weight.
         load: makes the packed handle of a weight from what is stored.
 
     Raises:
         OSError: the disk has no room for the file.
     """
 
-    def __init__(self, stored: StoredModel, load: Callable[[int], Handle]) -> None:
-        self._load, self._shapes = load, stored.table.shapes
-        primes, ring = stored.program.params.primes, stored.program.params.ring
-        ends = list(accumulate((residue_bytes(q) for q in primes), initial=0))
-        self._lengths = [_HEAD.size + s.size * ring * ends[s.level + 1] for s in self._shapes]
+    def __init__(
+        self,
+        folder: Path,
+        model_id: bytes,
+        params: Parameters,
+        shapes: Sequence[Shape],
+        load: Callable[[int], Handle],
+    ) -> None:
+        self._load, self._shapes = load, shapes
+        ends = list(accumulate((residue_bytes(q) for q in params.primes), initial=0))
+        self._lengths = [s.size * params.ring * ends[s.level + 1] for s in shapes]
         spaces = (-(-(length + _SLACK) // _LINE) * _LINE for length in self._lengths)
         self._starts = list(accumulate(spaces, initial=0))
-        path = stored.folder / f"packed-{kernels()}.bin"
-        for other in stored.folder.glob("packed-*"):
+        path = folder / f"{DERIVED}{kernels()}.bin"
+        for other in folder.glob(f"{DERIVED}*"):
             if other.stem != path.stem:
                 other.unlink(missing_ok=True)  # a server that still maps it keeps it
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -84,7 +91,7 @@ class MappedWeights:
         self._map = mmap.mmap(self._file, self._starts[-1], access=mmap.ACCESS_READ)
         journal = path.with_suffix(".journal")
         journal.touch()
-        self._journal = Journal(journal, stored.model_id, len(self._shapes))
+        self._journal = Journal(journal, model_id, len(self._shapes))
         self._sums, self._end = self._journal.read()
         self._at = int(np.frombuffer(self._map, np.uint8).__array_interface__["data"][0])
         self._changed = threading.Condition()
@@ -98,22 +105,19 @@ class MappedWeights:
         """A handle into the map; the weight is written there first if it is missing or damaged.
 
         Raises:
-            ServerError: the disk refuses, or the weight is damaged there, too.
+            ServerError: the weight is damaged in `weights.bin`, too. OSError: the disk refuses.
         """
         view = memoryview(self._map)[self._starts[index] : self._starts[index] + self._lengths[index]]
         with self._turn(index):
             known = self._sums.get(index)
             if known is None or known != _checksum(view):
-                handle = self._load(index)
-                with disk():
-                    self._write(index, handle)
-                    self._note(index, _checksum(view))
-        (correction,) = _HEAD.unpack_from(view)
-        return self._handle(self._at + self._starts[index] + _HEAD.size, self._shapes[index], correction)
+                self._write(index, self._load(index))
+                self._note(index, _checksum(view))
+        return self._handle(self._at + self._starts[index], self._shapes[index])
 
     @contextlib.contextmanager
     def _turn(self, index: int) -> Iterator[None]:
-        """One thread at a time loads a weight; others want it too, a first query and `Weights.warm` say."""
+        """One thread at a time loads a weight; others want it too, a query and `warm` say."""
         with self._changed:
             self._changed.wait_for(lambda: index not in self._busy)
             self._busy.add(index)
@@ -124,13 +128,14 @@ class MappedWeights:
                 self._busy.discard(index)
                 self._changed.notify_all()
 
-    def _handle(self, at: int, shape: Shape, correction: int) -> Handle:
+    def _handle(self, at: int, shape: Shape) -> Handle:
         # The kernels read addresses only; a handle's block is what keeps its memory alive.
-        return Handle(cast(Any, self._map), at, shape.size, shape.level, shape.scale, correction, packed=True)
+        block = cast(Any, self._map)
+        return Handle(block, at, shape.size, shape.level, shape.scale, shape.correction, packed=True)
 
     def _write(self, index: int, handle: Handle) -> None:
-        residues = (ctypes.c_char * (self._lengths[index] - _HEAD.size)).from_address(handle.at)
-        data, done = _HEAD.pack(handle.correction) + residues.raw, 0
+        residues = (ctypes.c_char * self._lengths[index]).from_address(handle.at)
+        data, done = residues.raw, 0
         while done < len(data):
             done += os.pwrite(self._file, memoryview(data)[done:], self._starts[index] + done)
 

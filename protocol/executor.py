@@ -1,0 +1,98 @@
+"""Where evaluations run. Only records go in and come out, so another process or machine may do the work."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from protocol.models import LoadedModel
+from protocol.stored import refusal
+from securedl.he.record import Record
+from securedl.he.weights import ModelWeights
+from securedl.program.drive import advance
+from securedl.program.execute import Execution, RefreshRequest, execute
+
+
+class Gone(Exception):  # noqa: N818  (not an error: it ends a session quietly)
+    """The client went away."""
+
+
+class Evaluation(ABC):
+    """One query on its way through a model's program."""
+
+    @abstractmethod
+    def step(self, tiles: Iterable[Record]) -> list[Record]:
+        """Go on to the next refresh, or from the last one to the answer.
+
+        Args:
+            tiles: of the query at the first call, then of each refresh in the program's order.
+
+        Returns:
+            The tiles to be sent, at level 0.
+
+        Raises:
+            Gone: nobody waits for them any more.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what an unfinished evaluation holds."""
+
+
+class Executor(ABC):
+    """Evaluates the queries of loaded models."""
+
+    @abstractmethod
+    def begin(self, model: LoadedModel, alive: Callable[[], bool]) -> Evaluation:
+        """An evaluation of one query, not started yet.
+
+        Args:
+            alive: tells whether the client is still there; cheap.
+        """
+
+
+class Here(Executor):
+    """In the thread that asks."""
+
+    def begin(self, model: LoadedModel, alive: Callable[[], bool]) -> Evaluation:
+        """An evaluation of one query, not started yet."""
+        return _Local(model, alive)
+
+
+class _Local(Evaluation):
+    def __init__(self, model: LoadedModel, alive: Callable[[], bool]) -> None:
+        self._model, self._weights = model, _Watched(model.weights, alive)
+        self._running: Execution | None = None
+
+    def step(self, tiles: Iterable[Record]) -> list[Record]:
+        evaluator = self._model.evaluator
+        handles = [evaluator.load(tile) for tile in tiles]
+        if self._running is None:
+            self._running = execute(self._model.program, evaluator, self._weights, handles)
+            found = advance(self._running)
+        else:
+            found = advance(self._running, handles)
+        sent = found.tiles if isinstance(found, RefreshRequest) else found
+        return [evaluator.dump(tile) for tile in sent]
+
+    def close(self) -> None:
+        if self._running is not None:
+            self._running.close()
+
+
+class _Watched:
+    """Weights that stop an evaluation nobody waits for any more."""
+
+    def __init__(self, weights: ModelWeights[Any], alive: Callable[[], bool]) -> None:
+        self._weights, self._alive = weights, alive
+
+    def __getitem__(self, index: int) -> Any:
+        if not self._alive():
+            raise Gone
+        try:
+            return self._weights[index]
+        except ConnectionError:
+            raise
+        except OSError as error:
+            raise refusal(error) from error
