@@ -28,7 +28,8 @@ DIGEST_BYTES = 32
 NONCE_BYTES = 32
 ID_BYTES = 16
 
-_PLACE = struct.Struct("<IIIIQQ")
+#: kind, channel, query, stage, index, offset, length of the data
+_PLACE = struct.Struct("<IIIIIQQ")
 _PERSON = b"securedl frame 1"
 
 M = TypeVar("M")
@@ -62,7 +63,8 @@ def session_id(method: str, hello: bytes, welcome: bytes) -> bytes:
 def frame_digest(session: bytes, frame: Any, data: bytes | memoryview) -> bytes:
     """blake2b of a frame's place and data, keyed with the session."""
     digest = hashlib.blake2b(key=session, digest_size=DIGEST_BYTES, person=_PERSON)
-    digest.update(_PLACE.pack(frame.kind, frame.query, frame.stage, frame.index, frame.offset, len(data)))
+    place = (frame.kind, frame.channel, frame.query, frame.stage, frame.index, frame.offset)
+    digest.update(_PLACE.pack(*place, len(data)))
     digest.update(data)
     return digest.digest()
 
@@ -133,6 +135,8 @@ class Receiver:
         assert self._ahead is not None
         frame: Any = parse(pb.Frame, self._ahead)
         self._ahead = None
+        if frame.channel != 0:
+            raise ProtocolError(f"{name} frame {place[1:]} should have channel 0, got {frame.channel}")
         found = (frame.kind, frame.query, frame.stage, frame.index, frame.offset)
         if found != place:
             raise ProtocolError(f"frame (kind, query, stage, index, offset) should be {place}, got {found}")

@@ -45,7 +45,7 @@ def flip(raw: bytes, rng: np.random.Generator) -> list[bytes]:
 def fields(raw: bytes, rng: np.random.Generator) -> pb.Frame:
     """A frame in another place than its own, or of another length."""
     frame = pb.Frame.FromString(raw)
-    name = ("kind", "query", "stage", "index", "offset", "data")[rng.integers(6)]
+    name = ("kind", "query", "stage", "index", "offset", "data", "channel")[rng.integers(7)]
     if name == "data":
         cut = int(rng.integers(1, len(frame.data)))
         frame.data = [b"", frame.data[:cut], frame.data[:-1], frame.data + b"\0"][rng.integers(4)]

@@ -12,7 +12,17 @@ import pytest
 from google.protobuf import descriptor_pb2
 
 from protocol import messages_pb2 as pb
-from protocol.wire import CHUNK, MAX_MESSAGE, Receiver, expand, frames, parse, ranges, session_id
+from protocol.wire import (
+    CHUNK,
+    MAX_MESSAGE,
+    Receiver,
+    expand,
+    frame_digest,
+    frames,
+    parse,
+    ranges,
+    session_id,
+)
 from securedl.errors import ProtocolError
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +74,22 @@ def test_only_the_blob_that_is_due_is_taken(kind, index, length, query, stage) -
     sent = frames(SESSION, pb.WEIGHT, 5, bytes(100), 2, 3)
     with pytest.raises(ProtocolError, match="should"):
         Receiver(SESSION, sent).blob(kind, index, length, query, stage)
+
+
+@pytest.mark.parametrize("channel", [1, 2, 2**32 - 1])
+def test_no_other_channel_is_there_yet(channel: int) -> None:
+    """Nor does a frame move to one unnoticed: its digest covers the channel."""
+    (sent,) = frames(SESSION, pb.WEIGHT, 5, bytes(100), 2, 3)
+    frame = pb.Frame.FromString(sent)
+    assert frame.channel == 0
+    honest = frame.digest
+    frame.channel = channel
+    frame.digest = frame_digest(SESSION, frame, frame.data)
+    assert frame.digest != honest
+    for digest in (frame.digest, honest):
+        frame.digest = digest
+        with pytest.raises(ProtocolError, match=f"should have channel 0, got {channel}"):
+            Receiver(SESSION, iter([frame.SerializeToString()])).blob(pb.WEIGHT, 5, 100, 2, 3)
 
 
 def test_digests_are_bound_to_the_session() -> None:
