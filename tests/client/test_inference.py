@@ -17,6 +17,7 @@ from securedl.errors import FormatError, InputError, ProtocolError
 from securedl.he.record import Shape, pack, unpack, unpack_key
 from securedl.he.seal import SealEvaluator
 from securedl.network.polynomial import PolynomialActivation
+from securedl.program.drive import drive
 from securedl.program.execute import execute
 
 pytestmark = pytest.mark.he
@@ -71,17 +72,15 @@ class Server:
     def serve(self, batch, tamper=lambda index, tiles: tiles, weights=None) -> list[list[bytes]]:
         """Answer one batch; what the client sent at each refresh. index: of the refresh, or "answer"."""
         program = self.owner.program
-        running = execute(
-            program, self.evaluator, weights or self.weights, self.load(batch.query(), program.query)
-        )
         sent = []
-        try:
-            request = next(running)
-            while True:
-                sent.append(batch.refresh(request.index, self.dump(tamper(request.index, request.tiles))))
-                request = running.send(self.load(sent[-1], program.refreshes[request.index][1]))
-        except StopIteration as stop:
-            batch.finish(self.dump(tamper("answer", stop.value)))
+
+        def refresh(request):
+            sent.append(batch.refresh(request.index, self.dump(tamper(request.index, request.tiles))))
+            return self.load(sent[-1], program.refreshes[request.index][1])
+
+        query = self.load(batch.query(), program.query)
+        answer = drive(execute(program, self.evaluator, weights or self.weights, query), refresh)
+        batch.finish(self.dump(tamper("answer", answer)))
         return sent
 
 

@@ -10,7 +10,8 @@ from securedl.client.inference import Inference
 from securedl.he.record import Shape, pack, unpack, unpack_key
 from securedl.he.seal import SealEvaluator
 from securedl.he.vector import VectorEvaluator
-from securedl.program.execute import execute
+from securedl.program.drive import drive
+from securedl.program.execute import RefreshRequest, execute
 
 pytestmark = pytest.mark.he
 
@@ -40,19 +41,16 @@ class Recording:
         evaluator.set_keys(relinearisation, rotations)
         pairs = zip(self.weights, program.weight_shapes, strict=True)
         weights = [evaluator.load(unpack(params, data, shape)) for data, shape in pairs]
-        running = execute(program, evaluator, weights, load(self.query, program.query))
         sent: list[list[bytes]] = []
-        try:
-            request = next(running)
-            while True:
-                sent.append([pack(params, evaluator.dump(tile)) for tile in request.tiles])
-                if len(self.fresh) == request.index:
-                    self.fresh.append(self.batch.refresh(request.index, sent[-1]))
-                fresh = self.fresh[request.index]
-                request = running.send(load(fresh, program.refreshes[request.index][1]))
-        except StopIteration as stop:
-            sent.append([pack(params, evaluator.dump(tile)) for tile in stop.value])
-        return sent
+
+        def refresh(request: RefreshRequest) -> list[Any]:
+            sent.append([pack(params, evaluator.dump(tile)) for tile in request.tiles])
+            if len(self.fresh) == request.index:
+                self.fresh.append(self.batch.refresh(request.index, sent[-1]))
+            return load(self.fresh[request.index], program.refreshes[request.index][1])
+
+        answer = drive(execute(program, evaluator, weights, load(self.query, program.query)), refresh)
+        return [*sent, [pack(params, evaluator.dump(tile)) for tile in answer]]
 
 
 @pytest.mark.parametrize(
