@@ -91,7 +91,16 @@ class TestVersion:
     def test_it_loads_on_first_use(self):
         code = "import securedl, sys; assert not {'importlib.metadata'} & set(sys.modules)"
         code += "; print(securedl.__version__)"
-        assert run("-S", "-c", code).strip() == "0+unknown"  # without site-packages nothing is installed
+        assert run("-c", code).strip() == securedl.__version__
+
+    def test_a_checkout_that_was_never_installed(self, monkeypatch):
+        from securedl import version
+
+        def missing(name):
+            raise metadata.PackageNotFoundError(name)
+
+        monkeypatch.setattr(metadata, "version", missing)
+        assert version._installed() == version.UNKNOWN == "0+unknown"
 
     def test_the_command_line_tells_it(self):
         assert run("-m", "securedl.cli", "--version") == f"securedl {securedl.__version__}\n"
