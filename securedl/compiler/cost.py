@@ -41,8 +41,7 @@ def affine_ms(params: Parameters, layout: LayerLayout, level: int, encrypted: bo
 
 def activation_ms(params: Parameters, layer: Layer, tiles: int, level: int) -> float:
     """Server time of a polynomial on `tiles` ciphertexts at `level`."""
-    products = {"none": 0, "square": 1, "cubic": 2, "powers": layer.degree - 1}[layer.form]
-    return tiles * products * (key_switch_ntts(level) + 4 * (level + 1)) * ntt_ms(params.ring)
+    return tiles * layer.form.products * (key_switch_ntts(level) + 4 * (level + 1)) * ntt_ms(params.ring)
 
 
 def transfer(params: Parameters, tiles: int, level: int, scale: float, *, fresh: bool, link: Link) -> Cost:

@@ -17,6 +17,7 @@ import numpy as np
 from scipy import sparse
 
 from securedl.network.graph import Affine, Array, Graph, Polynomial
+from securedl.plan.forms import Cubic, Form, Powers, Square, Straight
 from securedl.plan.normalised import Layer, Normalised
 
 MAX_SHIFT = 16.0  # times the range: error 4e-6 at a shift of 23, 6e-5 at 633, garbage beyond
@@ -25,16 +26,14 @@ MAX_CUBIC_LINEAR = 4.0
 
 
 @dataclass(frozen=True, eq=False)
-class _Form:
+class _Choice:
     """v = (x + shift) / reach; the polynomial is Σ gains[k] · source_k + offset."""
 
-    form: str
-    degree: int
+    form: Form
     shift: Array
     reach: Array
     gains: list[Array]
     offset: Array
-    constant: Array
 
 
 def normalise(graph: Graph, x: Array) -> Normalised:
@@ -49,11 +48,11 @@ def normalise(graph: Graph, x: Array) -> Normalised:
         assert isinstance(affine, Affine)
         pre = values[index + 1]
         last = index + 1 == len(graph.nodes)
-        form = _linear(pre) if last else _choose(graph.nodes[index + 1], pre)  # type: ignore[arg-type]
-        matrices = tuple(_scaled(affine.matrix, 1 / form.reach, gain) for gain in gains)
-        bias = (affine.matrix @ offset + affine.bias + form.shift) / form.reach
-        layers.append(Layer(affine.name, matrices, np.asarray(bias), form.form, form.degree, form.constant))
-        gains, offset = form.gains, form.offset
+        chosen = _linear(pre) if last else _choose(graph.nodes[index + 1], pre)  # type: ignore[arg-type]
+        matrices = tuple(_scaled(affine.matrix, 1 / chosen.reach, gain) for gain in gains)
+        bias = (affine.matrix @ offset + affine.bias + chosen.shift) / chosen.reach
+        layers.append(Layer(affine.name, matrices, np.asarray(bias), chosen.form))
+        gains, offset = chosen.gains, chosen.offset
     return Normalised(input_scale, tuple(layers), gains[0])
 
 
@@ -71,13 +70,13 @@ def _scaled(matrix: sparse.csr_matrix, rows: Array, cols: Array) -> sparse.csr_m
     return sparse.csr_matrix((data, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
-def _linear(pre: Array) -> _Form:
+def _linear(pre: Array) -> _Choice:
     top = np.full(pre.shape[1], max(float(np.abs(pre).max()), 1e-300))
     zero = np.zeros(pre.shape[1])
-    return _Form("none", 1, zero, top, [top], zero, np.zeros(0))
+    return _Choice(Straight(1), zero, top, [top], zero)
 
 
-def _choose(node: Polynomial, pre: Array) -> _Form:
+def _choose(node: Polynomial, pre: Array) -> _Choice:
     reach = _reach(pre)
     if node.degree == 2:
         a0, a1, a2 = node.coefficients
@@ -85,7 +84,7 @@ def _choose(node: Polynomial, pre: Array) -> _Form:
             shift = a1 / (2 * a2)
         if np.all(np.abs(shift) <= MAX_SHIFT * reach):
             bound = reach + np.abs(shift)
-            return _Form("square", 2, shift, bound, [a2 * bound**2], a0 - a2 * shift**2, np.zeros(0))
+            return _Choice(Square(2), shift, bound, [a2 * bound**2], a0 - a2 * shift**2)
     if node.degree == 3:
         cubic = _cubic(node.coefficients, reach)
         if cubic is not None:
@@ -93,7 +92,7 @@ def _choose(node: Polynomial, pre: Array) -> _Form:
     return _powers(node.coefficients, pre)
 
 
-def _cubic(coefficients: Array, reach: Array) -> _Form | None:
+def _cubic(coefficients: Array, reach: Array) -> _Choice | None:
     """Cardano's depressed cubic; B grows with κ so that v² + κ/B² stays in [-1, 1]."""
     a0, a1, a2, a3 = coefficients
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -105,10 +104,10 @@ def _cubic(coefficients: Array, reach: Array) -> _Form | None:
         return None
     bound = far * np.sqrt(1 + np.abs(kappa) / far**2)
     offset = a0 - a1 * shift + a2 * shift**2 - a3 * shift**3
-    return _Form("cubic", 3, shift, bound, [a3 * bound**3], offset, kappa / bound**2)
+    return _Choice(Cubic(3, kappa / bound**2), shift, bound, [a3 * bound**3], offset)
 
 
-def _powers(coefficients: Array, pre: Array) -> _Form:
+def _powers(coefficients: Array, pre: Array) -> _Choice:
     """Coefficients in v = (x - mid) / half by Horner's rule on polynomials in v."""
     lo, hi = pre.min(axis=0), pre.max(axis=0)
     mid, half = (lo + hi) / 2, np.maximum((hi - lo) / 2, 1e-3 * max(float(np.abs(pre).max()), 1e-300))
@@ -119,4 +118,4 @@ def _powers(coefficients: Array, pre: Array) -> _Form:
         table = moved
         table[0] += row
     degree = len(coefficients) - 1
-    return _Form("powers", degree, -mid, half, list(table[1:]), table[0], np.zeros(0))
+    return _Choice(Powers(degree), -mid, half, list(table[1:]), table[0])

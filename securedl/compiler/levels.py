@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from securedl.compiler.cost import activation_ms, affine_ms, transfer
@@ -46,9 +45,7 @@ def operations(network: Normalised) -> tuple[Operation, ...]:
     found = []
     for index, layer in enumerate(network.layers):
         found.append(Operation(index, "affine", 1))
-        depth = {"none": 0, "square": 1, "cubic": 2}.get(
-            layer.form, math.ceil(math.log2(max(layer.degree, 2)))
-        )
+        depth = layer.form.levels
         if depth:
             found.append(Operation(index, "activation", depth))
     return tuple(found)
@@ -134,7 +131,9 @@ def no_schedule(params: Parameters, network: Normalised, refreshes: int | None) 
     ops = operations(network)
     depth = sum(op.levels for op in ops)
     count = "any number of" if refreshes is None else f"exactly {refreshes}"
-    places = sum(op.kind == "activation" or network.layers[op.layer - 1].form != "powers" for op in ops[1:])
+    places = sum(
+        op.kind == "activation" or network.layers[op.layer - 1].form.registers == 1 for op in ops[1:]
+    )
     return CompileError(
         f"the network needs {depth} levels; ring {params.ring} offers at most {params.levels} at a time, "
         f"and no plan with {count} refreshes fits (there are {places} places for one). Use a larger "

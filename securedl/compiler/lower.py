@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from securedl.compiler.layout import LayerLayout
 from securedl.compiler.levels import Schedule
 from securedl.he.params import Parameters
+from securedl.network.graph import Array
 from securedl.plan.normalised import Layer, Normalised
 from securedl.plan.signature import Checkpoint
 from securedl.program.program import Program
@@ -57,26 +58,13 @@ class _Emitter:
         self.steps.append(Refresh(out, source, level, scale))
         return out
 
+    def add_constant(self, source: int, constant: Array) -> int:
+        """For forms: the constant's values are the owner's, and secret; the program knows its place."""
+        return self.add_weight(source)
+
     def target(self, layer: Layer, level: int) -> float:
         """Scale of a pre-activation at `level`, so that its polynomial lands on delta."""
-        primes = self.params.primes
-        if layer.form == "square":
-            return float((self.delta * primes[level]) ** 0.5)
-        if layer.form == "cubic":
-            return float((self.delta * primes[level] * primes[level - 1]) ** (1 / 3))
-        return self.delta
-
-    def activate(self, layer: Layer, register: int) -> list[int]:
-        if layer.form == "square":
-            return [self.multiply(register, register)]
-        if layer.form == "cubic":
-            return [self.multiply(self.add_weight(self.multiply(register, register)), register)]
-        if layer.form == "powers":
-            powers = {1: register}
-            for k in range(2, layer.degree + 1):
-                powers[k] = self.multiply(powers[(k + 1) // 2], powers[k // 2])
-            return [powers[k] for k in range(1, layer.degree + 1)]
-        return [register]
+        return layer.form.target(self.delta, self.params.primes, level)
 
 
 def lower(
@@ -105,10 +93,10 @@ def lower(
             # After a refresh the activation starts from the refresh's level, so its scale is set there.
             following = index + 1 < len(plan.operations) and index + 1 not in plan.starts
             after = level - 1
-            scale = emit.target(layer, after) if following and layer.form != "none" else delta
+            scale = emit.target(layer, after) if following else delta
             live = [emit.matvec(live, layout, level, scale)]
         else:
-            live = emit.activate(layer, live[0])
+            live = layer.form.outputs(emit, live[0])
         level -= op.levels
     width, batch = first.width, first.batch
     query = Port(first.tiles, plan.start_level(0), delta)

@@ -9,6 +9,7 @@ from scipy import sparse
 
 from securedl.he.params import HEADROOM_BITS
 from securedl.network.graph import Array
+from securedl.plan.forms import Form
 
 #: Encrypted values stay below this; decryption wraps around at 2^(HEADROOM_BITS - 1).
 VALUE_LIMIT = 2.0 ** (HEADROOM_BITS - 2)
@@ -20,16 +21,13 @@ class Layer:
 
     Attributes:
         matrices: CSR [out, in], one for each source (several after `powers`). bias: [out].
-        form: "none" (the last layer), "square", "cubic" or "powers". degree: 1, 2, 3 or that of the powers.
-        constant: κ/B² of a cubic [out], else empty.
+        form: of the polynomial that follows; `Straight` after the last.
     """
 
     name: str
     matrices: tuple[sparse.csr_matrix, ...]
     bias: Array
-    form: str
-    degree: int
-    constant: Array
+    form: Form
 
     @property
     def features(self) -> int:
@@ -40,16 +38,6 @@ class Layer:
         """Normalised pre-activation [samples, out]."""
         total = sum((m @ s.T).T for m, s in zip(self.matrices, sources, strict=True))
         return np.asarray(total + self.bias)
-
-    def activate(self, v: Array) -> list[Array]:
-        """The values that the next layer reads."""
-        if self.form == "square":
-            return [v * v]
-        if self.form == "cubic":
-            return [v * (v * v + self.constant)]
-        if self.form == "powers":
-            return [v**k for k in range(1, self.degree + 1)]
-        return [v]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,7 +58,7 @@ class Normalised:
         reads, pre = [[x / self.input_scale]], []
         for layer in self.layers:
             pre.append(layer.affine(reads[-1]))
-            reads.append(layer.activate(pre[-1]))
+            reads.append(layer.form.values(pre[-1]))
         return pre, reads
 
 

@@ -19,6 +19,7 @@ from securedl.files import OWNER, write_atomically
 from securedl.he.clear import ClearEvaluator, ClearHandle
 from securedl.he.record import Shape
 from securedl.network.graph import Affine, Array, Graph, Node, Polynomial, samples_of
+from securedl.plan.forms import FORMS
 from securedl.plan.layouts import LayerValues, Packing
 from securedl.plan.normalised import Layer, Normalised, within_headroom
 from securedl.plan.signature import Checkpoint, Cost, Signature
@@ -97,8 +98,8 @@ class Plan:
         for layer in self.network.layers:
             target = Packing(layer.features, source.width, source.batch)
             yield LayerValues(layer.matrices, layer.bias, source, target)
-            if len(layer.constant):
-                yield LayerValues((), layer.constant, source, target)
+            for constant in layer.form.constants:
+                yield LayerValues((), constant, source, target)
             source = target
 
     def expected(self, x: Array) -> list[Array]:
@@ -194,11 +195,13 @@ class Plan:
             "input_limit": self.signature.input_limit,
             "cost": asdict(self.signature.cost),
             "checkpoints": [(p.layer, p.before, p.packing.features) for p in self.signature.checkpoints],
-            "layers": [(la.name, la.form, la.degree, len(la.matrices)) for la in self.network.layers],
+            "layers": [
+                (la.name, la.form.name, la.form.degree, len(la.matrices)) for la in self.network.layers
+            ],
             "nodes": [(type(n).__name__, n.name) for n in self.graph.nodes],
         }
         for i, layer in enumerate(self.network.layers):
-            arrays |= {f"layer{i}.bias": layer.bias, f"layer{i}.constant": layer.constant}
+            arrays |= {f"layer{i}.bias": layer.bias, f"layer{i}.constant": layer.form.constant}
             for j, matrix in enumerate(layer.matrices):
                 arrays |= _matrix_arrays(f"layer{i}.matrix{j}", matrix)
         for i, node in enumerate(self.graph.nodes):
@@ -266,7 +269,7 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
     for i, (name, form, degree, count) in enumerate(meta["layers"]):
         matrices = tuple(_matrix(arrays, f"layer{i}.matrix{j}") for j in range(count))
         layers.append(
-            Layer(name, matrices, arrays[f"layer{i}.bias"], form, degree, arrays[f"layer{i}.constant"])
+            Layer(name, matrices, arrays[f"layer{i}.bias"], FORMS[form](degree, arrays[f"layer{i}.constant"]))
         )
     nodes: list[Node] = []
     for i, (kind, name) in enumerate(meta["nodes"]):

@@ -60,7 +60,7 @@ def network_shape(layers: Sequence[Layer]) -> str:
 
 def _layers(layers: Sequence[Layer]) -> Iterator[str]:
     for number, layer in enumerate(layers):
-        form = "" if layer.form == "none" else f", {layer.form} (degree {layer.degree})"
+        form = f", {layer.form}" if str(layer.form) else ""
         yield f"{number + 1}. {layer.name}: {layer.matrices[0].shape[1]} -> {layer.features}{form}"
 
 

@@ -185,7 +185,7 @@ class TestPlan:
     def test_many_layers_with_long_and_wicked_names(self, plan):
         layer = plan.network.layers[0]
         names = ["x" * 200, "<script>alert(1)</script>", "a\nb\x1b[2J", *map(str, range(40))]
-        layers = [type(layer)(n, layer.matrices, layer.bias, "square", 2, layer.constant) for n in names]
+        layers = [type(layer)(n, layer.matrices, layer.bias, layer.form) for n in names]
         signature = plan.signature
         card = plan_card(plan.program, layers, signature.checkpoints * 9, signature.cost)
         assert fits(card.text())

@@ -16,6 +16,7 @@ from securedl.he.clear import ClearEvaluator
 from securedl.he.params import ckks_parameters
 from securedl.he.record import Shape
 from securedl.network.graph import Affine, Graph, Polynomial
+from securedl.plan.forms import Straight
 from securedl.plan.layouts import Packing, block_diagonals, diagonal_count, diagonals, folds
 from securedl.plan.normalised import Layer, Normalised
 from securedl.plan.signature import Link
@@ -83,7 +84,7 @@ def test_short_sides_by_hand(inputs, outputs, count, steps):
 def product(matrices, bias, xs, width: int, encrypted: bool, giant: int | None = None):
     """Σ matrix · x + bias, as the server computes it. xs: for each matrix [batch, inputs]."""
     batch = SLOTS // width
-    layer = Layer("", tuple(matrices), bias, "none", 1, np.zeros(0))
+    layer = Layer("", tuple(matrices), bias, Straight(1))
     inputs = matrices[0].shape[1]
     (layout,) = lay_out(Normalised(np.ones(inputs), (layer,), np.ones(len(bias))), width, batch, encrypted)
     count = len(matrices)

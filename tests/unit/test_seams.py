@@ -1,0 +1,91 @@
+"""Seams: what only one room may know, enforced on the sources."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [p for room in ("securedl", "protocol", "polyapprox") for p in sorted((ROOT / room).rglob("*.py"))]
+STEPS = {"Step", "Matvec", "Multiply", "AddWeight", "Refresh"}
+FORMS = {"none", "square", "cubic", "powers"}
+
+
+def named(node: ast.AST) -> set[str]:
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} | {
+        n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)
+    }
+
+
+def kinds_of_step_tested(tree: ast.AST) -> Iterator[int]:
+    """Lines with isinstance(x, Matvec), type(x) is Matvec, or `case Matvec(...)`."""
+    for node in ast.walk(tree):
+        call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance"
+        kind = isinstance(node, ast.Compare) and "type" in named(node)
+        if (call or kind) and named(node) & STEPS:
+            yield node.lineno  # type: ignore[attr-defined]
+        if isinstance(node, ast.MatchClass) and named(node.cls) & STEPS:
+            yield node.lineno
+
+
+def probed(tree: ast.AST) -> Iterator[int]:
+    """Lines with getattr or hasattr of an evaluator: a typo would silently mean "slow"."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id in ("getattr", "hasattr") and any("evaluator" in n for n in named(node.args[0])):
+                yield node.lineno
+
+
+def forms_compared(tree: ast.AST) -> Iterator[int]:
+    """Lines where something is compared with a form's name, or looked up by one."""
+    for node in ast.walk(tree):
+        inside: list[ast.expr] = []
+        if isinstance(node, ast.Compare):
+            inside = [node.left, *node.comparators]
+        elif isinstance(node, ast.Dict):
+            inside = [key for key in node.keys if key is not None]
+        elif isinstance(node, ast.MatchValue):
+            inside = [node.value]
+        if any(isinstance(part, ast.Constant) and part.value in FORMS for part in inside):
+            yield node.lineno  # type: ignore[attr-defined]
+
+
+def found(search, *homes: str) -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in SOURCES
+        if not str(path.relative_to(ROOT)).startswith(homes)
+        for line in search(ast.parse(path.read_text()))
+    ]
+
+
+def test_only_programs_know_the_kinds_of_step():
+    assert not found(kinds_of_step_tested, "securedl/program/")
+
+
+def test_no_evaluator_is_probed():
+    assert not found(probed)
+
+
+def test_only_forms_know_their_names():
+    assert not found(forms_compared, "securedl/plan/forms.py", "polyapprox/")
+
+
+@pytest.mark.parametrize(
+    ("search", "text"),
+    [
+        (kinds_of_step_tested, "x = [s for s in steps if isinstance(s, program.Matvec | Refresh)]"),
+        (kinds_of_step_tested, "x = type(step) is Multiply"),
+        (kinds_of_step_tested, "match step:\n    case AddWeight(): pass"),
+        (probed, "own = getattr(self._evaluator, 'giant_steps', None)"),
+        (probed, "if hasattr(evaluator, 'rotate_sum'): pass"),
+        (forms_compared, "if layer.form == 'square': pass"),
+        (forms_compared, "n = {'none': 0, 'square': 1}[layer.form]"),
+        (forms_compared, "if layer.form.name != 'powers': pass"),
+    ],
+)
+def test_the_searches_find(search, text):
+    assert list(search(ast.parse(text)))
