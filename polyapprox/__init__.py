@@ -3,7 +3,7 @@
 from polyapprox.activations import ACTIVATIONS, Activation, activation
 from polyapprox.approximation import Approximation
 from polyapprox.errors import FitError
-from polyapprox.evaluation import Combine, Multiply, Schedule, evaluate, schedule
+from polyapprox.evaluation import Combine, Product, Schedule, evaluate, schedule
 from polyapprox.fit import least_squares, lowest_degree
 from polyapprox.minimax import remez
 from polyapprox.plot import plot
@@ -14,7 +14,7 @@ __all__ = [
     "Approximation",
     "Combine",
     "FitError",
-    "Multiply",
+    "Product",
     "Schedule",
     "activation",
     "evaluate",

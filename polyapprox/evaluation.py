@@ -19,7 +19,7 @@ Method: TypeAlias = Literal["powers", "paterson-stockmeyer", "horner"]
 
 
 @dataclass(frozen=True)
-class Multiply:
+class Product:
     """target = left · right, both depending on x; left == right is a square."""
 
     target: str
@@ -39,7 +39,7 @@ class Combine:
     plus: tuple[str, ...] = ()
 
 
-Step: TypeAlias = Multiply | Combine
+_Step: TypeAlias = Product | Combine
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Schedule:
 
     method: str
     degree: int
-    steps: tuple[Step, ...]
+    steps: tuple[_Step, ...]
     depth: int
     products: int
 
@@ -66,7 +66,7 @@ def schedule(degree: int, method: Method = "powers") -> Schedule:
     FitError: an unusable degree or an unknown method.
     """
     whole = checked_degree(degree)
-    makers: Mapping[str, Callable[[int], list[Step]]] = {
+    makers: Mapping[str, Callable[[int], list[_Step]]] = {
         "powers": _powers,
         "paterson-stockmeyer": _paterson_stockmeyer,
         "horner": _horner,
@@ -74,7 +74,7 @@ def schedule(degree: int, method: Method = "powers") -> Schedule:
     if method not in makers:
         raise FitError(f"unknown evaluation method {method!r}; expected one of {', '.join(makers)}")
     steps = tuple(makers[method](whole))
-    return Schedule(method, whole, steps, _depth(steps), sum(isinstance(s, Multiply) for s in steps))
+    return Schedule(method, whole, steps, _depth(steps), sum(isinstance(s, Product) for s in steps))
 
 
 def evaluate(plan: Schedule, coefficients: npt.ArrayLike, x: npt.ArrayLike) -> FloatArray:
@@ -88,7 +88,7 @@ def evaluate(plan: Schedule, coefficients: npt.ArrayLike, x: npt.ArrayLike) -> F
     points = np.asarray(x, dtype=np.float64)
     values: dict[str, FloatArray] = {"1": np.ones_like(points), "x": points}
     for step in plan.steps:
-        if isinstance(step, Multiply):
+        if isinstance(step, Product):
             values[step.target] = values[step.left] * values[step.right]
         else:
             total = np.zeros_like(points)
@@ -100,10 +100,10 @@ def evaluate(plan: Schedule, coefficients: npt.ArrayLike, x: npt.ArrayLike) -> F
     return values["result"]
 
 
-def _depth(steps: tuple[Step, ...]) -> int:
+def _depth(steps: tuple[_Step, ...]) -> int:
     depth = {"1": 0, "x": 0}
     for step in steps:
-        if isinstance(step, Multiply):
+        if isinstance(step, Product):
             depth[step.target] = 1 + max(depth[step.left], depth[step.right])
         else:
             depth[step.target] = max(depth[value] for value in (*(v for _, v in step.terms), *step.plus))
@@ -114,46 +114,46 @@ def _name(power: int) -> str:
     return "1" if power == 0 else "x" if power == 1 else f"x^{power}"
 
 
-def _power_steps(top: int) -> list[Step]:
-    return [Multiply(_name(n), _name((n + 1) // 2), _name(n // 2)) for n in range(2, top + 1)]
+def _power_steps(top: int) -> list[_Step]:
+    return [Product(_name(n), _name((n + 1) // 2), _name(n // 2)) for n in range(2, top + 1)]
 
 
-def _powers(degree: int) -> list[Step]:
+def _powers(degree: int) -> list[_Step]:
     return [*_power_steps(degree), Combine("result", tuple((k, _name(k)) for k in range(degree + 1)))]
 
 
-def _horner(degree: int) -> list[Step]:
+def _horner(degree: int) -> list[_Step]:
     if degree < 2:
         return _powers(degree)
-    steps: list[Step] = [Combine("sum 1", ((degree, "x"), (degree - 1, "1")))]
+    steps: list[_Step] = [Combine("sum 1", ((degree, "x"), (degree - 1, "1")))]
     for k in range(degree - 2, -1, -1):
         n = degree - 1 - k
         target = "result" if k == 0 else f"sum {n + 1}"
-        steps += [Multiply(f"product {n}", f"sum {n}", "x"), Combine(target, ((k, "1"),), (f"product {n}",))]
+        steps += [Product(f"product {n}", f"sum {n}", "x"), Combine(target, ((k, "1"),), (f"product {n}",))]
     return steps
 
 
-def _paterson_stockmeyer(degree: int) -> list[Step]:
+def _paterson_stockmeyer(degree: int) -> list[_Step]:
     candidates = [_split(degree, 2**j) for j in range(max(degree, 1).bit_length())]
     return min(candidates, key=_cost)
 
 
-def _cost(steps: list[Step]) -> tuple[int, int]:
-    return _depth(tuple(steps)), sum(isinstance(step, Multiply) for step in steps)
+def _cost(steps: list[_Step]) -> tuple[int, int]:
+    return _depth(tuple(steps)), sum(isinstance(step, Product) for step in steps)
 
 
-def _split(degree: int, baby: int) -> list[Step]:
+def _split(degree: int, baby: int) -> list[_Step]:
     """Blocks of degree <= baby, joined at baby · 2^j, so that no join is deeper than the last power."""
     steps = _power_steps(min(baby, degree))
     giant = baby
     while 2 * giant < degree:
-        steps.append(Multiply(_name(2 * giant), _name(giant), _name(giant)))
+        steps.append(Product(_name(2 * giant), _name(giant), _name(giant)))
         giant *= 2
     _join(steps, 0, degree, baby, "result")
     return steps
 
 
-def _join(steps: list[Step], low: int, degree: int, baby: int, target: str) -> None:
+def _join(steps: list[_Step], low: int, degree: int, baby: int, target: str) -> None:
     """Append the steps for c[low] + c[low+1] x + ... + c[low+degree] x^degree."""
     if degree <= baby:
         steps.append(Combine(target, tuple((low + k, _name(k)) for k in range(degree + 1))))
@@ -165,4 +165,4 @@ def _join(steps: list[Step], low: int, degree: int, baby: int, target: str) -> N
     _join(steps, low + giant, degree - giant, baby, quotient)
     _join(steps, low, giant - 1, baby, rest)
     product = f"{target} product"
-    steps += [Multiply(product, quotient, _name(giant)), Combine(target, (), (rest, product))]
+    steps += [Product(product, quotient, _name(giant)), Combine(target, (), (rest, product))]

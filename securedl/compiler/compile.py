@@ -10,7 +10,7 @@ from securedl.arguments import shown
 from securedl.compiler.forms import normalise
 from securedl.compiler.fuse import fuse
 from securedl.compiler.layout import LayerLayout, lay_out
-from securedl.compiler.levels import Schedule, no_schedule, operations, schedule
+from securedl.compiler.levels import Segments, no_place, operations, place_refreshes
 from securedl.compiler.lower import lower
 from securedl.compiler.precision import check_precision, input_limit
 from securedl.errors import CompileError, InputError
@@ -132,10 +132,10 @@ def _choose(
     link: Link,
     ring: int | None,
     refreshes: int | None,
-) -> tuple[Parameters, tuple[LayerLayout, ...], Schedule]:
+) -> tuple[Parameters, tuple[LayerLayout, ...], Segments]:
     """Ring, primes and refresh points with the least time for each sample."""
     depth = sum(op.levels for op in operations(network))
-    best: tuple[float, Parameters, tuple[LayerLayout, ...], Schedule] | None = None
+    best: tuple[float, Parameters, tuple[LayerLayout, ...], Segments] | None = None
     failed: CompileError | None = None
     for candidate in (ring,) if ring else RINGS:
         count = lanes(batch, candidate // 2)
@@ -151,9 +151,9 @@ def _choose(
             except CompileError as error:
                 failed = failed or error
                 break
-            found = schedule(params, network, layouts, encrypted, link, refreshes)
+            found = place_refreshes(params, network, layouts, encrypted, link, refreshes)
             if found is None:
-                failed = no_schedule(params, network, refreshes)
+                failed = no_place(params, network, refreshes)
                 continue
             cost = found.cost.total_ms / count
             if best is None or cost < best[0]:

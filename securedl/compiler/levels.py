@@ -27,7 +27,7 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Segments:
     """Where segments start (indices of operations; the first is 0), and what all of it costs."""
 
     operations: tuple[Operation, ...]
@@ -51,14 +51,14 @@ def operations(network: Normalised) -> tuple[Operation, ...]:
     return tuple(found)
 
 
-def schedule(
+def place_refreshes(
     params: Parameters,
     network: Normalised,
     layouts: tuple[LayerLayout, ...],
     encrypted: bool,
     link: Link,
     refreshes: int | None,
-) -> Schedule | None:
+) -> Segments | None:
     """The cheapest refresh points for these parameters, or None when no choice fits.
 
     Args:
@@ -92,7 +92,7 @@ def schedule(
     if not found:
         return None
     cost, starts = min(found, key=lambda option: option[0].total_ms)
-    return Schedule(ops, starts, cost)
+    return Segments(ops, starts, cost)
 
 
 def _may_refresh(op: Operation, layouts: tuple[LayerLayout, ...]) -> bool:
@@ -126,7 +126,7 @@ def _segment(
     return total + Cost(0.0, 0.0, link.rtt_ms, 0)
 
 
-def no_schedule(params: Parameters, network: Normalised, refreshes: int | None) -> CompileError:
+def no_place(params: Parameters, network: Normalised, refreshes: int | None) -> CompileError:
     """The error for a chain on which nothing fits."""
     ops = operations(network)
     depth = sum(op.levels for op in ops)

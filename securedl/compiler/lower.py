@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from securedl.compiler.layout import LayerLayout
-from securedl.compiler.levels import Schedule
+from securedl.compiler.levels import Segments
 from securedl.he.params import Parameters
 from securedl.network.graph import Array
 from securedl.plan.normalised import Layer, Normalised
@@ -71,7 +71,7 @@ def lower(
     params: Parameters,
     network: Normalised,
     layouts: tuple[LayerLayout, ...],
-    plan: Schedule,
+    plan: Segments,
     encrypted: bool,
 ) -> tuple[Program, tuple[Checkpoint, ...]]:
     """The program, and what the client meets at the query, at every refresh and at the answer."""

@@ -34,23 +34,18 @@ def kinds_of_step_tested(tree: ast.AST) -> Iterator[int]:
 def probed(tree: ast.AST) -> Iterator[int]:
     """Lines with getattr or hasattr of an evaluator: a typo would silently mean "slow"."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            if node.func.id in ("getattr", "hasattr") and any("evaluator" in n for n in named(node.args[0])):
-                yield node.lineno
+        call = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+        if call in ("getattr", "hasattr") and any("evaluator" in n for n in named(node.args[0])):  # type: ignore[attr-defined]
+            yield node.lineno  # type: ignore[attr-defined]
 
 
 def forms_compared(tree: ast.AST) -> Iterator[int]:
-    """Lines where something is compared with a form's name, or looked up by one."""
+    """Lines where a form is compared with a name, or something is looked up by one."""
     for node in ast.walk(tree):
-        inside: list[ast.expr] = []
-        if isinstance(node, ast.Compare):
-            inside = [node.left, *node.comparators]
-        elif isinstance(node, ast.Dict):
-            inside = [key for key in node.keys if key is not None]
-        elif isinstance(node, ast.MatchValue):
-            inside = [node.value]
-        if any(isinstance(part, ast.Constant) and part.value in FORMS for part in inside):
-            yield node.lineno  # type: ignore[attr-defined]
+        about_form = any("form" in name.split("_") for name in named(node))
+        texts = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+        if isinstance(node, ast.Compare | ast.Subscript | ast.Match) and about_form and texts & FORMS:
+            yield node.lineno
 
 
 def found(search, *homes: str) -> list[str]:

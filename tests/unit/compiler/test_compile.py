@@ -19,7 +19,7 @@ from securedl.compiler.compile import compile_graph
 from securedl.compiler.forms import normalise
 from securedl.compiler.fuse import fuse
 from securedl.compiler.layout import lay_out
-from securedl.compiler.levels import operations, schedule
+from securedl.compiler.levels import operations, place_refreshes
 from securedl.compiler.lower import lower
 from securedl.errors import CompileError, InputError
 from securedl.he.params import ckks_parameters
@@ -231,7 +231,7 @@ def test_scales_and_levels_are_exact(degrees, ring, refreshes, seed):
             params = ckks_parameters(ring, levels)
         except CompileError:
             break
-        found = schedule(params, normal, layouts, True, Link(), refreshes)
+        found = place_refreshes(params, normal, layouts, True, Link(), refreshes)
         if found is not None:
             break
     else:

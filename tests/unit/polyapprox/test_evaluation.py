@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import polyapprox
-from polyapprox import FitError, Multiply, evaluate, schedule
+from polyapprox import FitError, Product, evaluate, schedule
 
 METHODS = ("powers", "paterson-stockmeyer", "horner")
 
@@ -51,7 +51,7 @@ def test_steps_are_in_order_and_used(method, degree):
     for step in plan.steps:
         inputs = (
             {step.left, step.right}
-            if isinstance(step, Multiply)
+            if isinstance(step, Product)
             else {value for _, value in step.terms} | set(step.plus)
         )
         assert inputs <= known
@@ -60,7 +60,7 @@ def test_steps_are_in_order_and_used(method, degree):
         used |= inputs
     assert plan.steps[-1].target == "result"
     assert known - used <= {"1", "x", "result"}
-    indices = [index for step in plan.steps if not isinstance(step, Multiply) for index, _ in step.terms]
+    indices = [index for step in plan.steps if not isinstance(step, Product) for index, _ in step.terms]
     assert sorted(indices) == list(range(degree + 1))
 
 
