@@ -17,17 +17,17 @@ import multiprocessing
 import queue
 import re
 import secrets
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from securedl.demo.processes import ServerProcess, running, serve_command
 from securedl.errors import InputError
 from securedl.files import check_writable
 
@@ -155,28 +155,12 @@ def _check(calls: Calls, answer: Any, logits: np.ndarray, allowed: float) -> Non
     calls.alarms += not answer.report.passed
 
 
-@contextlib.contextmanager
-def serving(folder: Path, tokens: list[str], threads: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(folder: Path, tokens: list[str], threads: int) -> AbstractContextManager[ServerProcess]:
     """`securedl serve` on a Unix socket in `folder`."""
     (folder / "tokens").write_text("\n".join(tokens))
-    address = f"unix:{folder / 's'}"
-    command = [sys.executable, "-m", "securedl.cli", "serve", "--listen", address, "--threads", str(threads)]
-    command += ["--store", str(folder / "store"), "--token-file", str(folder / "tokens"), "--quiet"]
-    with (
-        open(folder / "log", "w") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            if " on unix:" not in process.stdout.readline():
-                raise RuntimeError(f"the server did not start: {(folder / 'log').read_text()}")
-            yield process, address
-        finally:
-            process.terminate()
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    options = ["--threads", str(threads), "--token-file", str(folder / "tokens"), "--quiet"]
+    command = serve_command(folder / "store", f"unix:{folder / 's'}", *options)
+    return running(command, folder / "log")
 
 
 def memory(pid: int) -> tuple[float, float]:
@@ -198,21 +182,21 @@ def run(clients: int, seconds: float, threads: int = 1) -> Figures:
         for index in range(min(clients, len(NETWORKS))):
             prepare(folder, index)
         tokens = [secrets.token_hex(16) for _ in range(clients)]
-        with serving(folder, tokens, threads) as (process, address):
+        with serving(folder, tokens, threads) as server:
             workers = [
-                context.Process(target=client, args=(folder, address, token, k, ready, until, results))
+                context.Process(target=client, args=(folder, server.address, token, k, ready, until, results))
                 for k, token in enumerate(tokens)
             ]
             for worker in workers:
                 worker.start()
             in_time = all(ready.acquire(timeout=PATIENCE_S) for _ in workers)
             until.value = time.time() + seconds if in_time else 1.0
-            used = _watch(process.pid, until.value)
+            used = _watch(server.pid, until.value)
             calls, failures = _collect(workers, results)
             if not in_time:
                 failures.append(f"the clients were not ready after {PATIENCE_S:.0f} s each")
-            if process.poll() is not None:
-                failures.append(f"the server ended with status {process.returncode}")
+            if server.popen.poll() is not None:
+                failures.append(f"the server ended with status {server.popen.returncode}")
     return _figures(calls, seconds, np.array(used), failures)
 
 

@@ -12,7 +12,7 @@ import torch
 
 import securedl
 from securedl import datasets
-from securedl.demo.story import server
+from securedl.demo.processes import running, serve_command
 
 from . import encrypted, networks
 from .encrypted import COUNTS, SECONDS
@@ -50,11 +50,11 @@ def run(job: Job) -> list[dict[str, Any]]:
     data = datasets.load(job.cell.data)
     if not job.encrypt:
         return [_fold(job, number, data, None) for number in range(job.only_folds)]
-    with (
-        tempfile.TemporaryDirectory(prefix="sdl") as folder,
-        server(Path(folder) / "store", "vector", threads=1) as (address, _),
-    ):
-        return [_fold(job, number, data, address) for number in range(job.only_folds)]
+    with tempfile.TemporaryDirectory(prefix="sdl") as name:
+        folder = Path(name)
+        command = serve_command(folder / "store", f"unix:{folder / 's'}", "--threads", "1", "--quiet")
+        with running(command, folder / "log") as server:
+            return [_fold(job, number, data, server.address) for number in range(job.only_folds)]
 
 
 def _fold(job: Job, number: int, data: datasets.Dataset, address: str | None) -> dict[str, Any]:

@@ -2,53 +2,31 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from securedl.demo.processes import ServerProcess
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # for protocol_fakes, under importlib mode
 
 
-class ServerProcess:
-    """A fake-evaluator server in a process of its own."""
-
-    def __init__(self, store: Path, address: str, *options: str) -> None:
-        command = [sys.executable, str(HERE / "serve_fake.py"), str(store), address, *options]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=HERE.parents[1]
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline().split()
-        assert line[:1] == ["listening"], self.process.communicate()[1]
-        self.address = line[1]
-
-    def kill(self) -> str:
-        """kill -9; what it logged."""
-        self.process.kill()
-        return self.process.communicate()[1]
-
-    def stop(self) -> str:
-        """SIGTERM; what it logged."""
-        self.process.terminate()
-        return self.process.communicate(timeout=20)[1]
-
-
 @pytest.fixture
 def spawn():
-    """Start server processes; none outlives the test."""
+    """Start server processes with the fake evaluator; none outlives the test."""
     started: list[ServerProcess] = []
 
-    def start(*arguments) -> ServerProcess:
-        started.append(ServerProcess(*arguments))
+    def start(store: Path, address: str, *options: str) -> ServerProcess:
+        command = [sys.executable, str(HERE / "serve_fake.py"), str(store), address, *options]
+        log = store.with_name(f"server{len(started)}.log")
+        started.append(ServerProcess(command, log, HERE.parents[1]))
         return started[-1]
 
     yield start
     for server in started:
-        if server.process.poll() is None:
-            server.kill()
+        server.kill()
 
 
 @pytest.fixture(autouse=True)

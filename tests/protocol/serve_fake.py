@@ -14,5 +14,5 @@ serve(
     sys.argv[2],
     evaluator=FakeBackend(partial(FakeEvaluator, delay_s=float(sys.argv[3]) if len(sys.argv) > 3 else 0.0)),
     token=sys.argv[4:] or None,
-    ready=lambda address: print("listening", address, flush=True),
+    ready=lambda address: print(f"serving {sys.argv[1]} on {address}", flush=True),
 )

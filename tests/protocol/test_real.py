@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 import protocol
+from securedl.demo.processes import running, serve_command
 from securedl.he.vector.backend import VectorBackend
 from securedl.he.weights import HeldWeights
 
@@ -37,18 +35,11 @@ def network():
 @pytest.mark.parametrize("evaluator", ["vector", "seal"])
 def test_encrypted_equals_plain(network, tmp_path, evaluator: str) -> None:
     owner, x, logits = network
-    code = (
-        f"import protocol; protocol.serve({str(tmp_path / 'store')!r}, 'unix:{tmp_path}/s', "
-        f"evaluator={evaluator!r}, ready=lambda address: print(address, flush=True))"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        address = process.stdout.readline().strip()
-        with protocol.Client(address, owner) as client:
-            assert client.upload().blobs == client.status().blobs
-            assert client.upload().blobs == 0
-            answer = client.predict(x, probes=4)
-        process.terminate()
+    command = serve_command(tmp_path / "store", f"unix:{tmp_path}/s", "--evaluator", evaluator)
+    with running(command, tmp_path / "log") as process, protocol.Client(process.address, owner) as client:
+        assert client.upload().blobs == client.status().blobs
+        assert client.upload().blobs == 0
+        answer = client.predict(x, probes=4)
     assert answer.report.passed, answer.report
     np.testing.assert_allclose(answer.logits, logits, atol=1e-4)
     assert answer.traffic["refresh"] > 0

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,8 +19,8 @@ from torch import nn
 
 import protocol
 import securedl
+from securedl.demo.processes import COMMAND_LINE, ServerProcess, running, serve_command
 
-CLI = [sys.executable, "-m", "securedl.cli"]
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 #: The precision that every plan promises, as a share of the logit range.
 PRECISION = 2.0**-10
@@ -36,49 +34,16 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-@dataclass
-class Process:
-    """A server process."""
-
-    popen: subprocess.Popen[str]
-    address: str
-
-    @property
-    def pid(self) -> int:
-        """Of the process."""
-        return self.popen.pid
-
-    def kill(self) -> None:
-        """SIGKILL, and wait for the end."""
-        self.popen.send_signal(signal.SIGKILL)
-        self.popen.wait(timeout=30)
-
-
 @pytest.fixture(scope="session")
-def serving() -> Callable[..., contextlib.AbstractContextManager[Process]]:
+def serving() -> Callable[..., contextlib.AbstractContextManager[ServerProcess]]:
     """`with serving(folder, evaluator="vector", name="s") as process`: `securedl serve` on folder/store."""
 
-    @contextlib.contextmanager
-    def serving(folder: Path, *options: str, evaluator: str = "vector", name: str = "s") -> Iterator[Process]:
-        command = [*CLI, "serve", "--listen", f"unix:{folder / name}", "--store", str(folder / "store")]
-        command += ["--evaluator", evaluator, "--threads", "1", "--quiet", *options]
-        with (
-            open(folder / f"{name}.log", "w+") as log,
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as popen,
-        ):
-            try:
-                assert popen.stdout is not None
-                line = popen.stdout.readline()
-                log.seek(0)
-                assert " on unix:" in line, log.read()
-                yield Process(popen, f"unix:{folder / name}")
-            finally:
-                popen.terminate()
-                try:
-                    popen.wait(timeout=20)
-                except subprocess.TimeoutExpired:
-                    popen.kill()
-                    popen.wait()
+    def serving(
+        folder: Path, *options: str, evaluator: str = "vector", name: str = "s"
+    ) -> contextlib.AbstractContextManager[ServerProcess]:
+        options = ("--evaluator", evaluator, "--threads", "1", "--quiet", *options)
+        command = serve_command(folder / "store", f"unix:{folder / name}", *options)
+        return running(command, folder / f"{name}.log")
 
     return serving
 
@@ -103,7 +68,7 @@ def cli() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line to its end."""
 
     def cli(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        command = [*CLI, *map(str, arguments)]
+        command = [*COMMAND_LINE, *map(str, arguments)]
         return subprocess.run(
             command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
         )

@@ -14,6 +14,7 @@ import numba
 import pytest
 
 import securedl
+from securedl.demo.processes import running, serve_command
 from securedl.he.vector.kernels import cache
 
 pytestmark = pytest.mark.he
@@ -41,21 +42,11 @@ def fresh(tmp_path: Path) -> Path:
 
 def start(folder: Path) -> Start:
     """Serve from the packages in `folder` until the server is ready, then stop it."""
-    command = [sys.executable, "-m", "securedl.cli", "serve", "--listen", "127.0.0.1:0", "--store", "store"]
+    command = serve_command(Path("store"), "127.0.0.1:0")
     began = time.monotonic()
-    with (
-        open(folder / "log", "w+") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=folder) as process,
-    ):
-        assert process.stdout is not None
-        line = process.stdout.readline()
+    with running(command, folder / "log", cwd=folder) as process:
         seconds = time.monotonic() - began
-        process.terminate()
-        process.wait(timeout=30)
-        log.seek(0)
-        text = log.read()
-    assert line.startswith("serving store on "), text
-    return Start(seconds, text)
+    return Start(seconds, process.logged())
 
 
 def ask(folder: Path) -> list[str]:
@@ -94,6 +85,8 @@ def test_the_folder_follows_sources_and_compiler(fresh: Path, monkeypatch) -> No
     seen = [cache.source_hash()]
     assert cache.source_hash() == seen[0]
     (home / "arith.py").write_text((home / "arith.py").read_text() + "\n")
+    seen.append(cache.source_hash())
+    (home.parent / "engine.py").write_text((home.parent / "engine.py").read_text() + "\n")
     seen.append(cache.source_hash())
     (home / "more.py").touch()
     seen.append(cache.source_hash())
