@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tenseal.sealapi as seal
 
-from securedl.he.params import ckks_parameters
+from securedl.he.ckks import ckks_parameters
 from securedl.he.record import Shape
 from securedl.he.seal import SealContext, SealEvaluator, galois_element, save
 from securedl.he.vector import VectorEvaluator

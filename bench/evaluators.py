@@ -26,7 +26,7 @@ import numpy as np
 
 from securedl.errors import InputError
 from securedl.files import check_writable
-from securedl.he.params import ckks_parameters
+from securedl.he.ckks import ckks_parameters
 from securedl.he.record import Record, Shape, chain
 from securedl.he.seal import SealEvaluator
 from securedl.he.vector import VectorEvaluator, warm_up

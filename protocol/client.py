@@ -55,6 +55,9 @@ class Owner(Protocol):
     def weights(self, indices: Iterable[int]) -> Iterable[bytes]:
         """Packed weights."""
 
+    def ask(self, x: Any, probes: Wish = 8) -> Inference:
+        """The owner's side of one predict call."""
+
 
 @dataclass(frozen=True)
 class Upload:
@@ -201,7 +204,7 @@ class Client:
                 the query. ProtocolError: the server broke the protocol, or has another model.
         """
         self._link.check_open()  # making probes takes long
-        inference = open_inference(self._owner, x, probes)
+        inference = self._owner.ask(x, probes)
         known, clock = self._model(), Clock()
         doing = "nothing is lost and nothing was learnt: the query can be repeated"
         with self._link.stream("Predict", doing) as stream:
@@ -277,10 +280,3 @@ class Client:
             done += len(data)
             if self._progress is not None:
                 self._progress(done, total)
-
-
-def open_inference(owner: Any, x: Any, probes: Wish) -> Inference:
-    """The owner's side of a query; imported late, as the server's tests use this module without it."""
-    from securedl.client.inference import Inference
-
-    return Inference(owner, x, probes)

@@ -9,7 +9,7 @@ the report.
 
 from __future__ import annotations
 
-import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -17,18 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.client.display import answer_card
-from securedl.client.owner import Owner
+from securedl.client.keys import Keys
+from securedl.client.verification import ProbeCheck, Verification
 from securedl.display import Card
 from securedl.errors import InputError, ProtocolError
 from securedl.he.record import Shape
 from securedl.network.graph import Array
-from securedl.plan.normalised import VALUE_LIMIT
-from securedl.program.steps import Port
-from securedl.verify.placement import EMPTY, Placement, Probes, place
+from securedl.plan.plan import Plan
+from securedl.plan.signature import Signature
+from securedl.verify.check import Check, RangeCheck, Segment
+from securedl.verify.placement import Placement, Probes, place
 from securedl.verify.report import Report
 from securedl.verify.statistics import detection_by_fraction, upper_bound_tampered
 
-#: Honest values stay below VALUE_LIMIT; noise and rounding may add this factor.
+#: Honest values stay below the scheme's limit; noise and rounding may add this factor.
 SLACK = 1.1
 #: How many probes travel with a query.
 Wish: TypeAlias = int | Probes
@@ -60,10 +62,18 @@ class Answer:
 
 
 class Batch:
-    """One ciphertext batch: its query, its refreshes in order, its answer."""
+    """One ciphertext batch: its query, its refreshes in order, its answer.
 
-    def __init__(self, owner: Owner, values: Array, probes: NDArray[np.int64], number: int) -> None:
-        self._owner, self._values, self._probes, self._number = owner, values, probes.copy(), number
+    Args:
+        values: samples and probes [batch, features], in the network's own units.
+        number: of the batch in its call. checks: what looks at each segment, in order.
+    """
+
+    def __init__(
+        self, keys: Keys, signature: Signature, values: Array, number: int, checks: Sequence[Check]
+    ) -> None:
+        self._keys, self._signature, self.checks, self._number = keys, signature, checks, number
+        self._sent = values / signature.input_scale
         self._next = 0
         self.answer: Array | None = None
         self.alarms: list[str] = []
@@ -73,78 +83,61 @@ class Batch:
 
     def query(self) -> list[bytes]:
         """Packed ciphertexts of the query, one a tile."""
-        scaled = self._values / self._owner.plan.network.input_scale
-        return self._encrypt(scaled, self._owner.program.query, 0)
+        return self._encrypt(0, self._sent)
 
-    def _encrypt(self, values: Array, port: Port, checkpoint: int) -> list[bytes]:
-        packing = self._owner.plan.signature.checkpoints[checkpoint].packing
-        shape = Shape(port.level, 2, port.scale, seeded=True)
-        return [self._owner.encrypt(slots, shape) for slots in packing.pack(values)]
+    def _encrypt(self, point: int, values: Array) -> list[bytes]:
+        return [self._keys.encrypt(slots, shape) for slots, shape in self._signature.slots(point, values)]
 
-    def _decrypt(self, tiles: list[bytes], port: Port, checkpoint: int) -> Array:
-        if self._next != checkpoint - 1 or self.answer is not None:
-            raise ProtocolError(f"checkpoint {checkpoint} came out of order, after {self._next} refreshes")
+    def _decrypt(self, tiles: list[bytes], point: int) -> Array:
+        if self._next != point - 1 or self.answer is not None:
+            raise ProtocolError(f"checkpoint {point} came out of order, after {self._next} refreshes")
+        port = self._signature.sent[point - 1]
         if len(tiles) != port.tiles:
-            raise ProtocolError(f"checkpoint {checkpoint} needs {port.tiles} ciphertexts, got {len(tiles)}")
+            raise ProtocolError(f"checkpoint {point} needs {port.tiles} ciphertexts, got {len(tiles)}")
         shape = Shape(port.level, 2, port.scale)
-        slots = np.array([self._owner.decrypt(tile, shape) for tile in tiles])
-        return self._owner.plan.signature.checkpoints[checkpoint].packing.unpack(slots)
+        return self._signature.values(point, np.array([self._keys.decrypt(tile, shape) for tile in tiles]))
 
     def refresh(self, index: int, tiles: list[bytes]) -> list[bytes]:
-        """Decrypt, compare probes, refill them with others, and encrypt afresh.
+        """Decrypt, check, and encrypt afresh: zeros after an alarm.
 
         Raises:
             ProtocolError, FormatError: not the refresh that the signature lists next.
         """
-        refreshes = self._owner.program.refreshes
-        if index >= len(refreshes):
-            raise ProtocolError(f"refresh {index} was asked for, the program has {len(refreshes)}")
-        sent, fresh = refreshes[index]
-        values = self._decrypt(tiles, sent, index + 1)
+        count = len(self._signature.points) - 2
+        if index >= count:
+            raise ProtocolError(f"refresh {index} was asked for, the program has {count}")
+        point = index + 1
+        values = self._decrypt(tiles, point)
         self._next += 1
-        self._check(index, values, "refresh")
+        self._check(point, values, f"refresh {point} of batch {self._number + 1}")
         if self.alarms:
             values = np.zeros_like(values)
         else:
-            self._refill(index, values)
-        return self._encrypt(values, fresh, index + 1)
+            for check in self.checks:
+                check.refill(point, values)
+        self._sent = values
+        return self._encrypt(point, values)
 
     def finish(self, tiles: list[bytes]) -> None:
-        """Decrypt the answer and compare probes.
+        """Decrypt the answer and check it.
 
         Raises:
             ProtocolError, FormatError: not the answer that the signature names, or too early.
         """
-        program = self._owner.program
-        values = self._decrypt(tiles, program.answer, len(program.refreshes) + 1)
-        self._check(len(program.refreshes), values, "answer")
-        self.probe_answers = int(np.count_nonzero(self._probes != EMPTY))
-        self.answer = self._owner.plan.logits(values)
+        point = len(self._signature.points) - 1
+        values = self._decrypt(tiles, point)
+        self.probe_answers = self._check(point, values, f"answer of batch {self._number + 1}")
+        self.answer = self._signature.outputs(values)
 
-    def _check(self, checkpoint: int, values: Array, where: str) -> None:
-        place = (
-            f"{where} {checkpoint + 1} of batch {self._number + 1}"
-            if where == "refresh"
-            else (f"answer of batch {self._number + 1}")
-        )
-        lanes = np.flatnonzero(self._probes != EMPTY)
-        if len(lanes):
-            ratios = self._owner.verification.compare(checkpoint, lanes, self._probes[lanes], values[lanes])
-            self.compared += len(lanes)
-            self.worst = max(self.worst, float(ratios.max()))
-            if ratios.max() > 1:
-                self.alarms.append(f"{int((ratios > 1).sum())} probe(s) differ at the {place}")
-        reach = float(np.abs(values).max())
-        if not reach <= VALUE_LIMIT * SLACK:
-            self.alarms.append(f"a value of {reach:.3g} at the {place} is out of range")
-
-    def _refill(self, checkpoint: int, values: Array) -> None:
-        """Each probe lane continues as another probe, so that every segment is verified by itself."""
-        known = self._owner.verification.probes
-        random = secrets.SystemRandom()
-        for lane in np.flatnonzero(self._probes != EMPTY):
-            self._probes[lane] = random.randrange(len(known.fingerprint))
-            values[lane] = known.expected[checkpoint][self._probes[lane]]
+    def _check(self, point: int, values: Array, where: str) -> int:
+        """Lanes compared."""
+        segment = Segment(point, self._sent, values, where)
+        found = [check.segment(segment) for check in self.checks]
+        compared = sum(finding.compared for finding in found)
+        self.compared += compared
+        self.worst = max(self.worst, *(finding.worst for finding in found))
+        self.alarms += [alarm for finding in found for alarm in finding.alarms]
+        return compared
 
 
 class Inference:
@@ -157,18 +150,19 @@ class Inference:
         InputError: bad samples, or samples that would overflow; nothing has been encrypted then.
     """
 
-    def __init__(self, owner: Owner, x: Any, probes: Wish = 8) -> None:
-        self._owner = owner
-        flat = owner.plan.checked(x)
+    def __init__(self, keys: Keys, plan: Plan, verification: Verification, x: Any, probes: Wish = 8) -> None:
+        self._verification, signature = verification, plan.signature
+        flat = plan.checked(x)
         wish = self._wish(probes)
-        known = owner.verification.probes.fingerprint if wish.count or wish.fill else None
-        self._placement: Placement = place(len(flat), owner.plan.batch, wish, len(known) if known else 0)
+        known = verification.probes.fingerprint if wish.count or wish.fill else None
+        self._placement: Placement = place(len(flat), plan.batch, wish, len(known) if known else 0)
         samples = known.samples if known else np.zeros((0, flat.shape[1]))
         values = self._placement.assemble(flat, samples)
-        owner.verification.ask(len(values))
+        verification.ask(len(values))
+        limit = plan.program.scheme.value_limit * SLACK
         self.batches = [
-            Batch(owner, part, probe, number)
-            for number, (part, probe) in enumerate(zip(values, self._placement.probe, strict=True))
+            Batch(keys, signature, part, number, (ProbeCheck(verification, lanes), RangeCheck(limit)))
+            for number, (part, lanes) in enumerate(zip(values, self._placement.probe, strict=True))
         ]
 
     @staticmethod
@@ -192,7 +186,7 @@ class Inference:
         alarms = tuple(alarm for batch in self.batches for alarm in batch.alarms)
         probes = sum(batch.probe_answers for batch in self.batches)
         compared = sum(batch.compared for batch in self.batches)
-        ledger = self._owner.verification
+        ledger = self._verification
         ledger.checked += probes
         ledger.alarmed += sum(batch.probe_answers for batch in self.batches if batch.alarms)
         lanes = self._placement.data.size

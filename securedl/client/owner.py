@@ -1,4 +1,4 @@
-"""The one secret side: keys, encoding, encryption, decryption, all SEAL's. No other file sees a key."""
+"""The one secret side: a plan with its keys and what verifies its answers, and their sealed file."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import io
 import secrets
 import struct
 from collections.abc import Iterable, Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tenseal.sealapi as seal
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -20,12 +18,11 @@ from securedl.arguments import check_passphrase
 from securedl.arguments import path as checked_path
 from securedl.client.checks import check_plan
 from securedl.client.display import owner_card
+from securedl.client.inference import Inference, Wish
+from securedl.client.keys import Keys
 from securedl.client.verification import Verification
 from securedl.errors import InputError, KeyFileError
 from securedl.files import ARCHIVE, OWNER, write_atomically
-from securedl.he.record import Record, Shape, pack, pack_key, unpack
-from securedl.he.seal import SealContext, galois_element, load, save
-from securedl.network.graph import Array
 from securedl.plan.plan import Plan, plan_from_bytes
 from securedl.program.program import Program
 
@@ -44,23 +41,17 @@ class Owner:
         InputError: not a plan.
 
     Attributes:
-        plan: the plan. verification: probes with their tolerances, and what has been seen so far.
+        plan: the plan. keys: the secret key and what is done with it.
+        verification: probes with their tolerances, and what has been seen so far.
     """
 
     def __init__(self, plan: Plan) -> None:
         check_plan(plan)
-        context = SealContext(plan.program.params)
-        key = seal.KeyGenerator(context.context).secret_key()
-        self._set(plan, context, key, secrets.token_bytes(16), Verification(plan))
+        self._set(plan, Keys(plan.program.params), secrets.token_bytes(16), Verification(plan))
 
-    def _set(
-        self, plan: Plan, context: SealContext, key: Any, key_id: bytes, verification: Verification
-    ) -> None:
-        self.plan, self.verification = plan, verification
-        self._context, self._secret, self._key_id = context, key, key_id
-        self._encryptor = seal.Encryptor(context.context, key)
-        self._decryptor = seal.Decryptor(context.context, key)
-        self._encoder = seal.CKKSEncoder(context.context)
+    def _set(self, plan: Plan, keys: Keys, key_id: bytes, verification: Verification) -> None:
+        self.plan, self.keys, self.verification = plan, keys, verification
+        self._key_id = key_id
 
     def __repr__(self) -> str:
         return owner_card(self.model_id, self.plan, self.verification).text()
@@ -81,24 +72,9 @@ class Owner:
         """16 bytes that name the program together with this key set."""
         return hashlib.sha256(self.program.id + self._key_id).digest()[:16]
 
-    @cached_property
-    def _generator(self) -> Any:
-        return seal.KeyGenerator(self._context.context, self._secret)
-
     def key(self, step: int | None) -> bytes:
-        """A packed switch key: for a left rotation of `step` slots, or for relinearisation (None).
-
-        Fresh randomness each time; any of the keys works.
-        """
-        ring = self.program.params.ring
-        if step is None:
-            records = self._context.key_records(save(self._generator.create_relin_keys()), 0)
-        else:
-            element = galois_element(ring, step)
-            # The list holds Galois elements, not steps: [1, 5] would silently make keys for elements 1 and 5.
-            body = save(self._generator.create_galois_keys([element]))
-            records = self._context.key_records(body, (element - 1) // 2)
-        return pack_key(self.program.params, records)
+        """A packed switch key, as `Keys.switch_key` makes it."""
+        return self.keys.switch_key(step)
 
     def weight(self, index: int) -> bytes:
         """Packed weight `index` of the program, encrypted afresh."""
@@ -109,40 +85,18 @@ class Owner:
         wanted = None if indices is None else set(indices)
         for index, (shape, slots) in enumerate(self.plan.weight_slots()):
             if wanted is None or index in wanted:
-                yield self.encrypt(slots, shape)
+                yield self.keys.encrypt(slots, shape)
 
-    def encrypt(self, slots: Array, shape: Shape) -> bytes:
-        """Encode slots [n], and encrypt them unless the shape is a plaintext's; packed bytes.
+    def ask(self, x: Any, probes: Wish = 8) -> Inference:
+        """The client's side of one predict call.
 
-        Raises:
-            InputError: values too large for the modulus at that level.
-        """
-        return pack(self.program.params, self._encrypted(slots, shape))
-
-    def _encrypted(self, slots: Array, shape: Shape) -> Record:
-        plain = seal.Plaintext()
-        try:
-            parms_id = list(self._context.parms_ids[shape.level])
-            self._encoder.encode(slots.tolist(), parms_id, shape.scale, plain)
-        except (ValueError, RuntimeError) as error:
-            largest = float(np.abs(slots).max())
-            raise InputError(
-                f"values up to {largest:.3g} do not fit scale and level {shape.level}: {error}"
-            ) from error
-        if shape.size == 1:
-            return self._context.plaintext_record(plain, shape.level)
-        return self._context.ciphertext_record(save(self._encryptor.encrypt_symmetric(plain)))
-
-    def decrypt(self, data: bytes, shape: Shape) -> Array:
-        """Slots [n] of a packed ciphertext, after every field and residue was checked.
+        Args:
+            x: samples [samples, ...]. probes: a number, or a Probes.
 
         Raises:
-            FormatError: not the record that the program names.
+            InputError: bad samples, or samples that would overflow; nothing has been encrypted then.
         """
-        record = unpack(self.program.params, data, shape)
-        plain = seal.Plaintext()
-        self._decryptor.decrypt(self._context.ciphertext(record), plain)
-        return np.array(self._encoder.decode_double(plain))
+        return Inference(self.keys, self.plan, self.verification, x, probes)
 
     def save(self, path: str | Path, passphrase: str) -> None:
         """Write keys, plan and verification state, sealed by AES-256-GCM under scrypt(passphrase).
@@ -157,7 +111,7 @@ class Owner:
         buffer = io.BytesIO()
         np.savez(
             buffer,
-            key=np.frombuffer(save(self._secret), np.uint8),
+            key=np.frombuffer(self.keys.body(), np.uint8),
             key_id=np.frombuffer(self._key_id, np.uint8),
             plan=np.frombuffer(self.plan.to_bytes(), np.uint8),
             **self.verification.to_arrays(),
@@ -193,11 +147,10 @@ class Owner:
             raise KeyFileError(f"{path} cannot be opened: wrong passphrase, or the file is damaged") from None
         with np.load(io.BytesIO(opened), allow_pickle=False) as arrays:
             plan = plan_from_bytes(arrays["plan"].tobytes())
-            context = SealContext(plan.program.params)
-            key = load(seal.SecretKey(), context.context, arrays["key"].tobytes())
+            keys = Keys(plan.program.params, arrays["key"].tobytes())
             owner = cls.__new__(cls)
             verification = Verification.from_arrays(plan, arrays)
-            owner._set(plan, context, key, arrays["key_id"].tobytes(), verification)
+            owner._set(plan, keys, arrays["key_id"].tobytes(), verification)
         return owner
 
 

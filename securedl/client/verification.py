@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import math
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from securedl.errors import InputError
 from securedl.network.graph import Array
 from securedl.plan.normalised import within_headroom
 from securedl.plan.plan import Plan
+from securedl.verify.check import Check, Finding, Segment
 from securedl.verify.comparison import calibrate, deviation
 from securedl.verify.fingerprint import Fingerprint
+from securedl.verify.placement import EMPTY
 
 #: Simulated re-encryptions from which a tolerance is measured.
 RUNS = 24
@@ -106,18 +109,17 @@ class Verification:
         """16 times the deviation that one rescaling leaves in a slot, for each checkpoint."""
         program = self.plan.program
         ports = [*(sent for sent, _ in program.refreshes), program.answer]
-        ring = program.params.ring
-        return [16 * math.sqrt(ring / 2 * (1 + 2 * ring / 3) / 12) / port.scale for port in ports]
+        return [16 * program.scheme.rounding(program.params, port.scale) for port in ports]
 
     def _make(self) -> Fingerprint:
         from securedl.verify.samples import fingerprint
 
         plan, network = self.plan, self.plan.network
-        high = network.input_scale * max(plan.signature.input_limit, 1.0)
+        high = plan.signature.input_scale * max(plan.signature.input_limit, 1.0)
         count = min(max(plan.batch, FEWEST), MOST)
 
         def overflows(x: Array) -> np.ndarray:
-            return ~within_headroom(network, x)
+            return ~within_headroom(network, x, plan.program.scheme.value_limit)
 
         return fingerprint(plan.graph, plan.samples, count, low=-high, high=high, seed=0, limit=overflows)
 
@@ -143,3 +145,34 @@ class Verification:
             return cls(plan, checked, alarmed, batches)
         saved = Fingerprint.from_arrays({name: arrays[f"probe.{name}"] for name in names})
         return cls(plan, checked, alarmed, batches, saved)
+
+
+class ProbeCheck(Check):
+    """The probes of one batch: compared at each checkpoint, then replaced by others.
+
+    Args:
+        lanes: int64 [batch], which probe each lane holds, or EMPTY.
+    """
+
+    def __init__(self, verification: Verification, lanes: NDArray[np.int64]) -> None:
+        self._verification, self.lanes = verification, lanes.copy()
+
+    def segment(self, segment: Segment) -> Finding:
+        """Every probe lane, with the tolerance of its probe and its lane."""
+        lanes = np.flatnonzero(self.lanes != EMPTY)
+        if not len(lanes):
+            return Finding()
+        ratios = self._verification.compare(
+            segment.point - 1, lanes, self.lanes[lanes], segment.received[lanes]
+        )
+        wrong = int((ratios > 1).sum())
+        alarms = (f"{wrong} probe(s) differ at the {segment.where}",) if wrong else ()
+        return Finding(len(lanes), float(ratios.max()), alarms)
+
+    def refill(self, point: int, values: Array) -> None:
+        """Each probe lane continues as another probe, so that every segment is verified by itself."""
+        known = self._verification.probes
+        random = secrets.SystemRandom()
+        for lane in np.flatnonzero(self.lanes != EMPTY):
+            self.lanes[lane] = random.randrange(len(known.fingerprint))
+            values[lane] = known.expected[point - 1][self.lanes[lane]]

@@ -14,7 +14,9 @@ from securedl.compiler.levels import Segments, no_place, operations, place_refre
 from securedl.compiler.lower import lower
 from securedl.compiler.precision import check_precision, input_limit
 from securedl.errors import CompileError, InputError
-from securedl.he.params import MAX_MODULUS_BITS, Parameters, ckks_parameters
+from securedl.he.params import MAX_MODULUS_BITS, Parameters
+from securedl.he.scheme import Scheme
+from securedl.he.schemes import scheme_named
 from securedl.network.graph import Array, Graph, samples_of
 from securedl.plan.normalised import Normalised
 from securedl.plan.plan import Plan
@@ -77,7 +79,7 @@ def compile(
     x = samples_of(x_train, what="x_train")
     graph = import_torch(model, x.shape[1:])
     flat = _calibration(x).reshape(-1, graph.features)
-    return compile_graph(graph, flat, batch, weights == "encrypted", link or Link(), ring, refreshes)
+    return compile_graph(graph, flat, batch, weights == "encrypted", link or Link(), ring, refreshes, scheme)
 
 
 def _whole(value: Any) -> bool:
@@ -98,17 +100,22 @@ def compile_graph(
     link: Link,
     ring: int | None,
     refreshes: int | None,
+    scheme: str = "ckks",
 ) -> Plan:
     """The passes in order. x: calibration samples [samples, features]."""
+    rules = scheme_named(scheme)
     fused = fuse(graph, x)
     network = normalise(fused, x)
     for values in network.stages(x)[0]:
         if not np.all(np.isfinite(values)):
             raise CompileError("the network overflows on its calibration data: standardise the inputs")
-    params, layouts, chosen = _choose(network, batch, encrypted, link, ring, refreshes)
-    program, checkpoints = lower(params, network, layouts, chosen, encrypted)
-    signature = Signature(checkpoints, input_limit(network), chosen.cost)
-    plan = Plan(program, signature, network, fused, x[:KEPT_SAMPLES].copy())
+    params, layouts, chosen = _choose(rules, network, batch, encrypted, link, ring, refreshes)
+    program, points = lower(params, network, layouts, chosen, encrypted)
+    signature = Signature(
+        (program,), points, graph.input_shape, network.input_scale, network.output_scale,
+        input_limit(network, rules.value_limit), chosen.cost,
+    )  # fmt: skip
+    plan = Plan(signature, network, fused, x[:KEPT_SAMPLES].copy())
     check_precision(plan, x)
     return plan
 
@@ -126,6 +133,7 @@ def lanes(batch: int | str, slots: int) -> int:
 
 
 def _choose(
+    rules: Scheme,
     network: Normalised,
     batch: int | str,
     encrypted: bool,
@@ -138,16 +146,15 @@ def _choose(
     best: tuple[float, Parameters, tuple[LayerLayout, ...], Segments] | None = None
     failed: CompileError | None = None
     for candidate in (ring,) if ring else RINGS:
-        count = lanes(batch, candidate // 2)
-        if count > candidate // 2:
-            failed = CompileError(
-                f"batch {batch} does not fit the {candidate // 2} slots of ring {candidate}"
-            )
+        _, slots = rules.slots(candidate)
+        count = lanes(batch, slots)
+        if count > slots:
+            failed = CompileError(f"batch {batch} does not fit the {slots} slots of ring {candidate}")
             continue
-        layouts = lay_out(network, candidate // 2 // count, count, encrypted)
+        layouts = lay_out(network, slots // count, count, encrypted)
         for levels in range(1, depth + 1):
             try:
-                params = ckks_parameters(candidate, levels)
+                params = rules.parameters(candidate, levels)
             except CompileError as error:
                 failed = failed or error
                 break

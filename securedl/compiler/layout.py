@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from securedl.plan.layouts import Packing, block_diagonals, folds
+from securedl.plan.layouts import Interleaved, block_diagonals, folds
 from securedl.plan.normalised import Normalised
 from securedl.program.steps import Block
 
@@ -20,8 +20,8 @@ class LayerLayout:
         babies, giants: rotations of inputs and of results. groups: relinearisations.
     """
 
-    source: Packing
-    target: Packing
+    source: Interleaved
+    target: Interleaved
     sources: int
     blocks: tuple[Block, ...]
     folds: tuple[int, ...]
@@ -38,10 +38,10 @@ class LayerLayout:
 
 def lay_out(network: Normalised, width: int, batch: int, encrypted: bool) -> tuple[LayerLayout, ...]:
     """A layout for each layer, dense in the tensor's own order."""
-    packing = Packing(len(network.input_scale), width, batch)
+    packing = Interleaved(len(network.input_scale), width, batch)
     layouts = []
     for layer in network.layers:
-        target = Packing(layer.features, width, batch)
+        target = Interleaved(layer.features, width, batch)
         blocks = []
         for which, matrix in enumerate(layer.matrices):
             ones = matrix.copy()

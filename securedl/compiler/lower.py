@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from securedl.compiler.layout import LayerLayout
 from securedl.compiler.levels import Segments
 from securedl.he.params import Parameters
+from securedl.he.schemes import scheme_of
 from securedl.network.graph import Array
 from securedl.plan.normalised import Layer, Normalised
-from securedl.plan.signature import Checkpoint
+from securedl.plan.signature import Point
 from securedl.program.program import Program
 from securedl.program.steps import AddWeight, Matvec, Multiply, Port, Refresh, Step
 
@@ -28,8 +29,8 @@ class _Emitter:
         return register
 
     def matvec(self, sources: list[int], layout: LayerLayout, level: int, scale: float) -> int:
-        prime = self.params.primes[level]
-        scales = tuple(prime * scale / self.registers[s][1] for s in sources)
+        scheme = scheme_of(self.params)
+        scales = tuple(scheme.factor(self.params, level, self.registers[s][1], scale) for s in sources)
         out = self.new(level - 1, scale, layout.target.tiles)
         step = Matvec(
             out, tuple(sources), layout.blocks, layout.target.tiles, layout.giant, layout.folds,
@@ -41,7 +42,8 @@ class _Emitter:
 
     def multiply(self, left: int, right: int) -> int:
         level = min(self.registers[left][0], self.registers[right][0])
-        scale = self.registers[left][1] * self.registers[right][1] / self.params.primes[level]
+        given, other = self.registers[left][1], self.registers[right][1]
+        scale = scheme_of(self.params).product(self.params, level, given, other)
         out = self.new(level - 1, scale, self.registers[left][2])
         self.steps.append(Multiply(out, left, right, level, scale))
         return out
@@ -73,22 +75,22 @@ def lower(
     layouts: tuple[LayerLayout, ...],
     plan: Segments,
     encrypted: bool,
-) -> tuple[Program, tuple[Checkpoint, ...]]:
+) -> tuple[Program, tuple[Point, ...]]:
     """The program, and what the client meets at the query, at every refresh and at the answer."""
-    delta = 2.0 ** round(_log2(params.primes[-1]))
+    delta = scheme_of(params).scale(params)
     emit = _Emitter(params, delta)
     first = layouts[0].source
     level = plan.start_level(0)
     live = [emit.new(level, delta, first.tiles)]
-    checkpoints = [Checkpoint(0, "affine", first)]
+    points = [Point(0, None, first)]
     for index, op in enumerate(plan.operations):
         layer, layout = network.layers[op.layer], layouts[op.layer]
         if index and index in plan.starts:
             level = plan.start_level(index)
             scale = delta if op.kind == "affine" else emit.target(layer, level)
             live = [emit.refresh(live[0], level, scale)]
-            packing = layout.source if op.kind == "affine" else layout.target
-            checkpoints.append(Checkpoint(op.layer, op.kind, packing))
+            where = layout.source if op.kind == "affine" else layout.target
+            points.append(Point(2 * op.layer + (op.kind == "activation"), where, where))
         if op.kind == "affine":
             # After a refresh the activation starts from the refresh's level, so its scale is set there.
             following = index + 1 < len(plan.operations) and index + 1 not in plan.starts
@@ -101,10 +103,5 @@ def lower(
     width, batch = first.width, first.batch
     query = Port(first.tiles, plan.start_level(0), delta)
     program = Program(params, batch, width, encrypted, query, tuple(emit.steps), live[0])
-    checkpoints.append(Checkpoint(len(network.layers) - 1, "activation", layouts[-1].target))
-    return program, tuple(checkpoints)
-
-
-def _log2(value: int) -> int:
-    """Bits, rounded to the nearest: primes are just below their power of two."""
-    return (value - 1).bit_length()
+    points.append(Point(2 * len(network.layers) - 1, layouts[-1].target, None))
+    return program, tuple(points)

@@ -15,7 +15,7 @@ INPUT_LIMITS = (4.0, 3.0, 2.0, 1.5, 1.0)
 PRECISION = 2.0**-10
 
 
-def input_limit(network: Normalised) -> float:
+def input_limit(network: Normalised, value_limit: float) -> float:
     """The widest box in which 512 random inputs, half of them corners, all stay within the headroom.
 
     In multiples of the calibration range; 0 where none does, so that every query is checked by itself.
@@ -24,7 +24,7 @@ def input_limit(network: Normalised) -> float:
     box = random.uniform(-1, 1, (512, len(network.input_scale)))
     box[::2] = np.sign(box[::2])
     for limit in INPUT_LIMITS:
-        if np.all(within_headroom(network, box * limit * network.input_scale)):
+        if np.all(within_headroom(network, box * limit * network.input_scale, value_limit)):
             return limit
     return 0.0
 
@@ -37,7 +37,7 @@ def check_precision(plan: Plan, x: Array) -> None:
     """
     part = plan.batches(x[: plan.batch])[0]
     exact = plan.graph(part)
-    simulated = plan.logits(plan.simulate_checkpoints([part], noise_seed=0)[0][-1])
+    simulated = plan.signature.outputs(plan.simulate_checkpoints([part], noise_seed=0)[0][-1])
     error, size = float(np.abs(simulated - exact).max()), float(np.ptp(plan.graph(x)))
     if not error <= PRECISION * size:
         raise CompileError(

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.errors import CompileError
-from securedl.he.arithmetic import Arithmetic
 from securedl.he.params import Parameters
 from securedl.he.record import Shape
+from securedl.he.scheme import Simulator
 
 SIGMA = 3.2  # standard deviation of SEAL's error distribution
 
@@ -28,7 +28,7 @@ class ClearHandle:
     size: int = 2
 
 
-class ClearEvaluator(Arithmetic[ClearHandle]):
+class ClearEvaluator(Simulator[ClearHandle]):
     """CKKS on slots. With `noise`, errors of the sizes below are added, each normal in every slot.
 
     A polynomial whose N coefficients have variance v has slots of standard deviation sqrt(N v / 2);
@@ -62,6 +62,10 @@ class ClearEvaluator(Arithmetic[ClearHandle]):
             raise CompileError(f"{self.params.slots} slots expected, got {slots.shape}")
         variance = 1 / 12 + SIGMA**2 * (shape.size > 1)
         return ClearHandle(self._noisy(slots, variance, shape.scale), shape.level, shape.scale, shape.size)
+
+    def slots(self, handle: ClearHandle) -> NDArray[np.float64]:
+        """The values."""
+        return handle.slots
 
     def level(self, handle: ClearHandle) -> int:
         """Rescales that remain."""

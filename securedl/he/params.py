@@ -19,8 +19,6 @@ MAX_PRIME_BITS = 50
 #: The special prime exceeds every data prime by this many bits; with less, key switching adds
 #: visible error (8e-4 where the special prime is the smaller one, 1.8e-5 at two bits more).
 SPECIAL_BITS = 2
-#: Bits between the scale and the first prime: encrypted values may reach 2^(HEADROOM_BITS - 1).
-HEADROOM_BITS = 7
 
 
 def is_prime(n: int) -> bool:
@@ -117,28 +115,3 @@ class Parameters:
         """16 bytes that name these parameters in every message."""
         text = f"{self.scheme}:{self.ring}:{self.primes}:{self.special}:{self.plain_modulus}"
         return hashlib.sha256(text.encode()).digest()[:16]
-
-
-def scale_bits_for(ring: int, levels: int) -> int:
-    """Largest CKKS scale in bits, at most 40, with which `levels` levels fit the security table."""
-    free = MAX_MODULUS_BITS[ring] - 2 * HEADROOM_BITS - SPECIAL_BITS
-    return min(40, free // (levels + 2))
-
-
-def ckks_parameters(ring: int, levels: int, scale_bits: int | None = None) -> Parameters:
-    """A CKKS chain [scale + 7, scale x levels] with a special prime two bits above the first.
-
-    Raises:
-        CompileError: when fewer than 30 scale bits would remain; below that results are too coarse.
-    """
-    bits = scale_bits_for(ring, levels) if scale_bits is None else scale_bits
-    if bits < 30:
-        raise CompileError(
-            f"ring {ring} cannot hold {levels} levels at 128 bits of security: only {bits} bits of scale "
-            "remain and 30 are needed; use a larger ring or allow refreshes"
-        )
-    special = next(ntt_primes(ring, bits + HEADROOM_BITS + SPECIAL_BITS))
-    first = next(q for q in ntt_primes(ring, bits + HEADROOM_BITS) if 4 * q <= special)
-    source = ntt_primes(ring, bits)
-    primes = (first, *(next(source) for _ in range(levels)))
-    return Parameters("ckks", ring, primes, special)

@@ -164,6 +164,25 @@ class SealContext:
         return b"".join(parts)
 
 
+class CkksEncoder:
+    """Slots to CKKS plaintexts and back (`scheme.Encoder`)."""
+
+    def __init__(self, context: SealContext) -> None:
+        self._context = context
+        self._encoder = seal.CKKSEncoder(context.context)
+
+    def encode(self, slots: NDArray[np.float64], shape: Shape) -> Any:
+        """A plaintext of slots [n] at the shape's level and scale."""
+        plain = seal.Plaintext()
+        parms_id = list(self._context.parms_ids[shape.level])
+        self._encoder.encode(slots.tolist(), parms_id, shape.scale, plain)
+        return plain
+
+    def decode(self, plain: Any) -> NDArray[np.float64]:
+        """Slots [n]."""
+        return np.array(self._encoder.decode_double(plain))
+
+
 def galois_element(ring: int, step: int) -> int:
     """3^step mod 2N: the automorphism that rotates left by `step` slots."""
     return pow(3, step, 2 * ring)

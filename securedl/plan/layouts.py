@@ -1,24 +1,71 @@
 """Where values sit in slots: features to tiles and back, matrices to generalised diagonals.
 
-slot = feature · batch + sample. A value of `features` features with period P fills a tile by
-repetition: slot f · batch + s holds feature f mod P of sample s.
+A layout is an array, not a formula, so that convolutions, gaps and copies can have others; `Interleaved` is
+the one for dense networks, and generalised diagonals are its own.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
 from securedl.network.graph import Array
 from securedl.program.steps import Matvec
 
+Indices: TypeAlias = NDArray[np.int64]
+#: A place where nothing stands.
+EMPTY = -1
+
+
+class Layout(ABC):
+    """Where the features of a value stand: an array that both sides derive from a small public descriptor.
+
+    Attributes:
+        batch: samples in a ciphertext. width: places of a tile; slot = place · batch + sample.
+    """
+
+    batch: int
+    width: int
+
+    @property
+    @abstractmethod
+    def content(self) -> Indices:
+        """int64 [tiles, width]: the feature at each place, or EMPTY. One may stand in several places."""
+
+    @property
+    def tiles(self) -> int:
+        """Ciphertexts."""
+        return len(self.content)
+
+    @cached_property
+    def place(self) -> Indices:
+        """int64 [features, 2]: tile and place of each feature, the first of them where there are several."""
+        tiles, places = np.nonzero(self.content != EMPTY)
+        _, first = np.unique(self.content[tiles, places], return_index=True)
+        return np.stack([tiles[first], places[first]], axis=1)
+
+    def pack(self, values: Array) -> Array:
+        """[batch, features] to slots [tiles, width · batch]; zero where nothing stands."""
+        whole = np.concatenate([values, np.zeros((len(values), 1))], axis=1)  # EMPTY is the last column
+        slots: Array = whole.T[self.content].reshape(self.tiles, self.width * self.batch)
+        return slots
+
+    def unpack(self, slots: Array) -> Array:
+        """Slots [tiles, width · batch] to [batch, features]."""
+        by_place = slots.reshape(self.tiles, self.width, self.batch)
+        return np.ascontiguousarray(by_place[self.place[:, 0], self.place[:, 1]].T)
+
 
 @dataclass(frozen=True)
-class Packing:
-    """How one value is laid out.
+class Interleaved(Layout):
+    """Features one after another, repeated with the period P: slot f · batch + s holds feature f mod P.
 
     Attributes:
         features: real features. width: features a tile holds. batch: samples a tile holds.
@@ -38,27 +85,19 @@ class Packing:
         """Features after which a tile repeats: the next power of two, at most the width."""
         return self.width if self.tiles > 1 else 1 << (self.features - 1).bit_length()
 
-    def pack(self, values: Array) -> Array:
-        """[batch, features] to slots [tiles, width · batch]."""
-        padded = np.zeros((self.batch, self.tiles * self.period))
-        padded[:, : self.features] = values
-        tiles = padded.reshape(self.batch, self.tiles, self.period).transpose(1, 2, 0)
-        repeated = np.tile(tiles, (1, self.width // self.period, 1))
-        return repeated.reshape(self.tiles, self.width * self.batch)
-
-    def unpack(self, slots: Array) -> Array:
-        """Slots [tiles, width · batch] to [batch, features]."""
-        tiles = slots.reshape(self.tiles, self.width, self.batch)[:, : self.period]
-        values: Array = tiles.transpose(2, 0, 1).reshape(self.batch, -1)[:, : self.features]
-        return values
+    @cached_property
+    def content(self) -> Indices:
+        """See `Layout`."""
+        feature = np.arange(self.tiles)[:, None] * self.width + np.arange(self.width) % self.period
+        return np.where(feature < self.features, feature, EMPTY)
 
 
-def diagonal_count(source: Packing, target: Packing) -> int:
+def diagonal_count(source: Interleaved, target: Interleaved) -> int:
     """Generalised diagonals that one block can have at most."""
     return min(source.period, target.period)
 
 
-def folds(source: Packing, target: Packing) -> tuple[int, ...]:
+def folds(source: Interleaved, target: Interleaved) -> tuple[int, ...]:
     """Rotate-and-sum steps, in features, that finish a product from a longer to a shorter period."""
     steps, step = [], target.period
     while step < source.period:
@@ -68,7 +107,7 @@ def folds(source: Packing, target: Packing) -> tuple[int, ...]:
 
 
 def block_diagonals(
-    pattern: sparse.csr_matrix, source: Packing, target: Packing
+    pattern: sparse.csr_matrix, source: Interleaved, target: Interleaved
 ) -> dict[tuple[int, int], Array]:
     """(output tile, input tile) to the ascending k of diagonals that the layer's shape allows."""
     found = pattern.tocoo()
@@ -93,8 +132,8 @@ class LayerValues:
 
     matrices: Sequence[sparse.csr_matrix]
     addend: Array
-    source: Packing
-    target: Packing
+    source: Interleaved
+    target: Interleaved
 
     def diagonals(self, step: Matvec) -> Iterator[Array]:
         """Slots [n] of every diagonal, in the step's order."""
@@ -107,7 +146,7 @@ class LayerValues:
 
 
 def diagonals(
-    step: Matvec, matrices: Sequence[sparse.csr_matrix], source: Packing, target: Packing
+    step: Matvec, matrices: Sequence[sparse.csr_matrix], source: Interleaved, target: Interleaved
 ) -> Iterator[Array]:
     """Slot vectors [n] of every diagonal, in the step's order, rotated back by their giant step."""
     tables = {}
@@ -124,7 +163,12 @@ def diagonals(
 
 
 def _block(
-    matrix: sparse.csr_matrix, output: int, tile: int, ks: Sequence[int], source: Packing, target: Packing
+    matrix: sparse.csr_matrix,
+    output: int,
+    tile: int,
+    ks: Sequence[int],
+    source: Interleaved,
+    target: Interleaved,
 ) -> Array:
     """diag_k[f] = M[f mod P_out, (f + k) mod P_in], as [diagonals, width]."""
     part = matrix[

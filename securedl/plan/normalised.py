@@ -7,12 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from securedl.he.params import HEADROOM_BITS
 from securedl.network.graph import Array
 from securedl.plan.forms import Form
-
-#: Encrypted values stay below this; decryption wraps around at 2^(HEADROOM_BITS - 1).
-VALUE_LIMIT = 2.0 ** (HEADROOM_BITS - 2)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -62,12 +58,12 @@ class Normalised:
         return pre, reads
 
 
-def within_headroom(network: Normalised, x: Array) -> np.ndarray:
-    """Which of the samples [samples, features] keep every encrypted value below the limit."""
+def within_headroom(network: Normalised, x: Array, limit: float) -> np.ndarray:
+    """Which of the samples [samples, features] keep every encrypted value below `limit`, a scheme's."""
     pre, reads = network.stages(x)
     worst = np.zeros(len(x))
     with np.errstate(over="ignore", invalid="ignore"):
         for value in (*pre, *(v for group in reads for v in group)):
             worst = np.maximum(worst, np.nan_to_num(np.abs(value).max(axis=1), nan=np.inf))
-    inside: np.ndarray = worst <= VALUE_LIMIT
+    inside: np.ndarray = worst <= limit
     return inside

@@ -16,18 +16,19 @@ from securedl.arguments import path as checked_path
 from securedl.display import Card
 from securedl.errors import InputError
 from securedl.files import OWNER, write_atomically
-from securedl.he.clear import ClearEvaluator, ClearHandle
 from securedl.he.record import Shape
-from securedl.network.graph import Affine, Array, Graph, Node, Polynomial, samples_of
+from securedl.he.scheme import Simulator
+from securedl.network.graph import Affine, Array, Graph, Node, Polynomial
 from securedl.plan.forms import FORMS
-from securedl.plan.layouts import LayerValues, Packing
+from securedl.plan.layouts import Interleaved, LayerValues, Layout
 from securedl.plan.normalised import Layer, Normalised, within_headroom
-from securedl.plan.signature import Checkpoint, Cost, Signature
+from securedl.plan.signature import Cost, Point, Signature
 from securedl.plan.summary import plan_card, summary
-from securedl.program.execute import execute
+from securedl.program.drive import drive
+from securedl.program.execute import RefreshRequest, execute
 from securedl.program.program import Program
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,16 +36,20 @@ class Plan:
     """How one network runs encrypted.
 
     Attributes:
-        program: public. signature: the client's. network: normalised, secret. graph: the fused
+        signature: the client's, the public program in it. network: normalised, secret. graph: the fused
         network in its own units, secret: the reference for verification. samples: some of the
         calibration data [samples, features], private: starts for sensitive samples.
     """
 
-    program: Program
     signature: Signature
     network: Normalised
     graph: Graph
     samples: Array
+
+    @property
+    def program(self) -> Program:
+        """The public part: what the server runs."""
+        return self.signature.program
 
     @property
     def batch(self) -> int:
@@ -54,12 +59,12 @@ class Plan:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
-        return self.graph.input_shape
+        return self.signature.input_shape
 
     @property
     def classes(self) -> int:
         """Number of logits."""
-        return len(self.network.output_scale)
+        return len(self.signature.output_scale)
 
     def checked(self, x: Any, what: str = "x") -> Array:
         """Samples [samples, features] as float64, refused when out of range.
@@ -67,17 +72,18 @@ class Plan:
         Raises:
             InputError: wrong shape, NaN, infinite, or outside the range that the plan was calibrated for.
         """
-        flat = samples_of(x, self.input_shape, what).reshape(-1, self.graph.features)
-        ratio = np.abs(flat) / self.network.input_scale
-        # Inside the box nothing overflows; beyond it, the network itself tells.
-        outside = np.flatnonzero(ratio.max(axis=1) > self.signature.input_limit)
-        outside = outside[~within_headroom(self.network, flat[outside])] if len(outside) else outside
+        flat = self.signature.flat(x, what)
+        outside = self.signature.outside(flat)
+        if len(outside):  # beyond the box, the network itself tells
+            inside = within_headroom(self.network, flat[outside], self.program.scheme.value_limit)
+            outside = outside[~inside]
         if len(outside):
             sample = int(outside[0])
-            feature = int(ratio[sample].argmax())
+            ratio = np.abs(flat[sample]) / self.signature.input_scale
+            feature = int(ratio.argmax())
             raise InputError(
                 f"{len(outside)} sample(s) would overflow under encryption, the first is {what}[{sample}]: "
-                f"its feature {feature} is {flat[sample, feature]:.6g}, {ratio[sample, feature]:.3g} times "
+                f"its feature {feature} is {flat[sample, feature]:.6g}, {ratio[feature]:.3g} times "
                 "the largest value in the calibration data. Scale the data as those were, or compile with "
                 "samples that reach so far"
             )
@@ -94,9 +100,9 @@ class Plan:
 
     def _values(self) -> Iterator[LayerValues]:
         """What goes into the steps that have weights, in their order."""
-        source = self.signature.checkpoints[0].packing
+        source = Interleaved(len(self.signature.input_scale), self.program.width, self.batch)
         for layer in self.network.layers:
-            target = Packing(layer.features, source.width, source.batch)
+            target = Interleaved(layer.features, source.width, source.batch)
             yield LayerValues(layer.matrices, layer.bias, source, target)
             for constant in layer.form.constants:
                 yield LayerValues((), constant, source, target)
@@ -105,14 +111,8 @@ class Plan:
     def expected(self, x: Array) -> list[Array]:
         """Normalised values [samples, features] at the query, each refresh and the answer."""
         pre, reads = self.network.stages(x)
-        return [
-            reads[point.layer][0] if point.before == "affine" else pre[point.layer]
-            for point in self.signature.checkpoints
-        ]
-
-    def logits(self, values: Array) -> Array:
-        """Normalised answers [samples, classes] to logits."""
-        return values * self.network.output_scale
+        values = [value for read, after in zip(reads, pre, strict=False) for value in (read[0], after)]
+        return [values[point.value] for point in self.signature.points]
 
     def simulate(self, x: Any, noise_seed: int | None = 0) -> Array:
         """Logits without encryption, by the program itself on slot vectors, noise modelled.
@@ -125,7 +125,7 @@ class Plan:
         """
         flat = self.checked(x)
         answers = [seen[-1] for seen in self.simulate_checkpoints(self.batches(flat), noise_seed)]
-        return self.logits(np.concatenate(answers)[: len(flat)])
+        return self.signature.outputs(np.concatenate(answers)[: len(flat)])
 
     def batches(self, flat: Array) -> list[Array]:
         """[samples, features] cut into ciphertext batches, the last one filled with zeros."""
@@ -140,33 +140,31 @@ class Plan:
         One model is "encrypted" for all parts: the noise of its weights is drawn once.
         """
         noise = None if noise_seed is None else np.random.default_rng(noise_seed)
-        evaluator = ClearEvaluator(self.program.params, noise)
+        evaluator = self.program.scheme.simulator(self.program.params, noise)
         weights = [evaluator.fresh(slots, shape) for shape, slots in self.weight_slots()]
         return [self._simulate(evaluator, weights, part) for part in parts]
 
-    def _simulate(self, evaluator: ClearEvaluator, weights: list[ClearHandle], part: Array) -> list[Array]:
-        points = self.signature.checkpoints
-        query = self._fresh(evaluator, points[0].packing.pack(part / self.network.input_scale), 0)
-        running = execute(self.program, evaluator, weights, query)
-        seen: list[Array] = []
-        try:
-            request = next(running)
-            while True:
-                packing = points[request.index + 1].packing
-                seen.append(packing.unpack(np.array([tile.slots for tile in request.tiles])))
-                request = running.send(self._fresh(evaluator, packing.pack(seen[-1]), request.index + 1))
-        except StopIteration as stop:
-            answer: list[ClearHandle] = stop.value
-        seen.append(points[-1].packing.unpack(np.array([tile.slots for tile in answer])))
-        return seen
+    def _simulate(self, evaluator: Simulator[Any], weights: list[Any], part: Array) -> list[Array]:
+        signature = self.signature
 
-    def _fresh(self, evaluator: ClearEvaluator, slots: Array, index: int) -> list[ClearHandle]:
-        port = self.program.query if index == 0 else self.program.refreshes[index - 1][1]
-        return [evaluator.fresh(row, Shape(port.level, 2, port.scale)) for row in slots]
+        def fresh(point: int, values: Array) -> list[Any]:
+            return [evaluator.fresh(slots, shape) for slots, shape in signature.slots(point, values)]
+
+        def values(point: int, tiles: list[Any]) -> Array:
+            return signature.values(point, np.array([evaluator.slots(tile) for tile in tiles]))
+
+        def refresh(request: RefreshRequest) -> list[Any]:
+            seen.append(values(request.index + 1, request.tiles))
+            return fresh(request.index + 1, seen[-1])
+
+        seen: list[Array] = []
+        query = fresh(0, part / signature.input_scale)
+        answer = drive(execute(self.program, evaluator, weights, query), refresh)
+        return [*seen, values(len(signature.points) - 1, answer)]
 
     def summary(self) -> str:
         """Layers, levels, refreshes, keys, bytes and estimated time, to read."""
-        return summary(self.program, self.network.layers, self.signature.checkpoints, self.signature.cost)
+        return summary(self.signature, self.network.layers)
 
     def __repr__(self) -> str:
         return self._card().text()
@@ -175,7 +173,7 @@ class Plan:
         return self._card().html()
 
     def _card(self) -> Card:
-        return plan_card(self.program, self.network.layers, self.signature.checkpoints, self.signature.cost)
+        return plan_card(self.signature, self.network.layers)
 
     def save(self, path: str | Path) -> None:
         """Write the plan, weights included: keep it secret. `path` is replaced whole or not at all."""
@@ -184,17 +182,17 @@ class Plan:
     def to_bytes(self) -> bytes:
         """What `save` writes: arrays and JSON, no pickle."""
         arrays: dict[str, Any] = {
-            "input_scale": self.network.input_scale,
-            "output_scale": self.network.output_scale,
+            "input_scale": self.signature.input_scale,
+            "output_scale": self.signature.output_scale,
             "samples": self.samples,
         }
         meta: dict[str, Any] = {
             "format": FORMAT,
             "program": self.program.to_json().decode(),
-            "input_shape": self.graph.input_shape,
+            "input_shape": self.signature.input_shape,
             "input_limit": self.signature.input_limit,
             "cost": asdict(self.signature.cost),
-            "checkpoints": [(p.layer, p.before, p.packing.features) for p in self.signature.checkpoints],
+            "points": [(p.value, _features(p.sent), _features(p.back)) for p in self.signature.points],
             "layers": [
                 (la.name, la.form.name, la.form.degree, len(la.matrices)) for la in self.network.layers
             ],
@@ -212,6 +210,11 @@ class Plan:
         buffer = io.BytesIO()
         np.savez(buffer, meta=np.array(json.dumps(meta)), **arrays)
         return buffer.getvalue()
+
+
+def _features(layout: Layout | None) -> int:
+    """The descriptor of a layout as a file keeps it: width and batch are the program's; 0 is none."""
+    return 0 if layout is None else len(layout.place)
 
 
 def _matrix_arrays(name: str, matrix: sparse.csr_matrix) -> dict[str, Any]:
@@ -277,12 +280,15 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
             nodes.append(Affine(_matrix(arrays, f"node{i}"), arrays[f"node{i}.bias"], name))
         else:
             nodes.append(Polynomial(arrays[f"node{i}.coefficients"], name))
-    points = tuple(
-        Checkpoint(layer, before, Packing(features, program.width, program.batch))
-        for layer, before, features in meta["checkpoints"]
+
+    def layout(features: int) -> Interleaved | None:
+        return Interleaved(features, program.width, program.batch) if features else None
+
+    points = tuple(Point(value, layout(sent), layout(back)) for value, sent, back in meta["points"])
+    shape = tuple(meta["input_shape"])
+    scales = arrays["input_scale"], arrays["output_scale"]
+    signature = Signature(
+        (program,), points, shape, *scales, float(meta["input_limit"]), Cost(**meta["cost"])
     )
-    signature = Signature(points, float(meta["input_limit"]), Cost(**meta["cost"]))
-    network = Normalised(arrays["input_scale"], tuple(layers), arrays["output_scale"])
-    return Plan(
-        program, signature, network, Graph(tuple(meta["input_shape"]), tuple(nodes)), arrays["samples"]
-    )
+    network = Normalised(scales[0], tuple(layers), scales[1])
+    return Plan(signature, network, Graph(shape, tuple(nodes)), arrays["samples"])

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from securedl.arguments import number
-from securedl.plan.layouts import Packing
+from securedl.he.record import Shape
+from securedl.network.graph import Array, samples_of
+from securedl.plan.layouts import Layout
+from securedl.program.program import Program
+from securedl.program.steps import Port
 
 
 @dataclass(frozen=True)
@@ -55,30 +63,92 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """What crosses the link at one point, as the client must know it.
+class Point:
+    """What crosses the link at one checkpoint, as the client must know it.
 
     Attributes:
-        layer: index of the layer. before: "affine" (its inputs) or "activation" (its pre-activations).
-        packing: layout of the value.
+        value: which value of the network this is: 2k is what layer k reads, 2k + 1 its pre-activation.
+        sent: layout of what the server sends; None at the query. back: layout of what the client sends
+            back; None at the answer.
     """
 
-    layer: int
-    before: str
-    packing: Packing
+    value: int
+    sent: Layout | None
+    back: Layout | None
+
+    @property
+    def name(self) -> str:
+        """What comes next, for people."""
+        layer, activation = divmod(self.value, 2)
+        return f"{'activation' if activation else 'affine'} {layer + 1}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Signature:
-    """What the client must know to use the program.
+    """All that a client needs to encrypt, refresh and decrypt: no weight and no graph.
 
     Attributes:
-        checkpoints: the query, each refresh, and the answer, in order.
-        input_limit: the box, in multiples of the calibration data's largest magnitudes, in which no
-            query overflows; queries beyond it are checked one by one.
+        channels: the program for each plain modulus; CKKS has one.
+        points: the query, each refresh, and the answer, in order.
+        input_shape: of one sample. input_scale: [features]; the query is x / input_scale.
+        output_scale: [outputs]; an answer is the decrypted value · output_scale.
+        input_limit: the box, in multiples of `input_scale`, in which no query overflows.
         cost: the estimate for one ciphertext batch.
     """
 
-    checkpoints: tuple[Checkpoint, ...]
+    channels: tuple[Program, ...]
+    points: tuple[Point, ...]
+    input_shape: tuple[int, ...]
+    input_scale: Array
+    output_scale: Array
     input_limit: float
     cost: Cost
+
+    @property
+    def program(self) -> Program:
+        """That of the one channel."""
+        (program,) = self.channels
+        return program
+
+    @property
+    def sent(self) -> list[Port]:
+        """Ports of what the server sends: at each refresh, and the answer."""
+        return [*(sent for sent, _ in self.program.refreshes), self.program.answer]
+
+    @property
+    def back(self) -> list[Port]:
+        """Ports of what the client sends: the query, and at each refresh."""
+        return [self.program.query, *(back for _, back in self.program.refreshes)]
+
+    def slots(self, point: int, values: Array) -> list[tuple[Array, Shape]]:
+        """Normalised values [batch, features] as the client encrypts them at a point: slots and shape a tile.
+
+        Raises:
+            IndexError: nothing is sent back at the answer.
+        """
+        layout, port = self.points[point].back, self.back[point]
+        assert layout is not None  # only the answer has none
+        shape = Shape(port.level, 2, port.scale, seeded=True)
+        return [(row, shape) for row in layout.pack(values)]
+
+    def values(self, point: int, slots: Array) -> Array:
+        """Normalised values [batch, features] from decrypted slots [tiles, n] at a point after the query."""
+        layout = self.points[point].sent
+        assert layout is not None  # only the query has none
+        return layout.unpack(slots)
+
+    def flat(self, x: Any, what: str = "x") -> Array:
+        """Samples [samples, features] as float64.
+
+        Raises:
+            InputError: wrong shape, NaN or infinite.
+        """
+        return samples_of(x, self.input_shape, what).reshape(-1, len(self.input_scale))
+
+    def outside(self, flat: Array) -> NDArray[np.int64]:
+        """Which of the samples [samples, features] leave the box, ascending."""
+        return np.flatnonzero((np.abs(flat) / self.input_scale).max(axis=1) > self.input_limit)
+
+    def outputs(self, values: Array) -> Array:
+        """Answers [samples, outputs] in the network's own units."""
+        return values * self.output_scale

@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 from securedl.display import Card, middle_left_out
 from securedl.he.params import SECURITY_BITS
 from securedl.plan.normalised import Layer
-from securedl.plan.signature import Checkpoint, Cost
+from securedl.plan.signature import Cost, Point, Signature
 from securedl.program.program import Program
 
 
-def summary(program: Program, layers: Sequence[Layer], checkpoints: Sequence[Checkpoint], cost: Cost) -> str:
+def summary(signature: Signature, layers: Sequence[Layer]) -> str:
     """All layers, levels, refreshes, keys, bytes and estimated time; a line each.
 
     Args:
-        layers: the normalised network's. checkpoints: query, refreshes and answer. cost: of one batch.
+        layers: the normalised network's.
     """
-    params = program.params
+    program, params = signature.program, signature.program.params
     bits = [q.bit_length() for q in (*params.primes, params.special)]
     products = [step for step in program.steps if step.diagonals]
     lines = [
@@ -27,27 +27,25 @@ def summary(program: Program, layers: Sequence[Layer], checkpoints: Sequence[Che
     for layer, step in zip(_layers(layers), products, strict=True):
         lines.append(f"  {layer}; {step.diagonals} diagonals, level {step.level}")
     lines += [
-        f"refreshes: {_refreshes(checkpoints)}",
+        f"refreshes: {_refreshes(signature.points)}",
         f"keys: {_keys(program)}",
-        f"estimate for one batch: {_cost(cost)}",
+        f"estimate for one batch: {_cost(signature.cost)}",
     ]
     return "\n".join(lines)
 
 
-def plan_card(
-    program: Program, layers: Sequence[Layer], checkpoints: Sequence[Checkpoint], cost: Cost
-) -> Card:
+def plan_card(signature: Signature, layers: Sequence[Layer]) -> Card:
     """What matters of a plan on one screen; arguments as for `summary`."""
-    params = program.params
+    program, params = signature.program, signature.program.params
     shown = middle_left_out(_layers(layers))
     count = f"{len(layers)} layer" + "s" * (len(layers) != 1)
     rows = [(name, line) for name, line in zip(["layers", *[""] * len(shown)], shown, strict=False)]
     rows += [
         ("ring", f"{params.ring}, {len(params.primes) + 1} primes, {SECURITY_BITS} bits of security"),
         ("batch", f"{program.batch} samples a ciphertext, {_weights(program)}"),
-        ("refreshes", _refreshes(checkpoints)),
+        ("refreshes", _refreshes(signature.points)),
         ("keys", _keys(program)),
-        ("one batch", _cost(cost)),
+        ("one batch", _cost(signature.cost)),
         ("program", program.id.hex()),
     ]
     return Card(f"Plan of {count}, {network_shape(layers)}, {params.scheme.upper()}", tuple(rows))
@@ -68,9 +66,9 @@ def _weights(program: Program) -> str:
     return f"weights {'encrypted' if program.encrypted else 'plain'}"
 
 
-def _refreshes(checkpoints: Sequence[Checkpoint]) -> str:
-    between = checkpoints[1:-1]
-    places = ", ".join(f"before {point.before} {point.layer + 1}" for point in between)
+def _refreshes(points: Sequence[Point]) -> str:
+    between = points[1:-1]
+    places = ", ".join(f"before {point.name}" for point in between)
     return f"{len(between)}" + (f" ({places})" if between else "")
 
 

@@ -18,6 +18,8 @@ from typing import Any
 from securedl.errors import FormatError
 from securedl.he.params import Parameters
 from securedl.he.record import Shape
+from securedl.he.scheme import Scheme
+from securedl.he.schemes import scheme_of
 from securedl.program.steps import MAX_TILES, STEPS, Block, Port, Step, require
 
 VERSION = 1
@@ -50,6 +52,15 @@ class Program:
     @cached_property
     def _ports(self) -> dict[int, Port]:
         return check(self)
+
+    @property
+    def scheme(self) -> Scheme:
+        """That of the parameters.
+
+        Raises:
+            CompileError: it is not available.
+        """
+        return scheme_of(self.params)
 
     @property
     def weight_shapes(self) -> list[Shape]:
@@ -163,7 +174,7 @@ def check(program: Program) -> dict[int, Port]:
     Raises:
         FormatError: naming the first invariant that fails.
     """
-    slots, levels = program.params.slots, program.params.levels
+    (_, slots), levels = program.scheme.slots(program.params.ring), program.params.levels
     require(
         program.batch >= 1 and program.batch * program.width == slots, "batch times width is not the slots"
     )

@@ -19,6 +19,7 @@ from securedl.errors import FormatError
 from securedl.he.interface import Arithmetic, Group, Handle
 from securedl.he.params import Parameters
 from securedl.he.record import Shape
+from securedl.he.scheme import Scheme
 
 MAX_TILES = 1 << 12
 
@@ -44,6 +45,10 @@ class Setting(Protocol):
     @property
     def params(self) -> Parameters:
         """The modulus chain."""
+
+    @property
+    def scheme(self) -> Scheme:
+        """That of the parameters."""
 
     @property
     def batch(self) -> int:
@@ -223,12 +228,11 @@ class Matvec(Step):
         require(
             len(self.sources) == len(self.weight_scales) >= 1, f"{where} needs a weight scale for each source"
         )
-        prime = setting.params.primes[self.level]
+        scheme = setting.scheme
         for port, weight_scale in zip(inputs, self.weight_scales, strict=True):
             _reaches(port, self.level, where)
-            require(
-                math.isclose(port.scale * weight_scale / prime, self.scale, rel_tol=1e-9), f"{where}: scales"
-            )
+            product = scheme.product(setting.params, self.level, port.scale, weight_scale)
+            require(math.isclose(product, self.scale, rel_tol=1e-9), f"{where}: scales")
         for fold in self.folds:
             require(0 < fold < setting.width, f"{where} folds by {fold}")
         self._check_blocks(setting, inputs, where)
@@ -310,7 +314,7 @@ class Multiply(Step):
         _reaches(left, self.level, where)
         _reaches(right, self.level, where)
         require(left.tiles == right.tiles, f"{where} multiplies {left.tiles} by {right.tiles} tiles")
-        product = left.scale * right.scale / setting.params.primes[self.level]
+        product = setting.scheme.product(setting.params, self.level, left.scale, right.scale)
         require(math.isclose(product, self.scale, rel_tol=1e-9), f"{where}: scales")
         return Port(left.tiles, self.level - 1, self.scale)
 

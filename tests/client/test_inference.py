@@ -12,7 +12,7 @@ from torch import nn
 
 import securedl
 from polyapprox import least_squares
-from securedl.client.inference import Inference
+from securedl.client.keys import Keys
 from securedl.errors import FormatError, InputError, ProtocolError
 from securedl.he.record import Shape, pack, unpack, unpack_key
 from securedl.he.seal import SealEvaluator
@@ -89,7 +89,7 @@ def deployed(model, batch: int = 32, **options) -> Server:
 
 
 def predict(server: Server, x=QUERIES, probes=8, **options):
-    inference = Inference(server.owner, x, probes)
+    inference = server.owner.ask(x, probes)
     for batch in inference.batches:
         server.serve(batch, **options)
     return inference.answer({}, {})
@@ -149,7 +149,7 @@ class TestHonest:
 
     def test_several_batches(self, server):
         x = np.random.default_rng(2).uniform(-1, 1, (40, FEATURES))
-        inference = Inference(server.owner, x, 8)
+        inference = server.owner.ask(x, 8)
         assert len(inference.batches) == 2
         for batch in inference.batches:
             server.serve(batch)
@@ -189,7 +189,7 @@ class Sent:
     def __call__(self, tiles: list[bytes], index: int) -> np.ndarray:
         port = self.server.owner.program.refreshes[index][1]
         shape = Shape(port.level, 2, port.scale, True)
-        return np.array([self.server.owner.decrypt(tile, shape) for tile in tiles])
+        return np.array([self.server.owner.keys.decrypt(tile, shape) for tile in tiles])
 
 
 def scaled(server: Server, at, factor: float):
@@ -221,14 +221,14 @@ class TestDishonest:
 
     def test_after_an_alarm_the_server_gets_zeros(self, server):
         """Nothing is raised, the bytes look as always, and the verdict stays with the client."""
-        inference = Inference(server.owner, QUERIES, 8)
+        inference = server.owner.ask(QUERIES, 8)
         (batch,) = inference.batches
         sent = server.serve(batch, scaled(server, 1, 3))
         read = Sent(server)
         assert np.abs(read(sent[0], 0)).max() > 0.01
         for index in (1, 2, 3):
             assert np.abs(read(sent[index], index)).max() < 1e-3
-        honest = server.serve(Inference(server.owner, QUERIES, 8).batches[0])
+        honest = server.serve(server.owner.ask(QUERIES, 8).batches[0])
         assert [[len(tile) for tile in tiles] for tiles in sent] == [
             [len(t) for t in tiles] for tiles in honest
         ]
@@ -236,7 +236,7 @@ class TestDishonest:
         assert not answer.report.passed
 
     def test_a_value_out_of_range_is_an_alarm_without_probes(self, server):
-        inference = Inference(server.owner, QUERIES, 0)
+        inference = server.owner.ask(QUERIES, 0)
         (batch,) = inference.batches
         sent = server.serve(batch, scaled(server, 0, 60))
         assert "out of range" in batch.alarms[0]
@@ -244,13 +244,14 @@ class TestDishonest:
         assert not inference.answer({}, {}).report.passed
 
     def test_probes_are_refilled_at_refreshes(self, server):
-        inference = Inference(server.owner, QUERIES[:2], 8)
+        inference = server.owner.ask(QUERIES[:2], 8)
         (batch,) = inference.batches
-        before = batch._probes.copy()
+        probes = batch.checks[0]
+        before = probes.lanes.copy()
         server.serve(batch)
         lanes = before >= 0
-        assert (batch._probes[~lanes] == before[~lanes]).all()
-        assert (batch._probes[lanes] != before[lanes]).any()
+        assert (probes.lanes[~lanes] == before[~lanes]).all()
+        assert (probes.lanes[lanes] != before[lanes]).any()
         assert batch.compared == lanes.sum() * 5
 
     def test_swapped_weights_are_seen(self, server):
@@ -274,7 +275,7 @@ class TestProtocol:
     @pytest.fixture
     def started(self, server):
         """A batch, and what an honest server sends at the first refresh."""
-        (batch,) = Inference(server.owner, QUERIES, 8).batches
+        (batch,) = server.owner.ask(QUERIES, 8).batches
         program = server.owner.program
         running = execute(
             program, server.evaluator, server.weights, server.load(batch.query(), program.query)
@@ -310,7 +311,7 @@ class TestProtocol:
             batch.refresh(0, tiles * count)
 
     def test_after_the_answer(self, server):
-        (batch,) = Inference(server.owner, QUERIES, 8).batches
+        (batch,) = server.owner.ask(QUERIES, 8).batches
         kept: list[Any] = []
         server.serve(batch, lambda index, tiles: kept.append(tiles) or tiles)
         last = server.dump(kept[-1])
@@ -326,7 +327,7 @@ class TestProtocol:
                 batch.refresh(0, [bad])
 
     def test_a_missing_answer(self, server):
-        inference = Inference(server.owner, QUERIES, 8)
+        inference = server.owner.ask(QUERIES, 8)
         with pytest.raises(ProtocolError, match="without an answer"):
             inference.answer({}, {})
 
@@ -353,14 +354,14 @@ class TestRefusals:
         ],
     )
     def test_bad_samples(self, server, monkeypatch, x, message):
-        monkeypatch.setattr(securedl.Owner, "encrypt", lambda *_: pytest.fail("something was encrypted"))
+        monkeypatch.setattr(Keys, "encrypt", lambda *_: pytest.fail("something was encrypted"))
         with pytest.raises(InputError, match=message):
-            Inference(server.owner, x)
+            server.owner.ask(x)
 
     @pytest.mark.parametrize("probes", [-1, True, 1.5, "8", None])
     def test_bad_probes(self, server, probes):
         with pytest.raises(InputError, match="probes"):
-            Inference(server.owner, QUERIES, probes)
+            server.owner.ask(QUERIES, probes)
 
 
 def test_a_key_serves_its_term_and_no_more():

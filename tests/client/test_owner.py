@@ -66,14 +66,14 @@ def expanded(owner, data: bytes, shape: Shape) -> bytes:
 class TestEncryption:
     def test_round_trip(self, owner):
         shape = query_shape(owner)
-        data = owner.encrypt(slots(), shape)
+        data = owner.keys.encrypt(slots(), shape)
         assert len(data) == packed_length(owner.program.params, shape)
-        np.testing.assert_allclose(owner.decrypt(data, shape), slots(), atol=1e-5)
+        np.testing.assert_allclose(owner.keys.decrypt(data, shape), slots(), atol=1e-5)
         back = expanded(owner, data, shape)
-        np.testing.assert_allclose(owner.decrypt(back, Shape(1, 2, shape.scale)), slots(), atol=1e-5)
+        np.testing.assert_allclose(owner.keys.decrypt(back, Shape(1, 2, shape.scale)), slots(), atol=1e-5)
 
     def test_equal_values_are_encrypted_differently(self, owner):
-        one, two = (owner.encrypt(slots(), query_shape(owner)) for _ in range(2))
+        one, two = (owner.keys.encrypt(slots(), query_shape(owner)) for _ in range(2))
         assert one[-64:] != two[-64:], "the seed"
         same = np.frombuffer(one, np.uint8)[40:] == np.frombuffer(two, np.uint8)[40:]
         assert same.mean() < 0.05
@@ -81,17 +81,17 @@ class TestEncryption:
     def test_another_owner_reads_nothing(self, owner, plan):
         other = securedl.Owner(plan)
         shape = query_shape(owner)
-        found = other.decrypt(owner.encrypt(slots(), shape), shape)
+        found = other.keys.decrypt(owner.keys.encrypt(slots(), shape), shape)
         assert np.abs(found - slots()).min() > 0
         assert np.abs(found).max() > 10
 
     def test_plaintexts_are_not_encrypted(self, owner):
         shape = Shape(1, 1, owner.program.query.scale)
-        assert owner.encrypt(slots(), shape) == owner.encrypt(slots(), shape)
+        assert owner.keys.encrypt(slots(), shape) == owner.keys.encrypt(slots(), shape)
 
     def test_values_that_do_not_fit(self, owner):
         with pytest.raises(InputError, match="values up to 1e"):
-            owner.encrypt(slots() * 0 + 1e30, Shape(0, 2, owner.program.query.scale, True))
+            owner.keys.encrypt(slots() * 0 + 1e30, Shape(0, 2, owner.program.query.scale, True))
 
     def test_weights_in_order(self, owner, plan):
         shapes = owner.program.weight_shapes
@@ -99,14 +99,14 @@ class TestEncryption:
         assert len(made) == len(shapes)
         for data, shape, (want_shape, values) in zip(made, shapes, plan.weight_slots(), strict=True):
             assert shape == want_shape
-            np.testing.assert_allclose(owner.decrypt(data, shape), values, atol=1e-5)
+            np.testing.assert_allclose(owner.keys.decrypt(data, shape), values, atol=1e-5)
         some = list(owner.weights([3, 1]))
         assert len(some) == 2
         for index, data in zip((1, 3), some, strict=True):
             want = list(plan.weight_slots())[index][1]
-            np.testing.assert_allclose(owner.decrypt(data, shapes[index]), want, atol=1e-5)
+            np.testing.assert_allclose(owner.keys.decrypt(data, shapes[index]), want, atol=1e-5)
         np.testing.assert_allclose(
-            owner.decrypt(owner.weight(2), shapes[2]), list(plan.weight_slots())[2][1], atol=1e-5
+            owner.keys.decrypt(owner.weight(2), shapes[2]), list(plan.weight_slots())[2][1], atol=1e-5
         )
 
     def test_keys(self, owner):
@@ -130,14 +130,14 @@ class TestRefusals:
     def test_another_shape(self, owner, change):
         shape = query_shape(owner)
         with pytest.raises(FormatError):
-            owner.decrypt(owner.encrypt(slots(), shape), change(shape))
+            owner.keys.decrypt(owner.keys.encrypt(slots(), shape), change(shape))
 
     def test_damaged_bytes(self, owner):
         shape = query_shape(owner)
-        data = owner.encrypt(slots(), shape)
+        data = owner.keys.encrypt(slots(), shape)
         for bad in (b"", data[:-1], data + b"\0", bytes(len(data)), data[:40] + b"\xff" * 100 + data[140:]):
             with pytest.raises(FormatError):
-                owner.decrypt(bad, shape)
+                owner.keys.decrypt(bad, shape)
 
     def test_no_pickle_and_no_copy(self, owner):
         for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
@@ -154,8 +154,8 @@ class TestRefusals:
 
     def test_public_bytes_hold_no_secret(self, owner, plan):
         """Neither the program nor a key or query carries the secret polynomial."""
-        secret = save(owner._secret)[-8 * 4096 :]
-        public = [plan.program.to_json(), owner.key(None), owner.encrypt(slots(), query_shape(owner))]
+        secret = save(owner.keys._secret)[-8 * 4096 :]
+        public = [plan.program.to_json(), owner.key(None), owner.keys.encrypt(slots(), query_shape(owner))]
         public += [plan.to_bytes()]
         for data in public:
             assert secret[:64] not in data
@@ -179,9 +179,15 @@ class TestSaving:
         assert (found.verification.checked, found.verification.alarmed) == (41, 2)
         shape = query_shape(owner)
         np.testing.assert_array_equal(
-            *(who.decrypt(data, shape) for data in [owner.encrypt(slots(), shape)] for who in (owner, found))
+            *(
+                who.keys.decrypt(data, shape)
+                for data in [owner.keys.encrypt(slots(), shape)]
+                for who in (owner, found)
+            )
         )
-        np.testing.assert_allclose(owner.decrypt(found.encrypt(slots(), shape), shape), slots(), atol=1e-5)
+        np.testing.assert_allclose(
+            owner.keys.decrypt(found.keys.encrypt(slots(), shape), shape), slots(), atol=1e-5
+        )
 
     def test_it_keeps_its_probes(self, owner, tmp_path):
         known = owner.verification.probes
@@ -196,7 +202,7 @@ class TestSaving:
         assert saved.stat().st_mode & 0o077 == 0
         assert [p.name for p in saved.parent.iterdir()] == [saved.name]
         data = saved.read_bytes()
-        assert save(owner._secret)[-1000:-900] not in data
+        assert save(owner.keys._secret)[-1000:-900] not in data
         assert b"checkpoints" not in data, "the plan is sealed too"
 
     def test_the_same_owner_is_sealed_differently(self, owner, saved, tmp_path):

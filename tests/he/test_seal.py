@@ -11,8 +11,9 @@ import pytest
 import tenseal.sealapi as seal
 
 from securedl.errors import CompileError, InputError
+from securedl.he.ckks import ckks_parameters
 from securedl.he.clear import ClearEvaluator
-from securedl.he.params import MAX_MODULUS_BITS, Parameters, ckks_parameters, ntt_primes
+from securedl.he.params import MAX_MODULUS_BITS, Parameters, ntt_primes
 from securedl.he.record import Record, Shape, chain, key_shape, pack, pack_key, unpack, unpack_key
 from securedl.he.seal import SealContext, SealEvaluator, galois_element, load, save
 

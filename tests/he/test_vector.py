@@ -17,7 +17,8 @@ import pytest
 from numba.core.sigutils import normalize_signature
 
 from securedl.errors import CompileError, FormatError, InputError
-from securedl.he.params import Parameters, ckks_parameters, ntt_primes
+from securedl.he.ckks import ckks_parameters
+from securedl.he.params import Parameters, ntt_primes
 from securedl.he.record import HEADER, Shape, pack
 from securedl.he.vector import VectorEvaluator, warm_up
 from securedl.he.vector.correction import balance

@@ -29,16 +29,6 @@ def spawn():
         server.kill()
 
 
-@pytest.fixture(autouse=True)
-def fake_inference(monkeypatch):
-    """`predict(n)` asks n random batches of the fake owner."""
-    from protocol_fakes import FakeInference
-
-    import protocol.client
-
-    monkeypatch.setattr(protocol.client, "open_inference", FakeInference)
-
-
 @pytest.fixture
 def serve(tmp_path):
     """Start servers in this process."""

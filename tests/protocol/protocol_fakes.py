@@ -15,7 +15,8 @@ import numpy as np
 
 from securedl.he.arithmetic import Evaluator
 from securedl.he.backends import Backend
-from securedl.he.params import Parameters, ckks_parameters
+from securedl.he.ckks import ckks_parameters
+from securedl.he.params import Parameters
 from securedl.he.record import Record, Shape, chain, key_shape, pack, pack_key, unpack
 from securedl.program.drive import advance
 from securedl.program.execute import execute
@@ -145,6 +146,10 @@ class FakeOwner:
         self.seed, self.delay_s = seed, delay_s
         self.model_id = np.random.default_rng(seed).bytes(16)
         self.made: list[int | str | None] = []
+
+    def ask(self, x: int, probes: int = 0) -> FakeInference:
+        """x random batches."""
+        return FakeInference(self, x, probes)
 
     def key(self, step: int | None) -> bytes:
         self.made.append(f"key {step}")

@@ -21,7 +21,8 @@ from protocol.cache import ModelCache
 from protocol.models import load
 from protocol.store import Limits
 from securedl.errors import QuotaError, ServerError
-from securedl.he.params import Parameters, ckks_parameters
+from securedl.he.ckks import ckks_parameters
+from securedl.he.params import Parameters
 from securedl.he.record import Shape, pack
 from securedl.he.vector import VectorEvaluator, at_rest
 from securedl.he.vector.at_rest import MappedWeights, mappable

@@ -174,8 +174,6 @@ def test_a_failing_evaluator_is_one_sentence(serve, caplog) -> None:
 def test_an_error_of_the_client_ends_the_stream(serve, monkeypatch) -> None:
     from protocol_fakes import FakeInference
 
-    import protocol.client
-
     class Refusing(FakeInference):
         def __init__(self, *arguments) -> None:
             super().__init__(*arguments)
@@ -184,7 +182,7 @@ def test_an_error_of_the_client_ends_the_stream(serve, monkeypatch) -> None:
         def refuse(self, index: int, tiles: list[bytes]) -> list[bytes]:
             raise ProtocolError("no")
 
-    monkeypatch.setattr(protocol.client, "open_inference", Refusing)
+    monkeypatch.setattr(FakeOwner, "ask", Refusing)
     with Client(serve().address, FakeOwner()) as client:
         client.upload()
         with pytest.raises(ProtocolError, match=r"^no$"):

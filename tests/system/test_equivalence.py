@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from securedl.client.inference import Inference
 from securedl.he.record import Shape, pack, unpack, unpack_key
 from securedl.he.seal import SealEvaluator
 from securedl.he.vector import VectorEvaluator
@@ -24,7 +23,7 @@ class Recording:
         self.keys = {step: owner.key(step) for step in self.program.rotations}
         self.relinearisation = owner.key(None) if self.program.relinearises else None
         self.weights = list(owner.weights())
-        (self.batch,) = Inference(owner, x, 4).batches
+        (self.batch,) = owner.ask(x, 4).batches
         self.query = self.batch.query()
         self.fresh: list[list[bytes]] = []
 

@@ -129,7 +129,7 @@ def test_packages_import_nothing(module):
 
 def test_the_walk_sees_imports():
     """The oracle of the tests above: imports that are known to be there."""
-    assert {"securedl.client.owner", "securedl.he.record"} <= imports("securedl.client.inference")
+    assert {"securedl.client.keys", "securedl.he.record"} <= imports("securedl.client.inference")
     assert "securedl.network.from_torch" in imports("securedl.compiler.compile")  # inside a function
     assert "securedl.activations.replace" in imports("securedl")  # under TYPE_CHECKING
 
@@ -183,9 +183,9 @@ def named(path: Path) -> set[str]:
     return found
 
 
-def test_only_the_owner_names_secret_keys():
+def test_only_one_file_names_secret_keys():
     holders = {module for module, path in MODULES.items() if named(path) & SECRET_NAMES}
-    assert holders == {"securedl.client.owner"}
+    assert holders == {"securedl.client.keys"}
 
 
 def loaded_by(code: str) -> set[str]:

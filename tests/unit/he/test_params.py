@@ -10,15 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from securedl.errors import CompileError
-from securedl.he.params import (
-    HEADROOM_BITS,
-    MAX_MODULUS_BITS,
-    Parameters,
-    ckks_parameters,
-    is_prime,
-    ntt_primes,
-    scale_bits_for,
-)
+from securedl.he.ckks import HEADROOM_BITS, ckks_parameters, scale_bits_for
+from securedl.he.params import MAX_MODULUS_BITS, Parameters, is_prime, ntt_primes
 
 
 def by_trial(n: int) -> bool:

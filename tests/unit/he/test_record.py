@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from securedl.errors import FormatError
-from securedl.he.params import ckks_parameters
+from securedl.he.ckks import ckks_parameters
 from securedl.he.record import (
     HEADER,
     Record,

@@ -12,12 +12,12 @@ from scipy import sparse
 
 from securedl.compiler.compile import compile_graph
 from securedl.compiler.layout import lay_out
+from securedl.he.ckks import ckks_parameters
 from securedl.he.clear import ClearEvaluator
-from securedl.he.params import ckks_parameters
 from securedl.he.record import Shape
 from securedl.network.graph import Affine, Graph, Polynomial
 from securedl.plan.forms import Straight
-from securedl.plan.layouts import Packing, block_diagonals, diagonal_count, diagonals, folds
+from securedl.plan.layouts import Interleaved, block_diagonals, diagonal_count, diagonals, folds
 from securedl.plan.normalised import Layer, Normalised
 from securedl.plan.signature import Link
 from securedl.program.program import Program
@@ -45,7 +45,7 @@ def random_matrix(random, outputs: int, inputs: int, density: float) -> sparse.c
 @given(st.integers(1, 70), widths, seeds)
 def test_packing_round_trip(features, exponent, seed):
     width = 1 << exponent
-    packing = Packing(features, width, SLOTS // width)
+    packing = Interleaved(features, width, SLOTS // width)
     values = np.random.default_rng(seed).normal(size=(packing.batch, features))
     slots = packing.pack(values)
     assert slots.shape == (packing.tiles, SLOTS)
@@ -62,12 +62,12 @@ def test_packing_round_trip(features, exponent, seed):
     [(1, 8, 1, 1), (3, 8, 1, 4), (8, 8, 1, 8), (9, 8, 2, 8), (5, 1, 5, 1), (1, 1, 1, 1), (17, 16, 2, 16)],
 )
 def test_tiles_and_periods_by_hand(features, width, tiles, period):
-    packing = Packing(features, width, 4)
+    packing = Interleaved(features, width, 4)
     assert (packing.tiles, packing.period) == (tiles, period)
 
 
 def test_a_short_value_repeats():
-    slots = Packing(3, 8, 2).pack(np.array([[1.0, 2, 3], [4, 5, 6]]))
+    slots = Interleaved(3, 8, 2).pack(np.array([[1.0, 2, 3], [4, 5, 6]]))
     np.testing.assert_array_equal(slots, [[1, 4, 2, 5, 3, 6, 0, 0] * 2])
 
 
@@ -76,7 +76,7 @@ def test_a_short_value_repeats():
     [(16, 16, 16, ()), (16, 3, 4, (4, 8)), (3, 16, 4, ()), (16, 1, 1, (1, 2, 4, 8)), (40, 3, 4, (4, 8))],
 )
 def test_short_sides_by_hand(inputs, outputs, count, steps):
-    source, target = Packing(inputs, 16, 2), Packing(outputs, 16, 2)
+    source, target = Interleaved(inputs, 16, 2), Interleaved(outputs, 16, 2)
     assert diagonal_count(source, target) == count
     assert folds(source, target) == steps
 
@@ -165,7 +165,7 @@ def test_diagonals_by_definition(inputs, outputs, exponent, seed):
     """Entry (r, c) needs diagonal (c - r) mod the shorter period, of its block; stored zeros count."""
     random = np.random.default_rng(seed)
     matrix = random_matrix(random, outputs, inputs, 0.2)
-    source, target = (Packing(n, 1 << exponent, SLOTS >> exponent) for n in (inputs, outputs))
+    source, target = (Interleaved(n, 1 << exponent, SLOTS >> exponent) for n in (inputs, outputs))
     want: dict[tuple[int, int], set[int]] = {}
     for r in range(outputs):
         for c in matrix.indices[matrix.indptr[r] : matrix.indptr[r + 1]]:

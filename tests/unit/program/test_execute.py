@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from securedl.he.ckks import ckks_parameters
 from securedl.he.clear import ClearEvaluator
-from securedl.he.params import ckks_parameters
 from securedl.he.record import Shape
 from securedl.program.execute import execute
 from securedl.program.program import Program

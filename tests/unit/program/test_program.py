@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from securedl.errors import FormatError
-from securedl.he.params import ckks_parameters
+from securedl.he.ckks import ckks_parameters
 from securedl.he.record import Shape
 from securedl.program.program import MAX_DIAGONALS, MAX_STEPS, Program
 from securedl.program.steps import MAX_TILES, AddWeight, Block, Matvec, Multiply, Port, Refresh

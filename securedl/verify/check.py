@@ -1,0 +1,76 @@
+"""A check of answers sees, for every lane, what was sent and what came back, and says what is wrong.
+
+A batch has one object of each kind of check, which may keep what it needs from one checkpoint to the next.
+Verdicts stay with the client: nothing that the server sees may depend on one, but for the zeros that all
+later refreshes of a batch with an alarm carry (see `securedl.client.inference`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from securedl.network.graph import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """What the server ran between two checkpoints, for every lane.
+
+    Attributes:
+        point: number of the checkpoint at its end; 0 is the query, so from 1.
+        sent: normalised values [batch, features] that were encrypted at the checkpoint before.
+        received: normalised values [batch, features] that were decrypted at this one.
+        where: the checkpoint, for people.
+    """
+
+    point: int
+    sent: Array
+    received: Array
+    where: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found in one segment.
+
+    Attributes:
+        compared: lanes compared with what they had to be.
+        worst: largest deviation over its tolerance; above 1 is an alarm.
+        alarms: what is wrong and where, short.
+    """
+
+    compared: int = 0
+    worst: float = 0.0
+    alarms: tuple[str, ...] = ()
+
+
+class Check(ABC):
+    """One way to check the answers of one batch."""
+
+    @abstractmethod
+    def segment(self, segment: Segment) -> Finding:
+        """Look at a segment, in the order in which they run."""
+
+    def refill(self, point: int, values: Array) -> None:  # noqa: B027 - most checks change nothing
+        """Change, in place, the values [batch, features] that start the next segment; nothing by default."""
+
+
+class RangeCheck(Check):
+    """No honest value leaves the range that the scheme decrypts.
+
+    Args:
+        limit: largest magnitude.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+
+    def segment(self, segment: Segment) -> Finding:
+        """Every value of every lane; NaN is out of range."""
+        reach = float(np.abs(segment.received).max())
+        if reach <= self._limit:
+            return Finding()
+        return Finding(alarms=(f"a value of {reach:.3g} at the {segment.where} is out of range",))
