@@ -43,7 +43,7 @@ class Address:
             return False
 
 
-def parse(text: str) -> Address:
+def parse_address(text: str) -> Address:
     """A checked address.
 
     Raises:

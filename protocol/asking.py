@@ -14,7 +14,7 @@ from securedl.errors import FormatError, ProtocolError
 from securedl.he.record import unpack
 
 
-class Batch(Protocol):
+class SecretQuery(Protocol):
     """One query of `securedl.client.inference.Inference`: packed tiles in, packed tiles out."""
 
     def query(self) -> list[bytes]:
@@ -52,7 +52,7 @@ def ask(
     stream: Stream,
     session: bytes,
     receiver: Receiver,
-    batches: Sequence[Batch],
+    batches: Sequence[SecretQuery],
     expectations: Expectations,
     clock: Clock,
 ) -> None:
@@ -77,11 +77,11 @@ class _Asking:
         self._stream, self._session, self._receiver = stream, session, receiver
         self._clock, self.expected = clock, expectations
 
-    def encrypt(self, batch: Batch) -> list[bytes]:
+    def encrypt(self, batch: SecretQuery) -> list[bytes]:
         with self._clock("encrypt"):
             return batch.query()
 
-    def follow(self, number: int, batch: Batch) -> None:
+    def follow(self, number: int, batch: SecretQuery) -> None:
         """The refreshes that the program lists, in its order, then the answer."""
         for stage, (down, up) in enumerate(self.expected.refreshes):
             tiles = self._receive(down, number, stage)

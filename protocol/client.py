@@ -14,13 +14,13 @@ from protocol.asking import Clock, ask
 from protocol.blobs import BlobTable
 from protocol.checks import check_client
 from protocol.expect import Expectations
-from protocol.link import Link, Stream, Tls
+from protocol.link import Connection, Stream, Tls
 from protocol.wire import (
     NONCE_BYTES,
-    VERSION,
+    PROTOCOL_VERSION,
     Receiver,
     done_digest,
-    expand,
+    expand_ranges,
     frames,
     parse,
     session_id,
@@ -38,7 +38,7 @@ CONNECT_S = 10.0
 Progress = Callable[[int, int], object]
 
 
-class Owner(Protocol):
+class SecretSide(Protocol):
     """What the client needs of `securedl.Owner`."""
 
     @property
@@ -114,7 +114,7 @@ class Client:
     def __init__(
         self,
         address: str = addresses.DEFAULT,
-        owner: Owner | None = None,
+        owner: SecretSide | None = None,
         token: str | None = None,
         tls: Tls = None,
         timeout_s: float = TIMEOUT_S,
@@ -123,7 +123,7 @@ class Client:
         check_client(address, owner, token, timeout_s, progress)
         assert owner is not None  # for type checkers; it was checked
         self._owner, self._progress = owner, progress
-        self._link = Link(address, token, tls, timeout_s, CONNECT_S)
+        self._link = Connection(address, token, tls, timeout_s, CONNECT_S)
         self._known: _Known | None = None
 
     def __enter__(self) -> Client:
@@ -147,11 +147,11 @@ class Client:
         Raises:
             ServerError: nobody answers. ProtocolError: another version. AuthenticationError: wrong token.
         """
-        found: Any = self._link.ask("Describe", pb.DescribeRequest(version=VERSION), pb.Description)
-        if found.version != VERSION:
+        found: Any = self._link.ask("Describe", pb.DescribeRequest(version=PROTOCOL_VERSION), pb.Description)
+        if found.version != PROTOCOL_VERSION:
             raise ProtocolError(
                 f"the server at {self._link.address} speaks version {found.version} of the protocol, this "
-                f"client {VERSION}: upgrade the older side"
+                f"client {PROTOCOL_VERSION}: upgrade the older side"
             )
         names = ("version", "evaluator", "max_models", "max_bytes", "max_sessions", "chunk_bytes")
         return {name: getattr(found, name) for name in names}
@@ -162,13 +162,13 @@ class Client:
         Raises:
             ServerError, ProtocolError: as `describe`.
         """
-        request = pb.ModelRequest(version=VERSION, model_id=self._owner.model_id)
+        request = pb.ModelRequest(version=PROTOCOL_VERSION, model_id=self._owner.model_id)
         found: Any = self._link.ask("Status", request, pb.Status)
         return ModelStatus(found.known, found.blobs, found.missing_blobs)
 
     def remove(self) -> bool:
         """Delete this owner's model on the server; whether it was there."""
-        request = pb.ModelRequest(version=VERSION, model_id=self._owner.model_id)
+        request = pb.ModelRequest(version=PROTOCOL_VERSION, model_id=self._owner.model_id)
         reply: Any = self._link.ask("Remove", request, pb.Removed)
         return bool(reply.known)
 
@@ -227,7 +227,7 @@ class Client:
         with self._link.stream("Upload", "what arrived is kept: call upload() again") as stream:
             session, welcome = self._greet(stream, "Upload", len(program))
             count = len(table)
-            missing = list(range(count)) if welcome.needs_program else expand(welcome.missing, count)
+            missing = list(range(count)) if welcome.needs_program else expand_ranges(welcome.missing, count)
             if welcome.needs_program:
                 stream.send(frames(session, pb.PROGRAM, 0, program))
             stream.send(self._blob_frames(session, table, missing))
@@ -246,7 +246,7 @@ class Client:
     def _greet(self, stream: Stream, method: str, program_bytes: int) -> tuple[bytes, Any]:
         """Exchange greetings; the session's id and the server's Welcome."""
         hello: Any = pb.Hello(
-            version=VERSION,
+            version=PROTOCOL_VERSION,
             model_id=self._owner.model_id,
             program_id=self._model().program_id,
             nonce=secrets.token_bytes(NONCE_BYTES),
@@ -258,7 +258,7 @@ class Client:
         if received is None:
             raise ProtocolError("the server ended the stream before its Welcome")
         welcome: Any = parse(pb.Welcome, received)
-        if welcome.version != VERSION or len(welcome.nonce) != NONCE_BYTES:
+        if welcome.version != PROTOCOL_VERSION or len(welcome.nonce) != NONCE_BYTES:
             raise ProtocolError("the server's Welcome is malformed")
         if method == "Predict" and (welcome.needs_program or welcome.missing):
             raise ProtocolError("the server's Welcome to a query speaks of an upload")

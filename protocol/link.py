@@ -6,25 +6,23 @@ import os
 import queue
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import grpc
 
 from protocol import address as addresses
 from protocol.deadline import Deadline
 from protocol.failures import from_rpc
-from protocol.service import CLIENT_OPTIONS, path
-from protocol.wire import parse
+from protocol.service import CLIENT_OPTIONS, method_path
+from protocol.wire import M, parse
 from securedl.errors import InputError, ProtocolError, SecureDLError, ServerError
 
 #: True: the system's roots. A file: the authority to trust, PEM. Three files: with a certificate and key
 #: of the client's own.
 Tls: TypeAlias = bool | str | os.PathLike[str] | tuple[str | os.PathLike[str], ...] | None
 
-M = TypeVar("M")
 
-
-class Link:
+class Connection:
     """A channel to one server.
 
     Args:
@@ -36,7 +34,7 @@ class Link:
     """
 
     def __init__(self, address: str, token: str | None, tls: Tls, timeout_s: float, connect_s: float) -> None:
-        parsed = addresses.parse(address)
+        parsed = addresses.parse_address(address)
         if token is not None and not (tls or parsed.local):
             raise InputError(
                 f"refusing to send the token to {address} in the clear: pass tls=True, or tls=the server's "
@@ -59,7 +57,7 @@ class Link:
             ServerError: no answer. ProtocolError: refused, or not understood. InputError: closed.
         """
         self.check_open()
-        call = self._channel.unary_unary(path(method))
+        call = self._channel.unary_unary(method_path(method))
         try:
             raw = call(request.SerializeToString(), timeout=self._connect_s, metadata=self._metadata)
         except grpc.RpcError as error:
@@ -79,7 +77,7 @@ class Link:
         self.check_open()
 
         def open_call(requests: Iterator[bytes]) -> Any:
-            return self._channel.stream_stream(path(method))(requests, metadata=self._metadata)
+            return self._channel.stream_stream(method_path(method))(requests, metadata=self._metadata)
 
         return Stream(open_call, self.address, doing, self.timeout_s)
 

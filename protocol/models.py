@@ -32,7 +32,7 @@ class LoadedModel:
     cost: int
 
 
-def load(stored: StoredModel, backend: Backend[Any], threads: int, max_bytes: int) -> LoadedModel:
+def load_model(stored: StoredModel, backend: Backend[Any], threads: int, max_bytes: int) -> LoadedModel:
     """Load keys now and weights later.
 
     Args:

@@ -22,11 +22,12 @@ from protocol.cache import ModelCache
 from protocol.deadline import Deadline
 from protocol.executor import Executor, Gone, Here
 from protocol.failures import status
-from protocol.models import load
+from protocol.incoming import Incoming
+from protocol.models import load_model
 from protocol.service import SERVER_OPTIONS, handler
-from protocol.sessions import MAX_RANGES, Traffic, check_version
+from protocol.sessions import MAX_RANGES, check_version
 from protocol.store import Limits, Store
-from protocol.wire import CHUNK, VERSION, parse, ranges
+from protocol.wire import CHUNK_BYTES, PROTOCOL_VERSION, parse, ranges
 from securedl.arguments import count
 from securedl.errors import FormatError, InputError, ProtocolError, QuotaError, ServerError
 from securedl.he.backends import Backend, backend
@@ -70,7 +71,7 @@ class Server:
         idle_s: float = IDLE_S,
         executor: Executor | None = None,
     ) -> None:
-        self._listen = addresses.parse(address)
+        self._listen = addresses.parse_address(address)
         count(threads, "threads", least=1)
         if not self._listen.local and not (token and tls):
             raise InputError(
@@ -150,12 +151,12 @@ class Server:
             parse(pb.DescribeRequest, raw)
             limits = self.limits
             reply: Any = pb.Description(
-                version=VERSION,
+                version=PROTOCOL_VERSION,
                 evaluator=self._backend.name,
                 max_models=limits.max_models,
                 max_bytes=limits.max_bytes,
                 max_sessions=limits.max_sessions,
-                chunk_bytes=CHUNK,
+                chunk_bytes=CHUNK_BYTES,
             )
             return reply.SerializeToString()  # type: ignore[no-any-return]
 
@@ -230,7 +231,7 @@ class Server:
                 "this server has no such model of this client: call upload() first, with the same token"
             )
         began = time.monotonic()
-        model = load(stored, self._backend, self._threads, self._cache.max_bytes)
+        model = load_model(stored, self._backend, self._threads, self._cache.max_bytes)
         log.info("load model=%s ms=%.0f cost=%d", key[1].hex(), 1e3 * (time.monotonic() - began), model.cost)
         return model
 
@@ -253,13 +254,13 @@ class Server:
             context.abort(code, sentence)
 
     @contextlib.contextmanager
-    def _session(self, method: str, requests: Iterator[bytes], context: Any) -> Iterator[_Session]:
+    def _session(self, method: str, requests: Iterator[bytes], context: Any) -> Iterator[Incoming]:
         if not self._slots.acquire(blocking=False):
             raise QuotaError(
                 f"all {self.limits.max_sessions} sessions of this server are taken: try again later"
             )
         deadline = Deadline(self._idle_s, context.cancel)
-        session = _Session(requests, deadline, lambda: context.is_active() and not deadline.expired)
+        session = Incoming(requests, deadline, lambda: context.is_active() and not deadline.expired)
         began, outcome = time.monotonic(), "failed"
         try:
             yield session
@@ -270,46 +271,8 @@ class Server:
         finally:
             deadline.close()
             self._slots.release()
-            traffic = session.traffic
-            log.info(
-                "%s model=%s items=%d received=%d sent=%d ms=%.0f outcome=%s",
-                method,
-                session.model_id.hex(),
-                traffic.items,
-                traffic.received,
-                traffic.sent,
-                1e3 * (time.monotonic() - began),
-                outcome,
-            )
-
-
-class _Session:
-    """One stream: its source of messages, watched for silence, and its figures."""
-
-    def __init__(self, requests: Iterator[bytes], deadline: Deadline, alive: Callable[[], bool]) -> None:
-        self.traffic = Traffic()
-        self.model_id = b""
-        self.source = _until_gone(deadline.each(requests), alive)
-
-    def hello(self) -> tuple[bytes, Any]:
-        """The client's greeting."""
-        raw, hello = sessions.read_hello(self.source)
-        self.model_id = hello.model_id
-        return raw, hello
-
-
-def _until_gone(source: Iterator[bytes], alive: Callable[[], bool]) -> Iterator[bytes]:
-    """Messages of a client; its disappearance is no error of the server."""
-    while True:
-        try:
-            item = next(source)
-        except StopIteration:
-            if not alive():  # gRPC may end the messages of a cancelled call like this, too
-                raise Gone from None
-            return
-        except Exception as error:
-            raise Gone from error
-        yield item
+            spent = 1e3 * (time.monotonic() - began)
+            log.info("%s %s ms=%.0f outcome=%s", method, session.figures(), spent, outcome)
 
 
 def serve(

@@ -30,7 +30,7 @@ SERVER_OPTIONS = [
 CLIENT_OPTIONS = [*COMMON_OPTIONS, ("grpc.enable_http_proxy", 0)]
 
 
-def path(method: str) -> str:
+def method_path(method: str) -> str:
     """The full name of a method."""
     return f"/{SERVICE}/{method}"
 

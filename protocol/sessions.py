@@ -14,15 +14,15 @@ from protocol.executor import Evaluation, Executor
 from protocol.expect import Expected
 from protocol.models import LoadedModel
 from protocol.store import Store
-from protocol.stored import StoredModel, Writer
+from protocol.stored import BlobWriter, StoredModel
 from protocol.wire import (
     ID_BYTES,
     MAX_PROGRAM,
     NONCE_BYTES,
-    VERSION,
+    PROTOCOL_VERSION,
     Receiver,
     done_digest,
-    expand,
+    expand_ranges,
     frames,
     parse,
     ranges,
@@ -68,9 +68,10 @@ def check_version(version: int) -> None:
     Raises:
         ProtocolError: so it is.
     """
-    if version != VERSION:
+    if version != PROTOCOL_VERSION:
         raise ProtocolError(
-            f"the client speaks protocol version {version}, the server {VERSION}: upgrade the older side"
+            f"the client speaks protocol version {version}, the server {PROTOCOL_VERSION}: upgrade the older "
+            "side"
         )
 
 
@@ -101,12 +102,12 @@ def upload(
         runs = [pb.Range(first=f, count=c) for f, c in ranges(writer.missing(), MAX_RANGES)]
         yield (welcome := _welcome(missing=runs))
         session = session_id("Upload", raw, welcome)
-        wanted = expand(runs, len(stored.table))
+        wanted = expand_ranges(runs, len(stored.table))
         yield _receive(stored, writer, wanted, session, Receiver(session, source), traffic)
 
 
 def _welcome(**fields: Any) -> bytes:
-    welcome: Any = pb.Welcome(version=VERSION, nonce=secrets.token_bytes(NONCE_BYTES), **fields)
+    welcome: Any = pb.Welcome(version=PROTOCOL_VERSION, nonce=secrets.token_bytes(NONCE_BYTES), **fields)
     raw: bytes = welcome.SerializeToString()
     return raw
 
@@ -120,7 +121,7 @@ def _program(data: bytes, program_id: bytes) -> Program:
 
 def _receive(
     stored: StoredModel,
-    writer: Writer,
+    writer: BlobWriter,
     wanted: Sequence[int],
     session: bytes,
     receiver: Receiver,

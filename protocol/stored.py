@@ -72,7 +72,7 @@ class StoredModel:
         return [number for number in range(len(self.table)) if number not in done]
 
     @contextlib.contextmanager
-    def writer(self) -> Iterator[Writer]:
+    def writer(self) -> Iterator[BlobWriter]:
         """The one writer of this model; complete blobs are journalled when it closes, too.
 
         Raises:
@@ -83,12 +83,12 @@ class StoredModel:
         with lock:
             if not _take(lock.fileno()):
                 raise ProtocolError("another upload of this model is under way: wait for it")
-            with contextlib.closing(Writer(self)) as writer:
+            with contextlib.closing(BlobWriter(self)) as writer:
                 yield writer
 
-    def reader(self) -> Reader:
+    def reader(self) -> BlobReader:
         """The blobs, mapped into memory."""
-        return Reader(self)
+        return BlobReader(self)
 
     def forget(self, number: int) -> None:
         """Take a damaged blob for missing, so that the next upload sends it again."""
@@ -96,7 +96,7 @@ class StoredModel:
             writer.forget(number)
 
 
-class Writer:
+class BlobWriter:
     """Writes checked blobs to their places and journals them in groups."""
 
     def __init__(self, model: StoredModel) -> None:
@@ -157,7 +157,7 @@ class Writer:
                 os.close(file)
 
 
-class Reader:
+class BlobReader:
     """Complete blobs of a model, memory-mapped; damage on disk is noticed at the first reading."""
 
     def __init__(self, model: StoredModel) -> None:

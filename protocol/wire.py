@@ -18,10 +18,10 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from protocol import messages_pb2 as pb
 from securedl.errors import ProtocolError
 
-VERSION = 1
-CHUNK = 1 << 20
+PROTOCOL_VERSION = 1
+CHUNK_BYTES = 1 << 20
 #: What gRPC may receive in one message: a chunk and its frame, or a Welcome full of ranges.
-MAX_MESSAGE = CHUNK + (1 << 16)
+MAX_MESSAGE = CHUNK_BYTES + (1 << 16)
 #: A program is the one blob whose length only its sender knows.
 MAX_PROGRAM = 16 << 20
 DIGEST_BYTES = 32
@@ -81,8 +81,8 @@ def frames(
 ) -> Iterator[bytes]:
     """Serialised frames of one blob, in order."""
     view = memoryview(data)
-    for offset in range(0, len(data), CHUNK):
-        part = view[offset : offset + CHUNK]
+    for offset in range(0, len(data), CHUNK_BYTES):
+        part = view[offset : offset + CHUNK_BYTES]
         frame: Any = pb.Frame(
             kind=kind,
             query=query,
@@ -121,8 +121,8 @@ class Receiver:
             ProtocolError: any other frame, a wrong digest, or the end of the stream.
         """
         out = bytearray(length)
-        for offset in range(0, length, CHUNK):
-            data = self._frame((kind, query, stage, index, offset), min(CHUNK, length - offset))
+        for offset in range(0, length, CHUNK_BYTES):
+            data = self._frame((kind, query, stage, index, offset), min(CHUNK_BYTES, length - offset))
             if length == len(data):
                 return data
             out[offset : offset + len(data)] = data
@@ -161,7 +161,7 @@ def ranges(numbers: Iterable[int], limit: int) -> list[tuple[int, int]]:
     return runs
 
 
-def expand(runs: Iterable[Any], count: int) -> list[int]:
+def expand_ranges(runs: Iterable[Any], count: int) -> list[int]:
     """Numbers of Range messages, which must be ascending, disjoint and below `count`.
 
     Raises:

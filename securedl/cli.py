@@ -32,14 +32,14 @@ class Data(str, Enum):
     breast_cancer = "breast_cancer"
 
 
-class Evaluator(str, Enum):
+class BackendName(str, Enum):
     """Server back ends."""
 
     vector = "vector"
     seal = "seal"
 
 
-class Scheme(str, Enum):
+class SchemeName(str, Enum):
     """Encryption schemes."""
 
     ckks = "ckks"
@@ -48,7 +48,7 @@ class Scheme(str, Enum):
 
 CORES = os.cpu_count() or 1
 EvaluatorOption = Annotated[
-    Evaluator, typer.Option(help="vector: the fast kernels. seal: the reference, about ten times slower.")
+    BackendName, typer.Option(help="vector: the fast kernels. seal: the reference, about ten times slower.")
 ]
 ThreadsOption = Annotated[int, typer.Option(min=1, max=256, help="Threads of one evaluation (vector only).")]
 ListenOption = Annotated[
@@ -78,8 +78,8 @@ def everywhere(
 @app.command()
 def demo(
     data: Annotated[Data, typer.Option(help="Which UCI table (scikit-learn's copy).")] = Data.digits,
-    scheme: Annotated[Scheme, typer.Option(help="ckks; bgv is not available yet.")] = Scheme.ckks,
-    evaluator: EvaluatorOption = Evaluator.vector,
+    scheme: Annotated[SchemeName, typer.Option(help="ckks; bgv is not available yet.")] = SchemeName.ckks,
+    evaluator: EvaluatorOption = BackendName.vector,
     threads: ThreadsOption = CORES,
     seed: Annotated[int, typer.Option(help="Seed of split, training and tampering.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Write the figures to this file.")] = None,
@@ -90,7 +90,7 @@ def demo(
     from protocol import Client
     from securedl.demo import story
 
-    if scheme is Scheme.bgv:
+    if scheme is SchemeName.bgv:
         raise InputError("scheme 'bgv' is not available yet: use --scheme ckks")
     check_writable(json)
 
@@ -101,11 +101,11 @@ def demo(
     _write_json(json, figures)
 
 
-@app.command()
-def serve(
+@app.command("serve")
+def serve_store(
     listen: ListenOption = "127.0.0.1:7443",
     store: StoreOption = Path("securedl-store"),
-    evaluator: EvaluatorOption = Evaluator.vector,
+    evaluator: EvaluatorOption = BackendName.vector,
     threads: ThreadsOption = CORES,
     token_file: Annotated[Path | None, typer.Option(help="File with one bearer token a line.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain.")] = None,
@@ -150,7 +150,7 @@ def dishonest(
     seed: Annotated[int, typer.Option(help="Which weights are tampered with.")] = 0,
     listen: ListenOption = "127.0.0.1:7443",
     store: StoreOption = Path("securedl-store"),
-    evaluator: EvaluatorOption = Evaluator.vector,
+    evaluator: EvaluatorOption = BackendName.vector,
     threads: ThreadsOption = 1,
     quiet: QuietOption = False,
 ) -> None:

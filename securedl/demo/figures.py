@@ -21,7 +21,7 @@ def _accuracy(labels: np.ndarray, truth: np.ndarray) -> float:
     return float(np.mean(labels == truth))
 
 
-def measure(
+def collect_figures(
     data: str, plan: Plan, split: Split, model: nn.Module, poly: nn.Module, answer: Answer
 ) -> dict[str, Any]:
     """Accuracy, agreement and errors of the answer for the whole test part."""

@@ -22,7 +22,7 @@ from securedl.client.owner import Owner
 from securedl.compiler.compile import compile
 from securedl.demo.data import HIDDEN, Split, load_split, train_network
 from securedl.demo.dishonest import MOVES
-from securedl.demo.figures import measure, print_report
+from securedl.demo.figures import collect_figures, print_report
 from securedl.demo.processes import ServerProcess, running, serve_command
 
 PROBES = 8
@@ -94,7 +94,7 @@ def run(
         for attack in MOVES:
             with stages("dishonest", f"a dishonest server: {attack}"):
                 caught.append(_dishonest(attack, seed, store, owner, split, connect, evaluator, threads))
-    figures = measure(data, plan, split, model, poly, answer)
+    figures = collect_figures(data, plan, split, model, poly, answer)
     figures["bytes"] = {"upload": upload.bytes, **answer.traffic}
     figures["ms"] = {**stages.ms, **{f"predict.{k}": v for k, v in answer.timings.items()}}
     figures["verification"]["dishonest"] = caught

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator
-from typing import TypeVar
 
+from securedl.he.arithmetic import H
 from securedl.program.execute import RefreshRequest
-
-H = TypeVar("H")
 
 
 def advance(

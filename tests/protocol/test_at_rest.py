@@ -18,7 +18,7 @@ from protocol_fakes import FakeOwner, random_record, small_program
 
 from protocol import Store
 from protocol.cache import ModelCache
-from protocol.models import load
+from protocol.models import load_model
 from protocol.store import Limits
 from securedl.errors import QuotaError, ServerError
 from securedl.he.ckks import ckks_parameters
@@ -234,7 +234,7 @@ def test_a_disk_without_room_leaves_weights_in_memory(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(at_rest.os, "posix_fallocate", refuse)
     with caplog.at_level(logging.WARNING):
-        loaded = load(model, VectorBackend(), 1, 1 << 30)
+        loaded = load_model(model, VectorBackend(), 1, 1 << 30)
     assert "weights stay in memory: their file cannot be made: No space left on device" in caplog.text
     assert loaded.weights[0].packed
     assert loaded.cost == sum(model.table.expanded())
@@ -244,7 +244,7 @@ def test_what_does_not_fit_is_not_read_beforehand(tmp_path: Path, monkeypatch) -
     model = complete(tmp_path, FakeOwner())
     monkeypatch.setattr("securedl.he.vector.at_rest.mappable", lambda _: False)
     keys, weights = model.table.expanded()
-    loaded = load(model, VectorBackend(), 1, keys + weights // 2)
+    loaded = load_model(model, VectorBackend(), 1, keys + weights // 2)
     asked, read = [], loaded.weights._load
     monkeypatch.setattr(loaded.weights, "_load", lambda index: (asked.append(index), read(index))[1])
     loaded.weights.warm(lambda: True)
@@ -255,7 +255,7 @@ def test_what_does_not_fit_is_not_read_beforehand(tmp_path: Path, monkeypatch) -
 def test_a_model_is_made_once_however_many_ask(tmp_path: Path) -> None:
     """Also after a failure, while others wait for the same one; nothing is kept of what is done."""
     cache, made, together = ModelCache(1 << 30), [], threading.Semaphore(1)
-    loaded = load(complete(tmp_path, FakeOwner()), VectorBackend(), 1, 1 << 30)
+    loaded = load_model(complete(tmp_path, FakeOwner()), VectorBackend(), 1, 1 << 30)
 
     def make():
         assert together.acquire(blocking=False), "two at a time"
@@ -280,7 +280,7 @@ def test_a_model_is_made_once_however_many_ask(tmp_path: Path) -> None:
 
 def test_a_model_that_is_removed_while_it_is_made_is_not_kept(tmp_path: Path) -> None:
     """Else its keys stayed in memory, and another plan under the same id were refused."""
-    loaded = load(complete(tmp_path, FakeOwner()), VectorBackend(), 1, 1 << 30)
+    loaded = load_model(complete(tmp_path, FakeOwner()), VectorBackend(), 1, 1 << 30)
     cache, made, key = ModelCache(1 << 30), [], ("client", bytes(16))
 
     def make():
@@ -299,7 +299,7 @@ def test_a_model_that_is_removed_while_it_is_made_is_not_kept(tmp_path: Path) ->
 
 def test_only_keys_count_as_memory(tmp_path: Path) -> None:
     model = complete(tmp_path, FakeOwner())
-    loaded = load(model, VectorBackend(), 1, 1 << 30)
+    loaded = load_model(model, VectorBackend(), 1, 1 << 30)
     loaded.weights.warm(lambda: True)
     assert loaded.cost == model.table.expanded()[0]
     assert packed_file(model, ".bin").stat().st_size > model.table.sizes()["weights.bin"]
@@ -309,7 +309,7 @@ def test_no_client_pays_for_derived_files(tmp_path: Path) -> None:
     owner = FakeOwner()
     model = complete(tmp_path, owner)
     size = sum(p.stat().st_size for p in model.folder.iterdir())
-    load(model, VectorBackend(), 1, 1 << 30).weights.warm(lambda: True)
+    load_model(model, VectorBackend(), 1, 1 << 30).weights.warm(lambda: True)
     other = FakeOwner(1)
     need = size + model.table.total_bytes
     with pytest.raises(QuotaError):
@@ -318,7 +318,7 @@ def test_no_client_pays_for_derived_files(tmp_path: Path) -> None:
 
 
 def test_a_dropped_model_gives_its_memory_back_without_a_garbage_collection(tmp_path: Path) -> None:
-    loaded = load(complete(tmp_path, FakeOwner()), VectorBackend(), 1, 1 << 30)
+    loaded = load_model(complete(tmp_path, FakeOwner()), VectorBackend(), 1, 1 << 30)
     loaded.weights.warm(lambda: True)
     mapped = weakref.ref(loaded.weights._load.__self__)
     assert isinstance(mapped(), MappedWeights)

@@ -19,9 +19,9 @@ from protocol import messages_pb2 as pb
 from protocol.asking import Clock, ask
 from protocol.executor import Here
 from protocol.expect import Expectations
-from protocol.models import load
-from protocol.service import handler, path
-from protocol.wire import CHUNK, NONCE_BYTES, VERSION, Receiver, frames, session_id
+from protocol.models import load_model
+from protocol.service import handler, method_path
+from protocol.wire import CHUNK_BYTES, NONCE_BYTES, PROTOCOL_VERSION, Receiver, frames, session_id
 from securedl.errors import FormatError, ProtocolError
 
 REFUSALS = (ProtocolError, FormatError)
@@ -40,12 +40,12 @@ def model(tmp_path_factory):
             writer.write(number, OWNER.key(step))
         for index in range(len(stored.table.shapes)):
             writer.write(len(stored.table.keys) + index, OWNER.weight(index))
-    return load(stored, FakeBackend(), 1, 1 << 30)
+    return load_model(stored, FakeBackend(), 1, 1 << 30)
 
 
 def hello() -> bytes:
     return pb.Hello(
-        version=VERSION,
+        version=PROTOCOL_VERSION,
         model_id=OWNER.model_id,
         program_id=OWNER.program.id,
         nonce=bytes(NONCE_BYTES),
@@ -165,7 +165,7 @@ def test_changed_messages_on_a_real_socket(serve) -> None:
     with Client(server.address, OWNER) as client:
         client.upload()
         with grpc.insecure_channel(server.address) as channel:
-            call = channel.stream_stream(path("Predict"))
+            call = channel.stream_stream(method_path("Predict"))
             for number in range(400):
                 code = _attack_socket(call, ("left", "made anew")[number % 2], rng)
                 assert code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
@@ -194,7 +194,7 @@ def _attack_socket(call, digest: str, rng: np.random.Generator):
         b"",
         b"\0",
         b"\xff" * 100,
-        pb.Hello(version=VERSION).SerializeToString(),
+        pb.Hello(version=PROTOCOL_VERSION).SerializeToString(),
         pb.Hello(version=2, model_id=bytes(16), program_id=bytes(16), nonce=bytes(32)).SerializeToString(),
         pb.Hello(
             version=1, model_id=b"../../etc/passwd", program_id=bytes(16), nonce=bytes(32)
@@ -207,7 +207,7 @@ def _attack_socket(call, digest: str, rng: np.random.Generator):
 @pytest.mark.parametrize("method", ["Predict", "Upload"])
 def test_bad_greetings(serve, raw: bytes, method: str) -> None:
     with grpc.insecure_channel(serve().address) as channel:
-        running = channel.stream_stream(path(method))(iter([raw]), timeout=10)
+        running = channel.stream_stream(method_path(method))(iter([raw]), timeout=10)
         with pytest.raises(grpc.RpcError) as caught:
             list(running)
         assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
@@ -225,11 +225,11 @@ def test_bad_programs(serve, tmp_path, program: bytes) -> None:
 class EvilServer:
     """Speaks the protocol, with the method given here in place of a real one."""
 
-    def __init__(self, predict=None, upload=None, version: int = VERSION) -> None:
+    def __init__(self, predict=None, upload=None, version: int = PROTOCOL_VERSION) -> None:
         self._predict, self._upload, self._version = predict, upload, version
 
     def describe(self, raw, context):
-        return pb.Description(version=self._version, chunk_bytes=CHUNK).SerializeToString()
+        return pb.Description(version=self._version, chunk_bytes=CHUNK_BYTES).SerializeToString()
 
     def status(self, raw, context):
         return b""
@@ -269,10 +269,10 @@ def test_another_version(evil) -> None:
 
 
 def test_hostile_welcomes(evil) -> None:
-    good = pb.Welcome(version=VERSION, nonce=bytes(32))
-    bad = [b"", b"\xff\xff", pb.Welcome(version=VERSION).SerializeToString()]
+    good = pb.Welcome(version=PROTOCOL_VERSION, nonce=bytes(32))
+    bad = [b"", b"\xff\xff", pb.Welcome(version=PROTOCOL_VERSION).SerializeToString()]
     bad += [pb.Welcome(version=9, nonce=bytes(32)).SerializeToString()]
-    bad += [pb.Welcome(version=VERSION, nonce=bytes(32), needs_program=True).SerializeToString()]
+    bad += [pb.Welcome(version=PROTOCOL_VERSION, nonce=bytes(32), needs_program=True).SerializeToString()]
     turn = iter(bad)
     with Client(evil(predict=lambda requests: iter([next(turn)])), OWNER) as client:
         for _ in bad:
@@ -288,7 +288,7 @@ def test_hostile_welcomes(evil) -> None:
 
 def test_a_server_that_lies_about_an_upload(evil) -> None:
     def upload(requests):
-        yield pb.Welcome(version=VERSION, nonce=bytes(32)).SerializeToString()
+        yield pb.Welcome(version=PROTOCOL_VERSION, nonce=bytes(32)).SerializeToString()
         yield pb.Done(blobs=3, digest=bytes(32)).SerializeToString()
 
     with Client(evil(upload=upload), OWNER) as client, pytest.raises(ProtocolError, match="account"):

@@ -12,15 +12,15 @@ from protocol_fakes import FakeBatch, FakeEvaluator, FakeOwner
 
 from protocol import Client, Limits, Store
 from protocol import messages_pb2 as pb
-from protocol.address import parse
+from protocol.address import parse_address
 from protocol.deadline import Deadline
-from protocol.service import path
-from protocol.wire import NONCE_BYTES, VERSION, frames, session_id
+from protocol.service import method_path
+from protocol.wire import NONCE_BYTES, PROTOCOL_VERSION, frames, session_id
 from securedl.errors import ProtocolError, ServerError
 
 OWNER = FakeOwner()
 HELLO = pb.Hello(
-    version=VERSION, model_id=OWNER.model_id, program_id=OWNER.program.id, nonce=bytes(NONCE_BYTES)
+    version=PROTOCOL_VERSION, model_id=OWNER.model_id, program_id=OWNER.program.id, nonce=bytes(NONCE_BYTES)
 ).SerializeToString()
 
 
@@ -53,7 +53,7 @@ def test_a_client_that_goes_away_stops_its_evaluation(serve, tmp_path, caplog) -
                     yield from frames(session, pb.QUERY, index, tile)
                 time.sleep(30)
 
-            running = channel.stream_stream(path("Predict"))(requests())
+            running = channel.stream_stream(method_path("Predict"))(requests())
             welcome.append(next(running))
             waiting.set()
             time.sleep(0.2)
@@ -73,7 +73,7 @@ def test_a_silent_client_loses_its_session(serve, tmp_path, caplog) -> None:
                 yield HELLO
                 hold.wait(20)
 
-            running = channel.stream_stream(path("Predict"))(requests())
+            running = channel.stream_stream(method_path("Predict"))(requests())
             with pytest.raises(grpc.RpcError):
                 list(running)
             hold.set()
@@ -146,4 +146,4 @@ def test_deadlines_count_single_waits() -> None:
     ],
 )
 def test_what_is_local(text: str, local: bool) -> None:
-    assert parse(text).local is local
+    assert parse_address(text).local is local

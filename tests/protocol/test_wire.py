@@ -13,10 +13,10 @@ from google.protobuf import descriptor_pb2
 
 from protocol import messages_pb2 as pb
 from protocol.wire import (
-    CHUNK,
+    CHUNK_BYTES,
     MAX_MESSAGE,
     Receiver,
-    expand,
+    expand_ranges,
     frame_digest,
     frames,
     parse,
@@ -48,11 +48,13 @@ def test_the_schema_is_the_generated_one(tmp_path) -> None:
     assert fresh == kept
 
 
-@pytest.mark.parametrize("length", [1, 100, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 3 * CHUNK + 7])
+@pytest.mark.parametrize(
+    "length", [1, 100, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES, 3 * CHUNK_BYTES + 7]
+)
 def test_blobs_cross_in_chunks(length: int) -> None:
     data = np.random.default_rng(length).bytes(length)
     sent = list(frames(SESSION, pb.WEIGHT, 5, data, 2, 3))
-    assert len(sent) == -(-length // CHUNK)
+    assert len(sent) == -(-length // CHUNK_BYTES)
     assert max(map(len, sent)) < MAX_MESSAGE
     receiver = Receiver(SESSION, iter(sent))
     assert receiver.blob(pb.WEIGHT, 5, length, 2, 3) == data
@@ -117,7 +119,7 @@ def test_ranges() -> None:
     assert runs == [(0, 3), (5, 1), (7, 2)]
     assert ranges([0, 1, 2, 5, 7, 8], 2) == [(0, 3), (5, 1)]
     messages = [pb.Range(first=first, count=count) for first, count in runs]
-    assert expand(messages, 9) == [0, 1, 2, 5, 7, 8]
+    assert expand_ranges(messages, 9) == [0, 1, 2, 5, 7, 8]
     for bad in ([(0, 0)], [(8, 2)], [(1, 1), (0, 1)], [(0, 2), (1, 1)], [(2**32 - 1, 2**32 - 1)]):
         with pytest.raises(ProtocolError):
-            expand([pb.Range(first=first, count=count) for first, count in bad], 9)
+            expand_ranges([pb.Range(first=first, count=count) for first, count in bad], 9)

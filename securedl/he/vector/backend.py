@@ -17,7 +17,7 @@ from securedl.he.vector.handles import Handle
 from securedl.he.vector.kernels.cache import compiled
 from securedl.he.weights import HeldWeights, ModelWeights, Records
 
-log = logging.getLogger("securedl.he")
+_log = logging.getLogger("securedl.he")
 
 
 class VectorBackend(Backend[Handle]):
@@ -47,7 +47,7 @@ class VectorBackend(Backend[Handle]):
         try:
             mapped = at_rest.MappedWeights(folder, records.model_id, records.params, shapes, load)
         except OSError as error:
-            log.warning(
+            _log.warning(
                 "weights stay in memory: their file cannot be made: %s", os.strerror(error.errno or 0)
             )
             return super().weights(evaluator, records, folder, room)
@@ -59,7 +59,7 @@ def _prepare() -> None:
     """Compile the kernels now, not in the first query; once in a process."""
     began, cold = time.monotonic(), not compiled()
     if cold:
-        log.info("compiling kernels, once for this version: about 15 s")
+        _log.info("compiling kernels, once for this version: about 15 s")
     warm_up()
     if cold:
-        log.info("kernels compiled s=%.1f", time.monotonic() - began)
+        _log.info("kernels compiled s=%.1f", time.monotonic() - began)
