@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from securedl.demo.dishonest import MOVES, DishonestBackend
+from securedl.errors import InputError
 from securedl.he.vector.backend import VectorBackend
 
 pytestmark = pytest.mark.he
@@ -41,6 +42,25 @@ def test_every_attack_is_noticed(net, owner, folder, local, attack: str) -> None
         if report.passed or not report.alarms or report.worst_ratio <= 1:
             missed.append((seed, report.worst_ratio))
     assert not missed
+
+
+def test_nothing_of_a_move_reaches_the_store(net, owner, folder, local) -> None:
+    """Its weights live in memory; the name it gives is the honest one's."""
+
+    def files() -> dict[str, bytes]:
+        return {str(p): p.read_bytes() for p in (folder / "store").rglob("*") if p.is_file()}
+
+    before = files()
+    backend = DishonestBackend(VectorBackend(), "noise", 0)
+    with local(folder, owner, "quiet", evaluator=backend) as client:
+        assert client.describe()["evaluator"] == "vector"
+        client.predict(net.x[:SAMPLES])
+    assert files() == before
+
+
+def test_an_unknown_move() -> None:
+    with pytest.raises(InputError, match="attack 'bribe' is unknown: use one of noise, drop, swap"):
+        DishonestBackend(VectorBackend(), "bribe", 0)
 
 
 def test_an_honest_server_after_dishonest_ones(net, owner, folder, local) -> None:
