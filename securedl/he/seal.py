@@ -1,7 +1,7 @@
 """SEAL, through TenSEAL's `sealapi`: contexts, streams, and the reference evaluator.
 
 SEAL reads and writes only paths, so streams pass through a memory file. The streams that SEAL reads
-here are written by this module from residues that `layout.unpack` has checked.
+here are written by this module from residues that `record.unpack` has checked.
 """
 
 from __future__ import annotations
