@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from protocol.models import LoadedModel
@@ -11,7 +11,7 @@ from protocol.stored import refusal
 from securedl.he.record import Record
 from securedl.he.weights import ModelWeights
 from securedl.program.drive import advance
-from securedl.program.execute import Execution, RefreshRequest, execute
+from securedl.program.execute import RefreshRequest, execute
 
 
 class Gone(Exception):  # noqa: N818  (not an error: it ends a session quietly)
@@ -63,7 +63,7 @@ class Here(Executor):
 class _Local(Evaluation):
     def __init__(self, model: LoadedModel, alive: Callable[[], bool]) -> None:
         self._model, self._weights = model, _Watched(model.weights, alive)
-        self._running: Execution | None = None
+        self._running: Generator[RefreshRequest, list[Any], list[Any]] | None = None
 
     def step(self, tiles: Iterable[Record]) -> list[Record]:
         evaluator = self._model.evaluator

@@ -33,9 +33,10 @@ def affine_ms(params: Parameters, layout: LayerLayout, level: int, encrypted: bo
     """Server time of a matrix product at `level`."""
     primes, switch = level + 1, key_switch_ntts(level)
     below = key_switch_ntts(level - 1)
-    ntts = layout.diagonals * primes * DOT_NTTS * (1.0 if encrypted else 0.5)
-    ntts += 0.5 * layout.babies * switch + layout.groups * (switch * encrypted + 3 * primes)
-    ntts += (layout.giants + len(layout.folds) * layout.target.tiles) * below
+    counts = layout.counts
+    ntts = counts.terms * primes * DOT_NTTS * (1.0 if encrypted else 0.5)
+    ntts += 0.5 * counts.hoisted * switch + counts.groups * (switch * encrypted + 3 * primes)
+    ntts += counts.turns * below
     return ntts * ntt_ms(params.ring)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from securedl.plan.layouts import Interleaved, block_diagonals, folds
 from securedl.plan.normalised import Normalised
-from securedl.program.steps import Block
+from securedl.program.count import Counted, Counter, Counts, SameWeight
+from securedl.program.steps import Block, Matvec
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class LayerLayout:
 
     Attributes:
         sources: how many registers it reads. giant: g of baby-step giant-step.
-        babies, giants: rotations of inputs and of results. groups: relinearisations.
+        counts: what its product takes, from the step itself on a counter.
     """
 
     source: Interleaved
@@ -26,14 +27,7 @@ class LayerLayout:
     blocks: tuple[Block, ...]
     folds: tuple[int, ...]
     giant: int
-    babies: int
-    giants: int
-    groups: int
-
-    @property
-    def diagonals(self) -> int:
-        """Weights of the layer, without biases."""
-        return sum(len(b.diagonals) for b in self.blocks)
+    counts: Counts
 
 
 def lay_out(network: Normalised, width: int, batch: int, encrypted: bool) -> tuple[LayerLayout, ...]:
@@ -50,29 +44,38 @@ def lay_out(network: Normalised, width: int, batch: int, encrypted: bool) -> tup
                 blocks.append(Block(output, which, tile, tuple(int(k) for k in ks)))
         missing = set(range(target.tiles)) - {b.output for b in blocks}
         blocks += [Block(output, 0, 0, (0,)) for output in sorted(missing)]  # rows without any entry
-        giant, counts = _best_giant(blocks, encrypted)
-        layouts.append(
-            LayerLayout(
-                packing, target, len(layer.matrices), tuple(blocks), folds(packing, target), giant, *counts
-            )
-        )
+        steps = folds(packing, target)
+        giant, counts = _best_giant(tuple(blocks), target.tiles, steps, len(layer.matrices), encrypted)
+        layouts.append(LayerLayout(packing, target, len(layer.matrices), tuple(blocks), steps, giant, counts))
         packing = target
     return tuple(layouts)
 
 
-def _best_giant(blocks: list[Block], encrypted: bool) -> tuple[int, tuple[int, int, int]]:
+def _best_giant(
+    blocks: tuple[Block, ...], tiles: int, folds: tuple[int, ...], sources: int, encrypted: bool
+) -> tuple[int, Counts]:
     """The g with the fewest key switches (a relinearisation for each giant step when encrypted)."""
     top = max(k for b in blocks for k in b.diagonals) + 1
-    best: tuple[float, int, tuple[int, int, int]] | None = None
+    best: tuple[float, int, Counts] | None = None
     giant = 1
     while True:
-        babies = {(b.source, b.tile, k % giant) for b in blocks for k in b.diagonals if k % giant}
-        groups = {(b.output, k // giant) for b in blocks for k in b.diagonals}
-        giants = sum(1 for _, i in groups if i)
+        counts = _count(blocks, tiles, giant, folds, sources, encrypted)
+        giants = counts.turns - len(folds) * tiles
         # A baby rotation is hoisted (about half a key switch); a giant step also rescales.
-        cost = 0.5 * len(babies) + giants + len(groups) * (1.3 if encrypted else 0.3)
+        cost = 0.5 * counts.hoisted + giants + counts.groups * (1.3 if encrypted else 0.3)
         if best is None or cost < best[0]:
-            best = (cost, giant, (len(babies), giants, len(groups)))
+            best = (cost, giant, counts)
         if giant >= top:
             return best[1], best[2]
         giant *= 2
+
+
+def _count(
+    blocks: tuple[Block, ...], tiles: int, giant: int, folds: tuple[int, ...], sources: int, encrypted: bool
+) -> Counts:
+    """What the product takes: the step itself on a counter; its level and scales do not matter."""
+    step = Matvec(1, (0,) * sources, blocks, tiles, giant, folds, 1, 1.0, (1.0,) * sources, 0)
+    inputs = [[Counted(1)] * (1 + max(b.tile for b in blocks))] * sources
+    counter = Counter()
+    step.run(counter, 1, inputs, SameWeight(encrypted))
+    return counter.counts

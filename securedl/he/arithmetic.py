@@ -78,6 +78,11 @@ class Arithmetic(ABC, Generic[H]):
     def rotate(self, a: H, steps: Sequence[int]) -> list[H]:
         """One ciphertext rotated left by each of `steps` slots (0 gives the ciphertext itself)."""
 
+    def fold(self, a: H, step: int) -> H:
+        """a + a rotated left by `step` slots."""
+        (turned,) = self.rotate(a, [step])
+        return self.add(a, turned)
+
     def giant_steps(self, groups: Sequence[Group]) -> H:
         """Σ over groups of rescale(relinearise(dot(xs, ws))) rotated left by `step` slots.
 

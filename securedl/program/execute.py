@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Any
 
-from securedl.he.interface import Arithmetic, Handle
+from securedl.he.arithmetic import Arithmetic, H
 from securedl.program.program import Program
 from securedl.program.steps import Weights
 
@@ -15,13 +16,12 @@ class RefreshRequest:
     """Tiles at level 0 that the client is asked to encrypt afresh; `index` counts from 0."""
 
     index: int
-    tiles: list[Handle]
+    tiles: list[Any]
 
 
-Execution = Generator[RefreshRequest, list[Handle], list[Handle]]
-
-
-def execute(program: Program, evaluator: Arithmetic, weights: Weights, query: list[Handle]) -> Execution:
+def execute(
+    program: Program, evaluator: Arithmetic[H], weights: Weights[H], query: list[H]
+) -> Generator[RefreshRequest, list[H], list[H]]:
     """Evaluate `program` on the tiles of one query.
 
     Yields:
@@ -30,7 +30,7 @@ def execute(program: Program, evaluator: Arithmetic, weights: Weights, query: li
     Returns:
         The output's tiles at level 0.
     """
-    registers: dict[int, list[Handle]] = {0: query}
+    registers: dict[int, list[H]] = {0: query}
     last_use = _last_uses(program)
     refreshes = 0
     for number, step in enumerate(program.steps):

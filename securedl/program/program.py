@@ -20,6 +20,7 @@ from securedl.he.params import Parameters
 from securedl.he.record import Shape
 from securedl.he.scheme import Scheme
 from securedl.he.schemes import scheme_of
+from securedl.program.count import Counted, Counter, Counts, SameWeight
 from securedl.program.steps import MAX_TILES, STEPS, Block, Port, Step, require
 
 VERSION = 1
@@ -68,16 +69,24 @@ class Program:
         ports = self.ports()
         return [shape for step in self.steps for shape in step.shapes(self, [ports[r] for r in step.reads()])]
 
+    @cached_property
+    def counts(self) -> Counts:
+        """What running it takes; from running it on a counter."""
+        counter, ports = Counter(), self.ports()
+        for step in self.steps:
+            inputs = [[Counted(ports[r].level)] * ports[r].tiles for r in step.reads()]
+            step.run(counter, self.batch, inputs, SameWeight(self.encrypted))
+        return counter.counts
+
     @property
     def rotations(self) -> tuple[int, ...]:
         """Left rotations in slots that need a Galois key, ascending."""
-        features = set().union(*(step.rotations() for step in self.steps), set())
-        return tuple(sorted(f * self.batch for f in features))
+        return tuple(sorted(self.counts.rotations))
 
     @property
     def relinearises(self) -> bool:
         """Whether a relinearisation key is needed."""
-        return any(step.relinearises(self.encrypted) for step in self.steps)
+        return self.counts.relinearised
 
     @property
     def refreshes(self) -> list[tuple[Port, Port]]:

@@ -10,18 +10,19 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from securedl.errors import FormatError
-from securedl.he.interface import Arithmetic, Group, Handle
+from securedl.he.arithmetic import Arithmetic, Group, H
 from securedl.he.params import Parameters
 from securedl.he.record import Shape
 from securedl.he.scheme import Scheme
 
 MAX_TILES = 1 << 12
+W = TypeVar("W", covariant=True)
 
 
 def require(condition: bool, message: str) -> None:
@@ -63,10 +64,10 @@ class Setting(Protocol):
         """Whether weights are ciphertexts."""
 
 
-class Weights(Protocol):
+class Weights(Protocol[W]):
     """Weights by index, in the evaluator's own form."""
 
-    def __getitem__(self, index: int) -> Handle:
+    def __getitem__(self, index: int) -> W:
         """The handle of one weight."""
 
 
@@ -104,9 +105,7 @@ class Step(ABC):
         """
 
     @abstractmethod
-    def run(
-        self, e: Arithmetic, batch: int, inputs: Sequence[list[Handle]], weights: Weights
-    ) -> list[Handle]:
+    def run(self, e: Arithmetic[H], batch: int, inputs: Sequence[list[H]], weights: Weights[H]) -> list[H]:
         """The tiles it writes."""
 
     def shapes(self, setting: Setting, inputs: Sequence[Port]) -> Iterator[Shape]:
@@ -116,14 +115,6 @@ class Step(ABC):
     def slots(self, values: Values) -> Iterator[NDArray[np.float64]]:
         """Its weights as slot vectors [n], in the same order."""
         return iter(())
-
-    def rotations(self) -> set[int]:
-        """Rotations used, in features."""
-        return set()
-
-    def relinearises(self, encrypted: bool) -> bool:
-        """Whether it needs a relinearisation key."""
-        return False
 
     @property
     def diagonals(self) -> int:
@@ -189,25 +180,12 @@ class Matvec(Step):
         """Number of encrypted (or plain) diagonals."""
         return sum(len(block.diagonals) for block in self.blocks)
 
-    def rotations(self) -> set[int]:
-        """Rotations used, in features."""
-        steps = {
-            part
-            for block in self.blocks
-            for k in block.diagonals
-            for part in (k % self.giant, k // self.giant * self.giant)
-        }
-        return (steps | set(self.folds)) - {0}
-
     def reads(self) -> tuple[int, ...]:
         return self.sources
 
     @property
     def first_weight(self) -> int:
         return self.first
-
-    def relinearises(self, encrypted: bool) -> bool:
-        return encrypted
 
     def shapes(self, setting: Setting, inputs: Sequence[Port]) -> Iterator[Shape]:
         size, seeded = (2 if setting.encrypted else 1), setting.encrypted
@@ -253,9 +231,7 @@ class Matvec(Step):
             {b.output for b in self.blocks} == set(range(self.tiles)), f"{where} leaves an output tile empty"
         )
 
-    def run(
-        self, e: Arithmetic, batch: int, inputs: Sequence[list[Handle]], weights: Weights
-    ) -> list[Handle]:
+    def run(self, e: Arithmetic[H], batch: int, inputs: Sequence[list[H]], weights: Weights[H]) -> list[H]:
         """Baby-step giant-step product, one relinearisation and rescale for each giant step."""
         babies = self._baby_steps(e, batch, inputs)
         index = self.first
@@ -269,14 +245,13 @@ class Matvec(Step):
         for output in range(self.tiles):
             total = e.giant_steps(groups[output])
             for fold in self.folds:
-                (turned,) = e.rotate(total, [fold * batch])
-                total = e.add(total, turned)
+                total = e.fold(total, fold * batch)
             results.append(e.add(total, weights[index + output]))
         return results
 
     def _baby_steps(
-        self, e: Arithmetic, batch: int, inputs: Sequence[list[Handle]]
-    ) -> dict[tuple[int, int, int], Handle]:
+        self, e: Arithmetic[H], batch: int, inputs: Sequence[list[H]]
+    ) -> dict[tuple[int, int, int], H]:
         """Each input tile, rotated by every baby step that some diagonal needs."""
         needed: dict[tuple[int, int], set[int]] = {}
         for block in self.blocks:
@@ -305,9 +280,6 @@ class Multiply(Step):
     def reads(self) -> tuple[int, ...]:
         return (self.left, self.right)
 
-    def relinearises(self, encrypted: bool) -> bool:
-        return True
-
     def port(self, setting: Setting, inputs: Sequence[Port], where: str) -> Port:
         require(self.level >= 1, f"{where} has no level to spend")
         left, right = inputs
@@ -318,9 +290,7 @@ class Multiply(Step):
         require(math.isclose(product, self.scale, rel_tol=1e-9), f"{where}: scales")
         return Port(left.tiles, self.level - 1, self.scale)
 
-    def run(
-        self, e: Arithmetic, batch: int, inputs: Sequence[list[Handle]], weights: Weights
-    ) -> list[Handle]:
+    def run(self, e: Arithmetic[H], batch: int, inputs: Sequence[list[H]], weights: Weights[H]) -> list[H]:
         out = []
         for a, b in zip(*inputs, strict=True):
             low = e.mod_switch(a, self.level)
@@ -358,9 +328,7 @@ class AddWeight(Step):
         require(math.isclose(source.scale, self.scale, rel_tol=1e-9), f"{where}: scales")
         return Port(source.tiles, self.level, self.scale)
 
-    def run(
-        self, e: Arithmetic, batch: int, inputs: Sequence[list[Handle]], weights: Weights
-    ) -> list[Handle]:
+    def run(self, e: Arithmetic[H], batch: int, inputs: Sequence[list[H]], weights: Weights[H]) -> list[H]:
         return [e.add(tile, weights[self.first + i]) for i, tile in enumerate(inputs[0])]
 
 
@@ -381,9 +349,7 @@ class Refresh(Step):
     def port(self, setting: Setting, inputs: Sequence[Port], where: str) -> Port:
         return Port(inputs[0].tiles, self.level, self.scale)
 
-    def run(
-        self, e: Arithmetic, batch: int, inputs: Sequence[list[Handle]], weights: Weights
-    ) -> list[Handle]:
+    def run(self, e: Arithmetic[H], batch: int, inputs: Sequence[list[H]], weights: Weights[H]) -> list[H]:
         """What the client is sent: the tiles at level 0."""
         return [e.mod_switch(tile, 0) for tile in inputs[0]]
 

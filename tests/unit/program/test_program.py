@@ -59,13 +59,15 @@ def test_order_and_space_do_not_change_the_program():
 def test_what_follows_from_the_steps():
     """By hand."""
     program = example()
-    first, last = program.steps[0], program.steps[-1]
+    first = program.steps[0]
     # k = 0, 1, 3 with g = 2: giant step 0 holds j = 0 and j = 1 of tile 1, giant step 1 holds j = 1.
     assert list(first.groups()) == [(0, 0, [(0, 0, 0), (0, 1, 1)]), (0, 1, [(0, 0, 1)])]
-    assert first.rotations() == {1, 2, 4}
-    assert last.rotations() == {2}
     assert program.rotations == (512, 1024, 2048)
     assert program.relinearises
+    # Inputs: j = 1 of both tiles. Results: i = 1 and two folds, then k = 2 of the last step, whose g is 1.
+    counts = program.counts
+    assert (counts.hoisted, counts.turns, counts.terms) == (2, 4, 5)
+    assert (counts.groups, counts.products) == (4, 2)
     query = Shape(4, 2, float(Q[4]), True)
     assert program.weight_shapes == [
         *[query] * 3,
