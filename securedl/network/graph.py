@@ -1,10 +1,16 @@
-"""The network as the compiler sees it: sparse affine maps and polynomials in turn. Nothing else exists."""
+"""The network as the compiler sees it: a single-assignment graph of affine maps, polynomials and sums.
+
+A node is an operation; it says in terms of a `Domain` how it is applied, so the same graph runs on arrays, on
+torch tensors, or on whatever else has these three operations.
+"""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +21,38 @@ from securedl.errors import InputError
 Array: TypeAlias = NDArray[np.float64]
 
 
+V = TypeVar("V")
+
+
+class Domain(Protocol[V]):
+    """What values are, and how each operation is done on them."""
+
+    def affine(self, node: Affine, x: V) -> V:
+        """matrix · x + bias."""
+
+    def polynomial(self, node: Polynomial, x: V) -> V:
+        """Feature by feature."""
+
+    def add(self, xs: Sequence[V]) -> V:
+        """The sum of values with equal features."""
+
+
+class Node(ABC):
+    """One operation; it does not know which values it is given.
+
+    Attributes:
+        name: module path, for messages.
+    """
+
+    name: str
+
+    @abstractmethod
+    def apply(self, on: Domain[V], xs: Sequence[V]) -> V:
+        """The value of the node, from those that it reads."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class Affine:
+class Affine(Node):
     """y = matrix · x + bias.
 
     Attributes:
@@ -35,6 +71,11 @@ class Affine:
             raise InputError(
                 f"layer {self.name!r}: matrix {self.matrix.shape} and bias {self.bias.shape} differ"
             )
+
+    def apply(self, on: Domain[V], xs: Sequence[V]) -> V:
+        """One value in."""
+        (x,) = xs
+        return on.affine(self, x)
 
     @property
     def pattern(self) -> sparse.csr_matrix:
@@ -71,7 +112,7 @@ def _laid_on(pattern: sparse.csr_matrix, product: sparse.csr_matrix) -> sparse.c
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Polynomial:
+class Polynomial(Node):
     """y = Σ_k coefficients[k] · x^k, feature by feature.
 
     Attributes:
@@ -80,6 +121,11 @@ class Polynomial:
 
     coefficients: Array
     name: str = ""
+
+    def apply(self, on: Domain[V], xs: Sequence[V]) -> V:
+        """One value in."""
+        (x,) = xs
+        return on.polynomial(self, x)
 
     @property
     def degree(self) -> int:
@@ -94,19 +140,71 @@ class Polynomial:
         return y
 
 
-Node: TypeAlias = Affine | Polynomial
+@dataclass(frozen=True)
+class Sum(Node):
+    """y = Σ x over the values it reads: where branches of a residual network join."""
+
+    name: str = ""
+
+    def apply(self, on: Domain[V], xs: Sequence[V]) -> V:
+        """Two values in, or more."""
+        return on.add(xs)
+
+
+class Floats:
+    """The domain of float64 arrays [samples, features]."""
+
+    def affine(self, node: Affine, x: Array) -> Array:
+        """See `Domain`."""
+        return node(x)
+
+    def polynomial(self, node: Polynomial, x: Array) -> Array:
+        """See `Domain`."""
+        return node(x)
+
+    def add(self, xs: Sequence[Array]) -> Array:
+        """See `Domain`."""
+        total: Array = np.sum(xs, axis=0)
+        return total
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Graph:
-    """A straight line of nodes.
+    """Nodes in an order in which each reads earlier values only: value 0 is the input, node k gives k + 1.
 
     Attributes:
         input_shape: shape of one sample; features are its elements in row-major order.
+        reads: values that each node reads; a straight line where it is not given.
+
+    Raises:
+        InputError: a node reads nothing, or a value that is not there yet.
     """
 
     input_shape: tuple[int, ...]
     nodes: tuple[Node, ...]
+    reads: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.reads:
+            object.__setattr__(self, "reads", tuple((k,) for k in range(len(self.nodes))))
+        if len(self.reads) != len(self.nodes):
+            raise InputError(f"{len(self.nodes)} nodes need as many lists of values, got {len(self.reads)}")
+        for k, (node, read) in enumerate(zip(self.nodes, self.reads, strict=True)):
+            if not read or not all(0 <= value <= k for value in read):
+                name = node.name or type(node).__name__
+                raise InputError(f"node {k} ({name}) reads values {list(read)}; there are 0 to {k}")
+
+    @property
+    def straight(self) -> bool:
+        """Whether each node reads the value before it and nothing else."""
+        return self.reads == tuple((k,) for k in range(len(self.nodes)))
+
+    def run(self, on: Domain[V], x: V) -> list[V]:
+        """Input and the value of each node, in any domain."""
+        values = [x]
+        for node, read in zip(self.nodes, self.reads, strict=True):
+            values.append(node.apply(on, [values[k] for k in read]))
+        return values
 
     @property
     def features(self) -> int:
@@ -115,11 +213,7 @@ class Graph:
 
     def values(self, x: Any) -> list[Array]:
         """Input and the value after each node, each float64 [samples, features]."""
-        flat = np.asarray(x, dtype=np.float64).reshape(len(x), -1)
-        found = [flat]
-        for node in self.nodes:
-            found.append(node(found[-1]))
-        return found
+        return self.run(Floats(), np.asarray(x, dtype=np.float64).reshape(len(x), -1))
 
     def __call__(self, x: Any) -> Array:
         """Logits, float64 [samples, classes]."""

@@ -205,7 +205,7 @@ class Plan:
         for i, node in enumerate(self.graph.nodes):
             if isinstance(node, Affine):
                 arrays |= {f"node{i}.bias": node.bias, **_matrix_arrays(f"node{i}", node.matrix)}
-            else:
+            elif isinstance(node, Polynomial):
                 arrays[f"node{i}.coefficients"] = node.coefficients
         buffer = io.BytesIO()
         np.savez(buffer, meta=np.array(json.dumps(meta)), **arrays)

@@ -136,4 +136,4 @@ def _with_data(node: Affine, data: Weights) -> Affine:
 
 def _replaced(graph: Graph, changed: dict[int, Node]) -> Graph:
     nodes = tuple(changed.get(i, node) for i, node in enumerate(graph.nodes))
-    return Graph(graph.input_shape, nodes)
+    return Graph(graph.input_shape, nodes, graph.reads)

@@ -10,6 +10,7 @@ its own, since the server holds each one as its own number; coefficients of poly
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -79,15 +80,19 @@ class _Layer:
     def forward(self, a: Tensor) -> Tensor:
         return self.weights.times(a) + self.bias
 
-    def norm(self, delta2: Tensor, a: Tensor) -> Tensor:
-        """Σ_k ‖∂f_k/∂(weights, bias)‖², [samples], from delta2 = Σ_k δ_k² [samples, out]."""
+    def back(self, delta: Tensor, a: Tensor) -> Tensor:
+        return self.weights.back(delta)
+
+    def norm(self, delta: Tensor, a: Tensor) -> Tensor:
+        """Σ_k ‖∂f_k/∂(weights, bias)‖², [samples], from δ [k, samples, out]."""
+        delta2 = (delta * delta).sum(0)
         if self.pattern is None:
             return delta2.sum(-1) * ((a * a).sum(-1) + 1.0)
         return (delta2 * (self.pattern.times(a * a) + 1.0)).sum(-1)
 
 
 class _Activation:
-    """A polynomial node as torch sees it."""
+    """A polynomial node as torch sees it; its coefficients are not counted as weights."""
 
     def __init__(self, node: Polynomial) -> None:
         self.coefficients = torch.from_numpy(np.asarray(node.coefficients, dtype=np.float64))
@@ -97,8 +102,38 @@ class _Activation:
     def forward(self, a: Tensor) -> Tensor:
         return _horner(self.coefficients, a)
 
-    def slope(self, a: Tensor) -> Tensor:
-        return _horner(self.slopes, a)
+    def back(self, delta: Tensor, a: Tensor) -> Tensor:
+        return delta * _horner(self.slopes, a)
+
+    def norm(self, delta: Tensor, a: Tensor) -> Tensor:
+        return torch.zeros(len(a), dtype=torch.float64)
+
+
+class _Tape:
+    """The domain of torch tensors: runs a graph forward and remembers how to go back.
+
+    Attributes:
+        steps: what each node did, in order: the operation (None for a sum) and the values it read.
+    """
+
+    def __init__(self, operations: dict[int, _Layer | _Activation]) -> None:
+        self._operations = operations
+        self.steps: list[tuple[_Layer | _Activation | None, Sequence[Tensor]]] = []
+
+    def affine(self, node: Affine, x: Tensor) -> Tensor:
+        return self._apply(node, x)
+
+    def polynomial(self, node: Polynomial, x: Tensor) -> Tensor:
+        return self._apply(node, x)
+
+    def add(self, xs: Sequence[Tensor]) -> Tensor:
+        self.steps.append((None, xs))
+        return torch.stack(list(xs)).sum(0)
+
+    def _apply(self, node: Affine | Polynomial, x: Tensor) -> Tensor:
+        operation = self._operations[id(node)]
+        self.steps.append((operation, [x]))
+        return operation.forward(x)
 
 
 def _horner(coefficients: Tensor, x: Tensor) -> Tensor:
@@ -116,11 +151,20 @@ class Sensitivity:
     """
 
     def __init__(self, graph: Graph) -> None:
-        if not any(isinstance(node, Affine) for node in graph.nodes):
+        affines = [node for node in graph.nodes if isinstance(node, Affine)]
+        if not affines:
             raise InputError("sensitivity of a graph without affine layers: it has no weights to answer to")
-        affines = [node.matrix.shape for node in graph.nodes if isinstance(node, Affine)]
-        self.chunk = max(1, CHUNK // (affines[-1][0] * max(max(shape) for shape in affines)))
-        self.nodes = [_Layer(n) if isinstance(n, Affine) else _Activation(n) for n in graph.nodes]
+        shapes = [node.matrix.shape for node in affines]
+        self.chunk = max(1, CHUNK // (shapes[-1][0] * max(max(shape) for shape in shapes)))
+        self._graph = graph
+        self._operations: dict[int, _Layer | _Activation] = {id(node): _Layer(node) for node in affines}
+        others = [node for node in graph.nodes if isinstance(node, Polynomial)]
+        self._operations |= {id(node): _Activation(node) for node in others}
+        # Values below some weight: only to those must anything flow back.
+        weighted = [False]
+        for node, reads in zip(graph.nodes, graph.reads, strict=True):
+            weighted.append(isinstance(node, Affine) or any(weighted[k] for k in reads))
+        self._weighted = weighted
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """(log S [samples], ∂ log S/∂x [samples, features]); not finite where the network overflows."""
@@ -134,19 +178,21 @@ class Sensitivity:
         return heights, slopes
 
     def _log(self, x: Tensor) -> Tensor:
-        values = [x]
-        for node in self.nodes:
-            values.append(node.forward(values[-1]))
+        tape = _Tape(self._operations)
+        values = self._graph.run(tape, x)
         delta, shift = _softmax_jacobian(values[-1])
+        deltas = {len(values) - 1: delta}  # ∂f/∂value, for values that something after them read
         total = torch.zeros(len(x), dtype=torch.float64)
-        for i in reversed(range(len(self.nodes))):
-            node = self.nodes[i]
-            if isinstance(node, _Activation):
-                delta = delta * node.slope(values[i])
+        for k in reversed(range(len(tape.steps))):
+            if k + 1 not in deltas:
                 continue
-            total = total + node.norm((delta * delta).sum(0), values[i])
-            if any(isinstance(earlier, _Layer) for earlier in self.nodes[:i]):
-                delta = node.weights.back(delta)
+            delta, (operation, read) = deltas.pop(k + 1), tape.steps[k]
+            if operation is not None:
+                total = total + operation.norm(delta, read[0])
+            for value in self._graph.reads[k]:
+                if self._weighted[value]:
+                    back = delta if operation is None else operation.back(delta, read[0])
+                    deltas[value] = deltas[value] + back if value in deltas else back
         return torch.log(total) + 2.0 * shift
 
 

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from securedl.compiler.fuse import fuse
 from securedl.errors import CompileError, InputError
-from securedl.network.graph import Affine, Graph, Polynomial, samples_of
+from securedl.network.graph import Affine, Graph, Polynomial, Sum, samples_of
 
 
 def affine(random, outputs: int, inputs: int, density: float = 0.5) -> Affine:
@@ -171,3 +171,29 @@ def test_many_kinds_of_samples(x):
     found = samples_of(x, (3,))
     assert found.dtype == np.float64
     np.testing.assert_array_equal(found, np.ones((2, 3)))
+
+
+def residual(random) -> Graph:
+    """x -> a = Ax + b -> a² -> Ba² + c, joined with a, and joined with x."""
+    first, second = affine(random, 3, 3), affine(random, 3, 3)
+    square = Polynomial(np.tile([[0.0], [0.0], [1.0]], 3))
+    return Graph((3,), (first, square, second, Sum()), ((0,), (1,), (2,), (3, 1, 0)))
+
+
+def test_branches_join():
+    random = np.random.default_rng(3)
+    graph = residual(random)
+    x = random.normal(size=(4, 3))
+    a = x @ graph.nodes[0].matrix.toarray().T + graph.nodes[0].bias
+    want = a**2 @ graph.nodes[2].matrix.toarray().T + graph.nodes[2].bias + a + x
+    np.testing.assert_allclose(graph(x), want, rtol=1e-13)
+    assert len(graph.values(x)) == 5
+    assert not graph.straight
+    with pytest.raises(CompileError, match="branches"):
+        fuse(graph, x)
+
+
+@pytest.mark.parametrize("reads", [((1,),), ((),), ((-1,),), ((0,), (0,))])
+def test_a_node_reads_what_is_there(reads):
+    with pytest.raises(InputError, match="reads values|as many"):
+        Graph((3,), (affine(np.random.default_rng(0), 3, 3),), reads)

@@ -8,7 +8,7 @@ import torch
 from scipy import sparse
 
 from securedl.errors import InputError
-from securedl.network.graph import Affine, Graph, Polynomial
+from securedl.network.graph import Affine, Graph, Polynomial, Sum
 from securedl.verify import sensitivity as module
 from securedl.verify.sensitivity import Sensitivity
 
@@ -143,3 +143,35 @@ def test_saturated_softmax_keeps_its_slope():
 def test_a_graph_without_weights_is_refused():
     with pytest.raises(InputError, match="without affine layers"):
         Sensitivity(Graph((2,), (Polynomial(np.ones((3, 2))),)))
+
+
+def test_branches_by_finite_differences():
+    """The slope of every weight of a residual network, one at a time, through numpy alone."""
+    random = np.random.default_rng(4)
+
+    def layer(outputs, inputs):
+        return Affine(sparse.csr_matrix(random.normal(size=(outputs, inputs))), random.normal(size=outputs))
+
+    square = Polynomial(np.tile([[0.1], [0.3], [0.2]], 3))
+    graph = Graph(
+        (2,), (layer(3, 2), square, layer(3, 3), Sum(), layer(2, 3)), ((0,), (1,), (2,), (3, 1), (4,))
+    )
+    x = random.normal(size=(1, 2))
+
+    def softmax():
+        z = graph(x)[0]
+        return np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+
+    total, step = 0.0, 1e-6
+    for node in graph.nodes:
+        for part in (node.matrix.data, node.bias) if isinstance(node, Affine) else ():
+            for k in range(len(part)):
+                kept = part[k]
+                part[k] = kept + step
+                above = softmax()
+                part[k] = kept - step
+                below = softmax()
+                part[k] = kept
+                total += (((above - below) / (2 * step)) ** 2).sum()
+    found, _ = Sensitivity(graph)(x)
+    np.testing.assert_allclose(found[0], np.log(total), atol=1e-7)
