@@ -147,7 +147,7 @@ class FakeOwner:
         self.model_id = np.random.default_rng(seed).bytes(16)
         self.made: list[int | str | None] = []
 
-    def ask(self, x: int, probes: int = 0) -> FakeInference:
+    def ask(self, x: Any, probes: Any = 0) -> Any:
         """x random batches."""
         return FakeInference(self, x, probes)
 

@@ -195,5 +195,5 @@ def test_branches_join():
 
 @pytest.mark.parametrize("reads", [((1,),), ((),), ((-1,),), ((0,), (0,))])
 def test_a_node_reads_what_is_there(reads):
-    with pytest.raises(InputError, match="reads values|as many"):
+    with pytest.raises(InputError, match=r"reads values|as many"):
         Graph((3,), (affine(np.random.default_rng(0), 3, 3),), reads)
