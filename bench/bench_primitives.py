@@ -8,7 +8,7 @@ import tenseal.sealapi as seal
 
 from securedl.he.ckks import ckks_parameters
 from securedl.he.record import Shape
-from securedl.he.seal import SealContext, SealEvaluator, galois_element, save
+from securedl.he.seal import SealContext, SealEvaluator, galois_element, save_stream
 from securedl.he.vector import VectorEvaluator
 
 PARAMS = ckks_parameters(8192, 4)
@@ -21,8 +21,8 @@ def setup(request):
     context = SealContext(PARAMS)
     keys = seal.KeyGenerator(context.context)
     element = galois_element(PARAMS.ring, STEP)
-    relin = context.key_records(save(keys.create_relin_keys()), 0)
-    rotation = context.key_records(save(keys.create_galois_keys([element])), (element - 1) // 2)
+    relin = context.key_records(save_stream(keys.create_relin_keys()), 0)
+    rotation = context.key_records(save_stream(keys.create_galois_keys([element])), (element - 1) // 2)
     evaluator = SealEvaluator(PARAMS) if request.param == "seal" else VectorEvaluator(PARAMS)
     evaluator.set_keys(relin, {STEP: rotation})
     encryptor = seal.Encryptor(context.context, keys.secret_key())
@@ -34,7 +34,7 @@ def setup(request):
         shape = Shape(PARAMS.levels, 2, 2.0**33)
         values = random.uniform(-1, 1, PARAMS.slots).tolist()
         encoder.encode(values, list(context.parms_ids[shape.level]), shape.scale, plain)
-        return evaluator.load(context.ciphertext_record(save(encryptor.encrypt_symmetric(plain))))
+        return evaluator.load(context.ciphertext_record(save_stream(encryptor.encrypt_symmetric(plain))))
 
     return evaluator, encrypted(), encrypted()
 

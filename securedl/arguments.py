@@ -10,7 +10,7 @@ from typing import Any
 
 from securedl.errors import InputError
 
-SHOWN = 60
+SHOWN_CHARACTERS = 60
 
 
 def kind(value: Any) -> str:
@@ -27,7 +27,7 @@ def kind(value: Any) -> str:
 
 def shown(value: Any) -> str:
     """A value as Python writes it when it is a number or text, not too long; what it is otherwise."""
-    if isinstance(value, str | Real) and len(text := repr(value)) <= SHOWN:
+    if isinstance(value, str | Real) and len(text := repr(value)) <= SHOWN_CHARACTERS:
         return text
     return kind(value)
 

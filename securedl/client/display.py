@@ -15,7 +15,7 @@ from securedl.plan.summary import network_shape
 from securedl.verify.report import Report
 
 #: Labels shown of an answer.
-SHOWN = 10
+SHOWN_LABELS = 10
 
 
 def owner_card(model_id: bytes, plan: Plan, verification: Verification) -> Card:
@@ -64,5 +64,5 @@ def answer_card(
 def _labels(labels: np.ndarray[Any, Any] | None) -> str:
     if labels is None:
         return "none: the outputs are values"
-    shown = " ".join(shortened(str(label), 20) for label in labels[:SHOWN].tolist())
-    return shown + (" ..." if len(labels) > SHOWN else "")
+    shown = " ".join(shortened(str(label), 20) for label in labels[:SHOWN_LABELS].tolist())
+    return shown + (" ..." if len(labels) > SHOWN_LABELS else "")

@@ -31,7 +31,7 @@ from securedl.verify.report import Report
 from securedl.verify.statistics import detection_by_fraction, upper_bound_tampered
 
 #: Honest values stay below the scheme's limit; noise and rounding may add this factor.
-SLACK = 1.1
+RANGE_SLACK = 1.1
 #: How many probes travel with a query.
 Wish: TypeAlias = int | Probes
 
@@ -103,7 +103,7 @@ class Batch:
         Raises:
             ProtocolError, FormatError: not the refresh that the signature lists next.
         """
-        count = len(self._signature.points) - 2
+        count = len(self._signature.checkpoints) - 2
         if index >= count:
             raise ProtocolError(f"refresh {index} was asked for, the program has {count}")
         point = index + 1
@@ -124,7 +124,7 @@ class Batch:
         Raises:
             ProtocolError, FormatError: not the answer that the signature names, or too early.
         """
-        point = len(self._signature.points) - 1
+        point = len(self._signature.checkpoints) - 1
         values = self._decrypt(tiles, point)
         self.probe_answers = self._check(point, values, f"answer of batch {self._number + 1}")
         self.answer = self._signature.outputs(values)
@@ -159,7 +159,7 @@ class Inference:
         samples = known.samples if known else np.zeros((0, flat.shape[1]))
         values = self._placement.assemble(flat, samples)
         verification.ask(len(values))
-        limit = plan.program.scheme.value_limit * SLACK
+        limit = plan.program.scheme.value_limit * RANGE_SLACK
         self.batches = [
             Batch(keys, signature, part, number, (ProbeCheck(verification, lanes), RangeCheck(limit)))
             for number, (part, lanes) in enumerate(zip(values, self._placement.probe, strict=True))

@@ -12,7 +12,7 @@ from securedl.errors import InputError
 from securedl.he.params import Parameters
 from securedl.he.record import Record, Shape, pack, pack_key, unpack
 from securedl.he.schemes import scheme_of
-from securedl.he.seal import SealContext, galois_element, load, save
+from securedl.he.seal import SealContext, galois_element, load_stream, save_stream
 from securedl.network.graph import Array
 
 
@@ -30,7 +30,7 @@ class Keys:
         if body is None:
             self._secret = seal.KeyGenerator(context).secret_key()
         else:
-            self._secret = load(seal.SecretKey(), context, body)
+            self._secret = load_stream(seal.SecretKey(), context, body)
         self._encryptor = seal.Encryptor(context, self._secret)
         self._decryptor = seal.Decryptor(context, self._secret)
         self._encoder = scheme_of(params).encoder(self._context)
@@ -43,7 +43,7 @@ class Keys:
 
     def body(self) -> bytes:
         """The secret key itself, for a sealed file only."""
-        return save(self._secret)
+        return save_stream(self._secret)
 
     @cached_property
     def _generator(self) -> Any:
@@ -55,11 +55,11 @@ class Keys:
         Fresh randomness each time; any of the keys works.
         """
         if step is None:
-            records = self._context.key_records(save(self._generator.create_relin_keys()), 0)
+            records = self._context.key_records(save_stream(self._generator.create_relin_keys()), 0)
         else:
             element = galois_element(self.params.ring, step)
             # The list holds Galois elements, not steps: [1, 5] would silently make keys for elements 1 and 5.
-            body = save(self._generator.create_galois_keys([element]))
+            body = save_stream(self._generator.create_galois_keys([element]))
             records = self._context.key_records(body, (element - 1) // 2)
         return pack_key(self.params, records)
 
@@ -81,7 +81,7 @@ class Keys:
             ) from error
         if shape.size == 1:
             return self._context.plaintext_record(plain, shape.level)
-        return self._context.ciphertext_record(save(self._encryptor.encrypt_symmetric(plain)))
+        return self._context.ciphertext_record(save_stream(self._encryptor.encrypt_symmetric(plain)))
 
     def decrypt(self, data: bytes, shape: Shape) -> Array:
         """Slots [n] of a packed ciphertext, after every field and residue was checked.

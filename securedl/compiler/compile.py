@@ -110,9 +110,9 @@ def compile_graph(
         if not np.all(np.isfinite(values)):
             raise CompileError("the network overflows on its calibration data: standardise the inputs")
     params, layouts, chosen = _choose(rules, network, batch, encrypted, link, ring, refreshes)
-    program, points = lower(params, network, layouts, chosen, encrypted)
+    program, checkpoints = lower(params, network, layouts, chosen, encrypted)
     signature = Signature(
-        (program,), points, graph.input_shape, network.input_scale, network.output_scale,
+        (program,), checkpoints, graph.input_shape, network.input_scale, network.output_scale,
         input_limit(network, rules.value_limit), chosen.cost,
     )  # fmt: skip
     plan = Plan(signature, network, fused, x[:KEPT_SAMPLES].copy())
@@ -141,7 +141,7 @@ def _choose(
     ring: int | None,
     refreshes: int | None,
 ) -> tuple[Parameters, tuple[LayerLayout, ...], Segments]:
-    """Ring, primes and refresh points with the least time for each sample."""
+    """Ring, primes and refresh checkpoints with the least time for each sample."""
     depth = sum(op.levels for op in operations(network))
     best: tuple[float, Parameters, tuple[LayerLayout, ...], Segments] | None = None
     failed: CompileError | None = None

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import sparse
 
 from securedl.errors import CompileError
-from securedl.network.graph import Affine, Floats, Graph, Node, Polynomial
+from securedl.network.graph import Affine, ArrayDomain, Graph, Node, Polynomial
 
 #: A leading term below this fraction of the polynomial's range on the data is dropped.
 NEGLIGIBLE = 2.0**-30
@@ -32,7 +32,7 @@ def fuse(graph: Graph, x: np.ndarray) -> Graph:
     value = np.asarray(x, dtype=np.float64).reshape(len(x), -1)
     for node in graph.nodes:
         with np.errstate(over="ignore", invalid="ignore"):
-            after = node.apply(Floats(), [value])
+            after = node.apply(ArrayDomain(), [value])
         if not np.all(np.isfinite(after)):
             raise CompileError("the network overflows on its calibration data: standardise the inputs")
         for simple in [_simplify(node, value)] if isinstance(node, Polynomial) else [node]:

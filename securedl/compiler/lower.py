@@ -10,7 +10,7 @@ from securedl.he.params import Parameters
 from securedl.he.schemes import scheme_of
 from securedl.network.graph import Array
 from securedl.plan.normalised import Layer, Normalised
-from securedl.plan.signature import Point
+from securedl.plan.signature import Checkpoint
 from securedl.program.program import Program
 from securedl.program.steps import AddWeight, Matvec, Multiply, Port, Refresh, Step
 
@@ -75,14 +75,14 @@ def lower(
     layouts: tuple[LayerLayout, ...],
     plan: Segments,
     encrypted: bool,
-) -> tuple[Program, tuple[Point, ...]]:
+) -> tuple[Program, tuple[Checkpoint, ...]]:
     """The program, and what the client meets at the query, at every refresh and at the answer."""
     delta = scheme_of(params).scale(params)
     emit = _Emitter(params, delta)
     first = layouts[0].source
     level = plan.start_level(0)
     live = [emit.new(level, delta, first.tiles)]
-    points = [Point(0, None, first)]
+    checkpoints = [Checkpoint(0, None, first)]
     for index, op in enumerate(plan.operations):
         layer, layout = network.layers[op.layer], layouts[op.layer]
         if index and index in plan.starts:
@@ -90,7 +90,7 @@ def lower(
             scale = delta if op.kind == "affine" else emit.target(layer, level)
             live = [emit.refresh(live[0], level, scale)]
             where = layout.source if op.kind == "affine" else layout.target
-            points.append(Point(2 * op.layer + (op.kind == "activation"), where, where))
+            checkpoints.append(Checkpoint(2 * op.layer + (op.kind == "activation"), where, where))
         if op.kind == "affine":
             # After a refresh the activation starts from the refresh's level, so its scale is set there.
             following = index + 1 < len(plan.operations) and index + 1 not in plan.starts
@@ -103,5 +103,5 @@ def lower(
     width, batch = first.width, first.batch
     query = Port(first.tiles, plan.start_level(0), delta)
     program = Program(params, batch, width, encrypted, query, tuple(emit.steps), live[0])
-    points.append(Point(2 * len(network.layers) - 1, layouts[-1].target, None))
-    return program, tuple(points)
+    checkpoints.append(Checkpoint(2 * len(network.layers) - 1, layouts[-1].target, None))
+    return program, tuple(checkpoints)

@@ -22,7 +22,7 @@ from pathlib import Path
 from securedl.datasets import store
 from securedl.datasets.catalogue import CATALOGUE
 from securedl.datasets.fetch import Patience, download, progress_bar
-from securedl.datasets.source import Array, Arrays, File, Source, Variant
+from securedl.datasets.source import Arrays, DataArray, File, Source, Variant
 from securedl.errors import FormatError, InputError, ServerError
 
 __all__ = [
@@ -56,13 +56,13 @@ class Dataset:
     name: str
     variant: str
     where: str
-    x: Array
-    y: Array
+    x: DataArray
+    y: DataArray
     feature_names: tuple[str, ...]
     class_names: tuple[str, ...]
     train_rows: int | None
 
-    def split(self) -> tuple[Array, Array, Array, Array]:
+    def split(self) -> tuple[DataArray, DataArray, DataArray, DataArray]:
         """x_train, y_train, x_test, y_test.
 
         Raises:
@@ -123,7 +123,7 @@ def load(
             return _dataset(entry, form, _placed(entry, form, path), str(path))
         if (path := cache_folder() / form.file).exists():
             try:
-                return _dataset(entry, form, store.read(entry, form, path), str(path))
+                return _dataset(entry, form, store.read_table(entry, form, path), str(path))
             except FormatError as error:
                 damaged = f"the cached file is damaged ({error}); "
                 log.warning("%sgetting %s again", damaged, form.name)
@@ -158,7 +158,7 @@ def fetch(
         return str(path)
     if (path := cache_folder() / entry.full.file).exists():
         try:
-            store.read(entry, entry.full, path)
+            store.read_table(entry, entry.full, path)
             return str(path)
         except FormatError as error:
             log.warning("the cached file is damaged (%s); getting %s again", error, entry.name)
@@ -213,7 +213,7 @@ def _dataset(entry: Source, form: Variant, arrays: Arrays, origin: str) -> Datas
 def _placed(entry: Source, form: Variant, path: Path) -> Arrays:
     """A file of the user's: read, or refused, but never replaced."""
     try:
-        return store.read(entry, form, path)
+        return store.read_table(entry, form, path)
     except FormatError as error:
         raise FormatError(f"{error}. Files of {VARIABLE} are never changed: replace or remove it") from error
 
@@ -224,7 +224,7 @@ def _embedded(entry: Source, form: Variant) -> Arrays:
     assert form.embedded is not None
     x, y = getattr(datasets, form.embedded)(return_X_y=True)
     arrays = x.astype("float64"), y.astype("int64")
-    store.check(entry, form, *arrays, f"scikit-learn's {form.embedded}")
+    store.check_arrays(entry, form, *arrays, f"scikit-learn's {form.embedded}")
     return arrays
 
 
@@ -250,7 +250,7 @@ def _get(entry: Source, data: Path | None, progress: bool, patience: Patience) -
             files[file.name] = placed or _download(entry, file, Path(scratch), bar, patience, data)
         try:
             arrays = entry.parse(files)
-            store.check(entry, entry.full, *arrays, " and ".join(files))
+            store.check_arrays(entry, entry.full, *arrays, " and ".join(files))
         except FormatError as error:
             raise FormatError(f"{_origin(files, Path(scratch))} not {entry.name}: {error}") from error
         store.write(entry, entry.full, *arrays, path)

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from securedl.datasets.archives import gunzip, member, tar_members, zip_members
-from securedl.datasets.source import Array, Arrays
+from securedl.datasets.source import Arrays, DataArray
 from securedl.datasets.tables import cells
 from securedl.errors import FormatError
 
 SIDE = 32
 
 
-def _idx(path: Path, shape: tuple[int, ...]) -> Array:
+def _idx(path: Path, shape: tuple[int, ...]) -> DataArray:
     """An IDX file of bytes: magic, the sizes, the values, in big-endian order."""
     size = int(np.prod(shape))
     data = gunzip(path, size + 64)
@@ -57,7 +57,7 @@ def cifar10(files: Mapping[str, Path], batch: int = 10000) -> Arrays:
 _NETPBM = re.compile(rb"(P[56])(?:\s|#[^\n]{0,200}\n)+(\d{1,4})\s+(\d{1,4})\s+(\d{1,3})\s")
 
 
-def netpbm(data: bytes, where: str) -> Array:
+def netpbm(data: bytes, where: str) -> DataArray:
     """A binary PGM [height, width] or PPM [height, width, 3] with 8 bits a value."""
     head = _NETPBM.match(data[:1000])
     if head is None or int(head[4]) != 255:
@@ -74,7 +74,7 @@ _FACE = re.compile(r"(?:^|/)s([1-9]\d?)/([1-9]\d?)\.pgm$", re.IGNORECASE)
 def orl(files: Mapping[str, Path]) -> Arrays:
     """`sP/N.pgm`: image N of person P. Images 1 to 8 of each person are the training part, our choice."""
     (path,) = files.values()
-    images: dict[tuple[int, int], Array] = {}
+    images: dict[tuple[int, int], DataArray] = {}
     for name, data in zip_members(path, lambda name: _FACE.search(name) is not None, 1 << 16):
         match = _FACE.search(name)
         assert match is not None
@@ -90,13 +90,13 @@ def orl(files: Mapping[str, Path]) -> Arrays:
     return np.stack([images[key] for key in order]), np.array([p - 1 for p, _ in order], dtype=np.int64)
 
 
-def resize(image: Array, side: int = SIDE) -> Array:
+def resize(image: DataArray, side: int = SIDE) -> DataArray:
     """To side x side, bilinear between the four nearest pixels, as OpenCV's INTER_LINEAR does it.
 
     Weights have 11 bits, as in OpenCV 4; another build of OpenCV may differ by one grey level.
     """
 
-    def weights(size: int) -> tuple[Array, Array, Array]:
+    def weights(size: int) -> tuple[DataArray, DataArray, DataArray]:
         at = (np.arange(side) + 0.5) * (size / side) - 0.5
         low = np.floor(at).astype(np.int64)
         part = np.where((low < 0) | (low >= size - 1), 0.0, at - low)
@@ -110,7 +110,7 @@ def resize(image: Array, side: int = SIDE) -> Array:
     wide = wide[:, columns] * (2048 - right)[:, None] + wide[:, beside] * right[:, None]
     down = down[:, None, None]
     upper, lower = ((2048 - down) * (wide[rows] >> 4)) >> 16, (down * (wide[below] >> 4)) >> 16
-    resized: Array = np.clip((upper + lower + 2) >> 2, 0, 255).astype(np.uint8)
+    resized: DataArray = np.clip((upper + lower + 2) >> 2, 0, 255).astype(np.uint8)
     return resized
 
 
@@ -121,7 +121,7 @@ _TEST_SIGN = re.compile(r"(?:^|/)(\d{5})\.ppm$")
 def gtsrb(files: Mapping[str, Path]) -> Arrays:
     """Whole images (no cut to the sign's box), resized to 32 x 32, in the order of class and file name."""
 
-    def images(name: str, pattern: re.Pattern[str]) -> dict[tuple[str, ...], Array]:
+    def images(name: str, pattern: re.Pattern[str]) -> dict[tuple[str, ...], DataArray]:
         found = {}
         for inner, data in zip_members(files[name], lambda n: pattern.search(n) is not None, 1 << 20):
             match = pattern.search(inner)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+DataArray = npt.NDArray[Any]
 #: Samples [rows, ...] and labels [rows], the official training part first.
-Arrays = tuple[Array, Array]
+Arrays = tuple[DataArray, DataArray]
 
 
 @dataclass(frozen=True)

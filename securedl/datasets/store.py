@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from securedl.datasets.archives import BROKEN, gunzip
-from securedl.datasets.source import Array, Arrays, Source, Variant
+from securedl.datasets.source import Arrays, DataArray, Source, Variant
 from securedl.datasets.tables import LIMIT, arrays, cells
 from securedl.errors import FormatError, InputError
 from securedl.files import whole
 
 
-def digest(*parts: Array) -> str:
+def digest(*parts: DataArray) -> str:
     """SHA-256 over each array's type, shape and bytes (little-endian, C order). NaN has one form."""
     found = hashlib.sha256()
     for part in parts:
@@ -34,7 +34,7 @@ def digest(*parts: Array) -> str:
     return found.hexdigest()
 
 
-def check(source: Source, variant: Variant, x: Array, y: Array, where: str) -> None:
+def check_arrays(source: Source, variant: Variant, x: DataArray, y: DataArray, where: str) -> None:
     """That the arrays are the data set and no other.
 
     Raises:
@@ -55,7 +55,7 @@ def check(source: Source, variant: Variant, x: Array, y: Array, where: str) -> N
         )
 
 
-def read(source: Source, variant: Variant, path: Path) -> Arrays:
+def read_table(source: Source, variant: Variant, path: Path) -> Arrays:
     """A normalised file, checked.
 
     Raises:
@@ -68,7 +68,7 @@ def read(source: Source, variant: Variant, path: Path) -> Arrays:
         raise InputError(f"there is no file {path}") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    check(source, variant, x, y, str(path))
+    check_arrays(source, variant, x, y, str(path))
     return x, y
 
 
@@ -102,7 +102,7 @@ def _read_images(source: Source, variant: Variant, path: Path) -> Arrays:
     return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
 
 
-def _npy(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], path: Path) -> Array:
+def _npy(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], path: Path) -> DataArray:
     """One array of bytes. Its header is read first: what it promises is never allocated unseen."""
     with archive.open(f"{name}.npy") as file, warnings.catch_warnings():
         warnings.simplefilter("error")  # numpy warns of odd headers, and reads on
@@ -132,7 +132,7 @@ def _cell(value: float) -> str:
     return "" if np.isnan(value) else repr(float(value)).removesuffix(".0")
 
 
-def write(source: Source, variant: Variant, x: Array, y: Array, path: Path) -> None:
+def write(source: Source, variant: Variant, x: DataArray, y: DataArray, path: Path) -> None:
     """Write what `read` reads: all of it, or nothing."""
     with whole(path, mode=0o644) as file:
         if source.table:

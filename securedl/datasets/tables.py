@@ -26,7 +26,7 @@ Rows = list[tuple[list[str], str]]
 
 
 @functools.lru_cache(4096)  # most cells of most tables are one of a few: twice as fast
-def number(cell: str) -> float | None:
+def cell_value(cell: str) -> float | None:
     """A finite decimal number, NaN for an empty cell, None for anything else."""
     if not cell:
         return math.nan
@@ -68,7 +68,7 @@ def arrays(rows: Rows, labels: Sequence[str], where: str) -> Arrays:
         at = f"{where}, row {i + 1}"
         if label not in known:
             raise FormatError(f"{at}: the label {label[:40]!r} is none of {', '.join(labels)}")
-        values = [number(cell) for cell in features]
+        values = [cell_value(cell) for cell in features]
         if None in values:
             raise FormatError(f"{at}: {features[values.index(None)][:40]!r} is no finite number")
         x[i] = values

@@ -33,7 +33,7 @@ _SEEDED_TAG = b"\x01"  # the Blake2xb generator
 _SCHEMES = {"ckks": seal.SCHEME_TYPE.CKKS, "bgv": seal.SCHEME_TYPE(3)}
 
 
-def save(thing: Any) -> bytes:
+def save_stream(thing: Any) -> bytes:
     """The decompressed body of what a SEAL object writes."""
     fd = os.memfd_create("securedl")
     try:
@@ -48,7 +48,7 @@ def save(thing: Any) -> bytes:
     return zstandard.ZstdDecompressor().decompressobj().decompress(body) if compression else body
 
 
-def load(thing: Any, context: Any, body: bytes) -> Any:
+def load_stream(thing: Any, context: Any, body: bytes) -> Any:
     """Let a SEAL object read `body`, which this module made."""
     fd = os.memfd_create("securedl")
     try:
@@ -111,13 +111,13 @@ class SealContext:
 
     def ciphertext(self, record: Record) -> Any:
         """A SEAL ciphertext, the seed expanded by SEAL."""
-        return load(seal.Ciphertext(), self.context, self.ciphertext_body(record))
+        return load_stream(seal.Ciphertext(), self.context, self.ciphertext_body(record))
 
     def plaintext(self, record: Record) -> Any:
         """A SEAL plaintext in NTT form."""
         body = struct.pack("<4Q", *self.parms_ids[record.shape.level])
         body += struct.pack("<Qd", record.residues.size, record.shape.scale) + _array(record.residues)
-        return load(seal.Plaintext(), self.context, body)
+        return load_stream(seal.Plaintext(), self.context, body)
 
     def ciphertext_record(self, body: bytes) -> Record:
         """The record in a ciphertext stream that SEAL wrote."""
@@ -130,7 +130,7 @@ class SealContext:
 
     def plaintext_record(self, plain: Any, level: int) -> Record:
         """The record of an encoded plaintext in NTT form."""
-        body = save(plain)
+        body = save_stream(plain)
         count, scale = struct.unpack_from("<Qd", body, 32)
         residues = np.frombuffer(body, "<u8", count, len(body) - 8 * count).reshape(1, level + 1, -1)
         return Record(Shape(level, 1, scale), residues)
@@ -211,10 +211,12 @@ class SealEvaluator(Evaluator[SealHandle]):
         """Install switch keys; rotations by left step in slots."""
         context, ring = self._seal.context, self.params.ring
         if relinearisation:
-            self._relin = load(seal.RelinKeys(), context, self._seal.keys_body({0: relinearisation}, 1))
+            self._relin = load_stream(
+                seal.RelinKeys(), context, self._seal.keys_body({0: relinearisation}, 1)
+            )
         if rotations:
             elements = {(galois_element(ring, s) - 1) // 2: key for s, key in rotations.items()}
-            self._galois = load(seal.GaloisKeys(), context, self._seal.keys_body(elements, ring))
+            self._galois = load_stream(seal.GaloisKeys(), context, self._seal.keys_body(elements, ring))
 
     def load(self, record: Record) -> SealHandle:
         """Checked residues to a SEAL object."""
@@ -225,7 +227,7 @@ class SealEvaluator(Evaluator[SealHandle]):
 
     def dump(self, handle: SealHandle) -> Record:
         """A ciphertext's residues."""
-        return self._seal.ciphertext_record(save(handle.value))
+        return self._seal.ciphertext_record(save_stream(handle.value))
 
     def level(self, handle: SealHandle) -> int:
         """Rescales that remain."""

@@ -18,8 +18,8 @@ from securedl.errors import UnsupportedLayerError
 from securedl.network.graph import Affine, Graph, Node, Polynomial
 from securedl.network.polynomial import PolynomialActivation
 
-Shape = tuple[int, ...]
-Importer = Callable[[Any, Shape, str], tuple[list[Node], Shape]]
+Dims = tuple[int, ...]
+Importer = Callable[[Any, Dims, str], tuple[list[Node], Dims]]
 _IMPORTERS: dict[type[nn.Module], Importer] = {}
 #: Functional forms that stand for a module.
 FUNCTIONS: dict[Any, Callable[[], nn.Module]] = {
@@ -71,7 +71,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
         ) from error
 
 
-def import_torch(model: nn.Module, input_shape: Shape) -> Graph:
+def import_torch(model: nn.Module, input_shape: Dims) -> Graph:
     """The graph of a straight-line network.
 
     Args:
@@ -84,7 +84,7 @@ def import_torch(model: nn.Module, input_shape: Shape) -> Graph:
     traced = trace(model)
     nodes: list[Node] = []
     problems: list[str] = []
-    shape: Shape | None = tuple(input_shape)
+    shape: Dims | None = tuple(input_shape)
     previous: fx.Node | None = None
     for node in traced.graph.nodes:
         if node.op == "placeholder":
@@ -174,7 +174,7 @@ def _keeps_shape(traced: fx.GraphModule, node: fx.Node) -> bool:
     return activation_name(module) is not None or isinstance(module, nn.Softmax | nn.LogSoftmax)
 
 
-def _import(module: nn.Module, shape: Shape, path: str) -> tuple[list[Node], Shape]:
+def _import(module: nn.Module, shape: Dims, path: str) -> tuple[list[Node], Dims]:
     if isinstance(module, PolynomialActivation):
         return _polynomial(module, shape, path)
     importer = _IMPORTERS.get(type(module))
@@ -214,7 +214,7 @@ def _array(tensor: torch.Tensor) -> NDArray[np.float64]:
     return tensor.detach().cpu().double().numpy()
 
 
-def _polynomial(module: PolynomialActivation, shape: Shape, path: str) -> tuple[list[Node], Shape]:
+def _polynomial(module: PolynomialActivation, shape: Dims, path: str) -> tuple[list[Node], Dims]:
     table = module.power()
     if table.shape[1] not in (1, shape[0]):
         raise _UnsupportedError(f"{table.shape[1]} polynomials for {shape[0]} channels")
@@ -222,14 +222,14 @@ def _polynomial(module: PolynomialActivation, shape: Shape, path: str) -> tuple[
     return [Polynomial(np.repeat(per_channel, int(np.prod(shape[1:])), axis=1), path)], shape
 
 
-def _want(shape: Shape, axes: int, channels: int | None, kind: str) -> None:
+def _want(shape: Dims, axes: int, channels: int | None, kind: str) -> None:
     if len(shape) != axes or (channels is not None and shape[0] != channels):
         want = f"[{channels or 'channels'}{', length' * (axes == 2)}{', height, width' * (axes == 3)}]"
         raise _UnsupportedError(f"{kind} expects samples of shape {want}, got {list(shape)}")
 
 
 @layer(nn.Linear)
-def _linear(module: nn.Linear, shape: Shape, path: str) -> tuple[list[Node], Shape]:
+def _linear(module: nn.Linear, shape: Dims, path: str) -> tuple[list[Node], Dims]:
     if len(shape) != 1 or shape[0] != module.in_features:
         raise _UnsupportedError(
             f"Linear expects samples of shape [{module.in_features}], got {list(shape)}; flatten first"
@@ -249,8 +249,13 @@ def _stored(values: NDArray[Any], rows: NDArray[Any], cols: NDArray[Any], shape:
 
 
 def _window(
-    weight: NDArray[np.float64], shape: Shape, stride: Shape, padding: Shape, dilation: Shape, groups: int
-) -> tuple[sparse.csr_matrix, Shape]:
+    weight: NDArray[np.float64],
+    shape: Dims,
+    stride: Dims,
+    padding: Dims,
+    dilation: Dims,
+    groups: int,
+) -> tuple[sparse.csr_matrix, Dims]:
     """The matrix of a 2-d convolution. weight: [out, in / groups, kh, kw]; shape: [in, h, w]."""
     channels, height, width = shape
     out, per_group, kh, kw = weight.shape
@@ -276,7 +281,7 @@ def _window(
 
 
 @layer(nn.Conv1d, nn.Conv2d)
-def _conv(module: nn.Conv1d | nn.Conv2d, shape: Shape, path: str) -> tuple[list[Node], Shape]:
+def _conv(module: nn.Conv1d | nn.Conv2d, shape: Dims, path: str) -> tuple[list[Node], Dims]:
     flat = isinstance(module, nn.Conv1d)
     _want(shape, 2 if flat else 3, module.in_channels, type(module).__name__)
     if module.padding_mode != "zeros" or isinstance(module.padding, str):
@@ -293,13 +298,13 @@ def _conv(module: nn.Conv1d | nn.Conv2d, shape: Shape, path: str) -> tuple[list[
     return [Affine(matrix, np.repeat(bias, positions), path)], ((out[0], out[2]) if flat else out)
 
 
-def _pair(value: Any, flat: bool, fill: int = 1) -> Shape:
+def _pair(value: Any, flat: bool, fill: int = 1) -> Dims:
     values = tuple(value) if isinstance(value, tuple | list) else (value,) * (1 if flat else 2)
     return (fill, *values) if flat else values
 
 
 @layer(nn.AvgPool1d, nn.AvgPool2d)
-def _average(module: nn.AvgPool1d | nn.AvgPool2d, shape: Shape, path: str) -> tuple[list[Node], Shape]:
+def _average(module: nn.AvgPool1d | nn.AvgPool2d, shape: Dims, path: str) -> tuple[list[Node], Dims]:
     flat = isinstance(module, nn.AvgPool1d)
     _want(shape, 2 if flat else 3, None, type(module).__name__)
     kernel, stride = _pair(module.kernel_size, flat), _pair(module.stride, flat)
@@ -312,8 +317,8 @@ def _average(module: nn.AvgPool1d | nn.AvgPool2d, shape: Shape, path: str) -> tu
 
 @layer(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
 def _adaptive(
-    module: nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d, shape: Shape, path: str
-) -> tuple[list[Node], Shape]:
+    module: nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d, shape: Dims, path: str
+) -> tuple[list[Node], Dims]:
     flat = isinstance(module, nn.AdaptiveAvgPool1d)
     _want(shape, 2 if flat else 3, None, type(module).__name__)
     size = (1, *shape[1:]) if flat else shape[1:]
@@ -325,8 +330,14 @@ def _adaptive(
 
 
 def _pool(
-    shape: Shape, flat: bool, kernel: Shape, stride: Shape, padding: Shape, factor: float, path: str
-) -> tuple[list[Node], Shape]:
+    shape: Dims,
+    flat: bool,
+    kernel: Dims,
+    stride: Dims,
+    padding: Dims,
+    factor: float,
+    path: str,
+) -> tuple[list[Node], Dims]:
     planes = (shape[0], 1, shape[1]) if flat else shape
     weight = np.full((shape[0], 1, *kernel), factor)
     matrix, out = _window(weight, planes, stride, padding, (1, 1), shape[0])
@@ -334,7 +345,7 @@ def _pool(
 
 
 @layer(nn.BatchNorm1d, nn.BatchNorm2d)
-def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, shape: Shape, path: str) -> tuple[list[Node], Shape]:
+def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, shape: Dims, path: str) -> tuple[list[Node], Dims]:
     if shape[0] != module.num_features:
         raise _UnsupportedError(
             f"{type(module).__name__} of {module.num_features} channels got {list(shape)}"
@@ -352,12 +363,12 @@ def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, shape: Shape, path: str
 
 
 @layer(nn.Flatten)
-def _flatten(module: nn.Flatten, shape: Shape, path: str) -> tuple[list[Node], Shape]:
+def _flatten(module: nn.Flatten, shape: Dims, path: str) -> tuple[list[Node], Dims]:
     if module.start_dim != 1 or module.end_dim not in (-1, len(shape)):
         raise _UnsupportedError("only Flatten() of all axes but the first is supported")
     return [], (int(np.prod(shape)),)
 
 
 @layer(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
-def _nothing(module: nn.Module, shape: Shape, path: str) -> tuple[list[Node], Shape]:
+def _nothing(module: nn.Module, shape: Dims, path: str) -> tuple[list[Node], Dims]:
     return [], shape

@@ -151,7 +151,7 @@ class Sum(Node):
         return on.add(xs)
 
 
-class Floats:
+class ArrayDomain:
     """The domain of float64 arrays [samples, features]."""
 
     def affine(self, node: Affine, x: Array) -> Array:
@@ -213,7 +213,7 @@ class Graph:
 
     def values(self, x: Any) -> list[Array]:
         """Input and the value after each node, each float64 [samples, features]."""
-        return self.run(Floats(), np.asarray(x, dtype=np.float64).reshape(len(x), -1))
+        return self.run(ArrayDomain(), np.asarray(x, dtype=np.float64).reshape(len(x), -1))
 
     def __call__(self, x: Any) -> Array:
         """Logits, float64 [samples, classes]."""

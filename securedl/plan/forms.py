@@ -15,13 +15,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 
-from securedl.network.graph import Array
-
-V = TypeVar("V")
+from securedl.network.graph import Array, V
 
 
 class Circuit(Protocol[V]):

@@ -21,7 +21,7 @@ from securedl.program.steps import Matvec
 
 Indices: TypeAlias = NDArray[np.int64]
 #: A place where nothing stands.
-EMPTY = -1
+NOTHING = -1
 
 
 class Layout(ABC):
@@ -37,7 +37,7 @@ class Layout(ABC):
     @property
     @abstractmethod
     def content(self) -> Indices:
-        """int64 [tiles, width]: the feature at each place, or EMPTY. One may stand in several places."""
+        """int64 [tiles, width]: the feature at each place, or NOTHING. One may stand in several places."""
 
     @property
     def tiles(self) -> int:
@@ -47,13 +47,13 @@ class Layout(ABC):
     @cached_property
     def place(self) -> Indices:
         """int64 [features, 2]: tile and place of each feature, the first of them where there are several."""
-        tiles, places = np.nonzero(self.content != EMPTY)
+        tiles, places = np.nonzero(self.content != NOTHING)
         _, first = np.unique(self.content[tiles, places], return_index=True)
         return np.stack([tiles[first], places[first]], axis=1)
 
     def pack(self, values: Array) -> Array:
         """[batch, features] to slots [tiles, width · batch]; zero where nothing stands."""
-        whole = np.concatenate([values, np.zeros((len(values), 1))], axis=1)  # EMPTY is the last column
+        whole = np.concatenate([values, np.zeros((len(values), 1))], axis=1)  # NOTHING is the last column
         slots: Array = whole.T[self.content].reshape(self.tiles, self.width * self.batch)
         return slots
 
@@ -89,7 +89,7 @@ class Interleaved(Layout):
     def content(self) -> Indices:
         """See `Layout`."""
         feature = np.arange(self.tiles)[:, None] * self.width + np.arange(self.width) % self.period
-        return np.where(feature < self.features, feature, EMPTY)
+        return np.where(feature < self.features, feature, NOTHING)
 
 
 def diagonal_count(source: Interleaved, target: Interleaved) -> int:

@@ -22,7 +22,7 @@ from securedl.network.graph import Affine, Array, Graph, Node, Polynomial
 from securedl.plan.forms import FORMS
 from securedl.plan.layouts import Interleaved, LayerValues, Layout
 from securedl.plan.normalised import Layer, Normalised, within_headroom
-from securedl.plan.signature import Cost, Point, Signature
+from securedl.plan.signature import Checkpoint, Cost, Signature
 from securedl.plan.summary import plan_card, summary
 from securedl.program.drive import drive
 from securedl.program.execute import RefreshRequest, execute
@@ -112,7 +112,7 @@ class Plan:
         """Normalised values [samples, features] at the query, each refresh and the answer."""
         pre, reads = self.network.stages(x)
         values = [value for read, after in zip(reads, pre, strict=False) for value in (read[0], after)]
-        return [values[point.value] for point in self.signature.points]
+        return [values[point.value] for point in self.signature.checkpoints]
 
     def simulate(self, x: Any, noise_seed: int | None = 0) -> Array:
         """Logits without encryption, by the program itself on slot vectors, noise modelled.
@@ -160,7 +160,7 @@ class Plan:
         seen: list[Array] = []
         query = fresh(0, part / signature.input_scale)
         answer = drive(execute(self.program, evaluator, weights, query), refresh)
-        return [*seen, values(len(signature.points) - 1, answer)]
+        return [*seen, values(len(signature.checkpoints) - 1, answer)]
 
     def summary(self) -> str:
         """Layers, levels, refreshes, keys, bytes and estimated time, to read."""
@@ -192,7 +192,9 @@ class Plan:
             "input_shape": self.signature.input_shape,
             "input_limit": self.signature.input_limit,
             "cost": asdict(self.signature.cost),
-            "points": [(p.value, _features(p.sent), _features(p.back)) for p in self.signature.points],
+            "checkpoints": [
+                (p.value, _features(p.sent), _features(p.back)) for p in self.signature.checkpoints
+            ],
             "layers": [
                 (la.name, la.form.name, la.form.degree, len(la.matrices)) for la in self.network.layers
             ],
@@ -284,11 +286,13 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
     def layout(features: int) -> Interleaved | None:
         return Interleaved(features, program.width, program.batch) if features else None
 
-    points = tuple(Point(value, layout(sent), layout(back)) for value, sent, back in meta["points"])
+    checkpoints = tuple(
+        Checkpoint(value, layout(sent), layout(back)) for value, sent, back in meta["checkpoints"]
+    )
     shape = tuple(meta["input_shape"])
     scales = arrays["input_scale"], arrays["output_scale"]
     signature = Signature(
-        (program,), points, shape, *scales, float(meta["input_limit"]), Cost(**meta["cost"])
+        (program,), checkpoints, shape, *scales, float(meta["input_limit"]), Cost(**meta["cost"])
     )
     network = Normalised(scales[0], tuple(layers), scales[1])
     return Plan(signature, network, Graph(shape, tuple(nodes)), arrays["samples"])

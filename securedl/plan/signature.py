@@ -63,7 +63,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Point:
+class Checkpoint:
     """What crosses the link at one checkpoint, as the client must know it.
 
     Attributes:
@@ -89,7 +89,7 @@ class Signature:
 
     Attributes:
         channels: the program for each plain modulus; CKKS has one.
-        points: the query, each refresh, and the answer, in order.
+        checkpoints: the query, each refresh, and the answer, in order.
         input_shape: of one sample. input_scale: [features]; the query is x / input_scale.
         output_scale: [outputs]; an answer is the decrypted value · output_scale.
         input_limit: the box, in multiples of `input_scale`, in which no query overflows.
@@ -97,7 +97,7 @@ class Signature:
     """
 
     channels: tuple[Program, ...]
-    points: tuple[Point, ...]
+    checkpoints: tuple[Checkpoint, ...]
     input_shape: tuple[int, ...]
     input_scale: Array
     output_scale: Array
@@ -126,14 +126,14 @@ class Signature:
         Raises:
             IndexError: nothing is sent back at the answer.
         """
-        layout, port = self.points[point].back, self.back[point]
+        layout, port = self.checkpoints[point].back, self.back[point]
         assert layout is not None  # only the answer has none
         shape = Shape(port.level, 2, port.scale, seeded=True)
         return [(row, shape) for row in layout.pack(values)]
 
     def values(self, point: int, slots: Array) -> Array:
         """Normalised values [batch, features] from decrypted slots [tiles, n] at a point after the query."""
-        layout = self.points[point].sent
+        layout = self.checkpoints[point].sent
         assert layout is not None  # only the query has none
         return layout.unpack(slots)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from securedl.display import Card, middle_left_out
 from securedl.he.params import SECURITY_BITS
 from securedl.plan.normalised import Layer
-from securedl.plan.signature import Cost, Point, Signature
+from securedl.plan.signature import Checkpoint, Cost, Signature
 from securedl.program.program import Program
 
 
@@ -27,7 +27,7 @@ def summary(signature: Signature, layers: Sequence[Layer]) -> str:
     for layer, step in zip(_layers(layers), products, strict=True):
         lines.append(f"  {layer}; {step.diagonals} diagonals, level {step.level}")
     lines += [
-        f"refreshes: {_refreshes(signature.points)}",
+        f"refreshes: {_refreshes(signature.checkpoints)}",
         f"keys: {_keys(program)}",
         f"estimate for one batch: {_cost(signature.cost)}",
     ]
@@ -43,7 +43,7 @@ def plan_card(signature: Signature, layers: Sequence[Layer]) -> Card:
     rows += [
         ("ring", f"{params.ring}, {len(params.primes) + 1} primes, {SECURITY_BITS} bits of security"),
         ("batch", f"{program.batch} samples a ciphertext, {_weights(program)}"),
-        ("refreshes", _refreshes(signature.points)),
+        ("refreshes", _refreshes(signature.checkpoints)),
         ("keys", _keys(program)),
         ("one batch", _cost(signature.cost)),
         ("program", program.id.hex()),
@@ -66,8 +66,8 @@ def _weights(program: Program) -> str:
     return f"weights {'encrypted' if program.encrypted else 'plain'}"
 
 
-def _refreshes(points: Sequence[Point]) -> str:
-    between = points[1:-1]
+def _refreshes(checkpoints: Sequence[Checkpoint]) -> str:
+    between = checkpoints[1:-1]
     places = ", ".join(f"before {point.name}" for point in between)
     return f"{len(between)}" + (f" ({places})" if between else "")
 

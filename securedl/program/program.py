@@ -52,7 +52,7 @@ class Program:
 
     @cached_property
     def _ports(self) -> dict[int, Port]:
-        return check(self)
+        return check_program(self)
 
     @property
     def scheme(self) -> Scheme:
@@ -177,7 +177,7 @@ def _value(kind: str, value: Any, where: str) -> Any:
     return value
 
 
-def check(program: Program) -> dict[int, Port]:
+def check_program(program: Program) -> dict[int, Port]:
     """Every invariant that running a program relies on; the port of every register.
 
     Raises:

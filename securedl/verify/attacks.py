@@ -1,6 +1,6 @@
 """What a server might run instead, on the plain graph: for tests and benchmarks. Each is seeded.
 
-Every attack returns a new graph and leaves the given one alone. Weights are a layer's stored entries;
+Every attack returns a new graph and leaves the given one alone. Array are a layer's stored entries;
 `changes` tells which attacks altered no output, and those no check of outputs can see.
 """
 
@@ -14,17 +14,16 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from securedl.errors import InputError
-from securedl.network.graph import Affine, Graph, Node
+from securedl.network.graph import Affine, Array, Graph, Node
 
 Attack: TypeAlias = Callable[[Graph, int], Graph]
-Weights: TypeAlias = NDArray[np.float64]
 
 
 def weight_noise(graph: Graph, seed: int, *, fraction: float = 0.01, strength: float = 1.0) -> Graph:
     """Normal noise on a random fraction of all weights, `strength` times their layer's deviation."""
     rng = np.random.default_rng(seed)
 
-    def noisy(data: Weights, chosen: NDArray[np.bool_]) -> Weights:
+    def noisy(data: Array, chosen: NDArray[np.bool_]) -> Array:
         return np.asarray(data + chosen * rng.normal(0.0, strength * _spread(data), data.shape))
 
     return _on_fraction(graph, rng, fraction, noisy)
@@ -73,7 +72,7 @@ def shifted_bias(graph: Graph, seed: int, *, strength: float = 0.1) -> Graph:
 
 
 def quantised(graph: Graph, seed: int = 0, *, bits: int = 8) -> Graph:
-    """Weights rounded to `bits` bits, a symmetric grid for each layer; the seed is not used."""
+    """Array rounded to `bits` bits, a symmetric grid for each layer; the seed is not used."""
     steps = 2 ** (bits - 1) - 1
     changed: dict[int, Node] = {}
     for i, node in _affines(graph):
@@ -101,7 +100,7 @@ def _on_fraction(
     graph: Graph,
     rng: np.random.Generator,
     fraction: float,
-    change: Callable[[Weights, NDArray[np.bool_]], Weights],
+    change: Callable[[Array, NDArray[np.bool_]], Array],
 ) -> Graph:
     """`change(data, chosen)` on each layer, at least one weight chosen in all."""
     if not 0.0 < fraction <= 1.0:
@@ -125,11 +124,11 @@ def _affines(graph: Graph) -> list[tuple[int, Affine]]:
     return found
 
 
-def _spread(data: Weights) -> float:
+def _spread(data: Array) -> float:
     return float(np.sqrt(np.mean(data * data))) if data.size else 0.0
 
 
-def _with_data(node: Affine, data: Weights) -> Affine:
+def _with_data(node: Affine, data: Array) -> Affine:
     old = node.matrix
     return Affine(sparse.csr_matrix((data, old.indices, old.indptr), shape=old.shape), node.bias, node.name)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-SHOWN = 3
+SHOWN_ALARMS = 3
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,10 @@ class Report:
             f"largest deviation {self.worst_ratio:.3g} x its tolerance",
         ]
         if self.alarms:
-            more = len(self.alarms) - SHOWN
-            lines.append("  " + "; ".join(self.alarms[:SHOWN]) + (f"; and {more} more" if more > 0 else ""))
+            more = len(self.alarms) - SHOWN_ALARMS
+            lines.append(
+                "  " + "; ".join(self.alarms[:SHOWN_ALARMS]) + (f"; and {more} more" if more > 0 else "")
+            )
         chances = ", ".join(f"{f:.3g} -> {100 * p:.3g} %" for f, p in sorted(self.detection.items()))
         shown = f"tampered fraction -> chance to notice: {chances}; " if chances else ""
         lines.append(f"  {shown}at most {100 * self.bound:.2g} % tampered with (95 % confidence)")

@@ -15,7 +15,7 @@ import securedl
 from securedl.client import owner as module
 from securedl.errors import FormatError, InputError, KeyFileError
 from securedl.he.record import Shape, key_shape, packed_key_length, packed_length, unpack, unpack_key
-from securedl.he.seal import SealEvaluator, save
+from securedl.he.seal import SealEvaluator, save_stream
 from securedl.network.polynomial import PolynomialActivation
 
 pytestmark = pytest.mark.he
@@ -154,7 +154,7 @@ class TestRefusals:
 
     def test_public_bytes_hold_no_secret(self, owner, plan):
         """Neither the program nor a key or query carries the secret polynomial."""
-        secret = save(owner.keys._secret)[-8 * 4096 :]
+        secret = save_stream(owner.keys._secret)[-8 * 4096 :]
         public = [plan.program.to_json(), owner.key(None), owner.keys.encrypt(slots(), query_shape(owner))]
         public += [plan.to_bytes()]
         for data in public:
@@ -202,7 +202,7 @@ class TestSaving:
         assert saved.stat().st_mode & 0o077 == 0
         assert [p.name for p in saved.parent.iterdir()] == [saved.name]
         data = saved.read_bytes()
-        assert save(owner.keys._secret)[-1000:-900] not in data
+        assert save_stream(owner.keys._secret)[-1000:-900] not in data
         assert b"checkpoints" not in data, "the plan is sealed too"
 
     def test_the_same_owner_is_sealed_differently(self, owner, saved, tmp_path):

@@ -15,7 +15,7 @@ from securedl.he.ckks import ckks_parameters
 from securedl.he.clear import ClearEvaluator
 from securedl.he.params import MAX_MODULUS_BITS, Parameters, ntt_primes
 from securedl.he.record import Record, Shape, chain, key_shape, pack, pack_key, unpack, unpack_key
-from securedl.he.seal import SealContext, SealEvaluator, galois_element, load, save
+from securedl.he.seal import SealContext, SealEvaluator, galois_element, load_stream, save_stream
 
 pytestmark = pytest.mark.he
 
@@ -38,11 +38,11 @@ class Keys:
         self.evaluator.set_keys(self.relinearisation(), {step: self.rotation(step) for step in steps})
 
     def relinearisation(self) -> list[Record]:
-        return self.context.key_records(save(self.generator.create_relin_keys()), 0)
+        return self.context.key_records(save_stream(self.generator.create_relin_keys()), 0)
 
     def rotation(self, step: int) -> list[Record]:
         element = galois_element(self.params.ring, step)
-        body = save(self.generator.create_galois_keys([element]))
+        body = save_stream(self.generator.create_galois_keys([element]))
         return self.context.key_records(body, (element - 1) // 2)
 
     def encode(self, slots, level: int | None = None, scale: float = SCALE):
@@ -54,7 +54,7 @@ class Keys:
     def record(self, slots, level: int | None = None, scale: float = SCALE) -> Record:
         """Fresh and seeded, as an owner sends it."""
         plain = self.encode(slots, level, scale)
-        return self.context.ciphertext_record(save(self.encryptor.encrypt_symmetric(plain)))
+        return self.context.ciphertext_record(save_stream(self.encryptor.encrypt_symmetric(plain)))
 
     def handle(self, slots, level: int | None = None, scale: float = SCALE):
         return self.evaluator.load(self.record(slots, level, scale))
@@ -125,7 +125,7 @@ class TestStreams:
         assert keys.evaluator.scale(handle) == SCALE * 1.7
         same(keys.evaluator.dump(handle), record)
         body = keys.context.ciphertext_body(record)
-        assert save(load(seal.Ciphertext(), keys.context.context, body)) == body
+        assert save_stream(load_stream(seal.Ciphertext(), keys.context.context, body)) == body
 
     @pytest.mark.parametrize("level", [0, 1, 2])
     def test_seeded_equals_expanded(self, keys, level):
@@ -155,7 +155,7 @@ class TestStreams:
         record = keys.context.plaintext_record(plain, 1)
         assert record.shape == Shape(1, 1, SCALE)
         again = keys.context.plaintext(record)
-        assert save(again) == save(plain)
+        assert save_stream(again) == save_stream(plain)
         np.testing.assert_allclose(keys.encoder.decode_double(again), values, atol=1e-9)
 
     def test_keys_come_back(self, keys):
@@ -165,13 +165,13 @@ class TestStreams:
             assert {r.shape for r in records} == {key_shape(PARAMS)}
             for found, record in zip(unpack_key(PARAMS, pack_key(PARAMS, records)), records, strict=True):
                 same(found, record)
-        relin = load(
+        relin = load_stream(
             seal.RelinKeys(), keys.context.context, keys.context.keys_body({0: keys.relinearisation()}, 1)
         )
         assert relin.size() == 1
 
     def test_a_missing_key_is_named(self, keys):
-        body = save(keys.generator.create_galois_keys([3]))
+        body = save_stream(keys.generator.create_galois_keys([3]))
         with pytest.raises(InputError, match="no key number 99999"):
             keys.context.key_records(body, 99999)
 
@@ -179,8 +179,10 @@ class TestStreams:
         """The pitfall: [1, 5] makes keys for elements 1 and 5, and 5 is a rotation by another step."""
 
         def made(elements):
-            return load(
-                seal.GaloisKeys(), keys.context.context, save(keys.generator.create_galois_keys(elements))
+            return load_stream(
+                seal.GaloisKeys(),
+                keys.context.context,
+                save_stream(keys.generator.create_galois_keys(elements)),
             )
 
         wrong = made([1, 5])
@@ -365,7 +367,7 @@ class TestBgv:
         def encrypt(values):
             plain = seal.Plaintext()
             encoder.encode([int(v) for v in values], plain)
-            return load(seal.Ciphertext(), context, save(encryptor.encrypt_symmetric(plain)))
+            return load_stream(seal.Ciphertext(), context, save_stream(encryptor.encrypt_symmetric(plain)))
 
         def decrypt(cipher):
             plain = seal.Plaintext()
@@ -377,7 +379,7 @@ class TestBgv:
         evaluator.multiply(encrypt(a), encrypt(b), product)
         assert product.size() == 3
         relinearised = seal.Ciphertext()
-        relin = load(seal.RelinKeys(), context, save(generator.create_relin_keys()))
+        relin = load_stream(seal.RelinKeys(), context, save_stream(generator.create_relin_keys()))
         evaluator.relinearize(product, relin, relinearised)
         low = seal.Ciphertext()
         evaluator.mod_switch_to_next(relinearised, low)
@@ -387,7 +389,7 @@ class TestBgv:
         # The two rows rotate by themselves.
         turned = seal.Ciphertext()
         element = galois_element(8192, 5)
-        galois = load(seal.GaloisKeys(), context, save(generator.create_galois_keys([element])))
+        galois = load_stream(seal.GaloisKeys(), context, save_stream(generator.create_galois_keys([element])))
         evaluator.apply_galois(low, element, galois, turned)
         np.testing.assert_array_equal(decrypt(turned), np.roll(want.reshape(2, -1), -5, axis=1).ravel())
 
@@ -395,9 +397,9 @@ class TestBgv:
         encryptor = seal.Encryptor(bgv.context, seal.KeyGenerator(bgv.context).secret_key())
         plain = seal.Plaintext()
         seal.BatchEncoder(bgv.context).encode([1, 2, 3], plain)
-        record = bgv.ciphertext_record(save(encryptor.encrypt_symmetric(plain)))
+        record = bgv.ciphertext_record(save_stream(encryptor.encrypt_symmetric(plain)))
         assert record.shape.seeded
-        again = bgv.ciphertext_record(save(bgv.ciphertext(record)))
+        again = bgv.ciphertext_record(save_stream(bgv.ciphertext(record)))
         np.testing.assert_array_equal(again.residues[0], record.residues[0])
         assert again.correction == record.correction == 1
 
@@ -408,7 +410,7 @@ def test_streams_leave_no_files_behind():
     before = len(os.listdir("/proc/self/fd"))
     context = SealContext(PARAMS).context
     for _ in range(3):
-        save(seal.KeyGenerator(context).secret_key())
+        save_stream(seal.KeyGenerator(context).secret_key())
         with pytest.raises(Exception, match=r"."):
-            load(seal.Ciphertext(), context, secrets.token_bytes(50))
+            load_stream(seal.Ciphertext(), context, secrets.token_bytes(50))
     assert len(os.listdir("/proc/self/fd")) == before

@@ -11,7 +11,7 @@ import tenseal.sealapi as seal
 
 from securedl.he.params import ntt_primes
 from securedl.he.record import Record
-from securedl.he.seal import save
+from securedl.he.seal import save_stream
 from securedl.he.vector import VectorEvaluator
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -163,7 +163,7 @@ def test_bgv_adds_a_plaintext_under_any_correction_factor(t: int) -> None:
             operand = o.seal.plaintext_record(lifted, level)
             operand = Record(ciphertext.shape.__class__(level, 1, 1.0), operand.residues)
             mine = vector.add(vector.load(ciphertext), vector.load(operand))
-            assert same(vector, mine, o.seal.ciphertext_record(save(expected)))
+            assert same(vector, mine, o.seal.ciphertext_record(save_stream(expected)))
     assert reference.params == o.params
 
 

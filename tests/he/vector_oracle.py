@@ -11,7 +11,7 @@ import tenseal.sealapi as seal
 
 from securedl.he.params import Parameters, ntt_primes
 from securedl.he.record import Record, Shape
-from securedl.he.seal import SealContext, SealEvaluator, galois_element, save
+from securedl.he.seal import SealContext, SealEvaluator, galois_element, save_stream
 from securedl.he.vector import Handle, VectorEvaluator
 
 #: Steps that every oracle has rotation keys for.
@@ -45,14 +45,14 @@ class Oracle:
 
     @cached_property
     def relinearisation(self) -> list[Record]:
-        return self.seal.key_records(save(self.generator.create_relin_keys()), 0)
+        return self.seal.key_records(save_stream(self.generator.create_relin_keys()), 0)
 
     @cached_property
     def rotations(self) -> dict[int, list[Record]]:
         found = {}
         for step in STEPS:
             element = galois_element(self.params.ring, step)
-            keys = save(self.generator.create_galois_keys([element]))
+            keys = save_stream(self.generator.create_galois_keys([element]))
             found[step] = self.seal.key_records(keys, (element - 1) // 2)
         return found
 
@@ -105,7 +105,7 @@ class Oracle:
         else:
             seal.BatchEncoder(self.seal.context).encode(values.tolist(), plain)
         encryptor = seal.Encryptor(self.seal.context, self.generator.secret_key())
-        return self.seal.ciphertext_record(save(encryptor.encrypt_symmetric(plain)))
+        return self.seal.ciphertext_record(save_stream(encryptor.encrypt_symmetric(plain)))
 
 
 @cache

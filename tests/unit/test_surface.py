@@ -187,7 +187,7 @@ class TestPlan:
         layer = plan.network.layers[0]
         names = ["x" * 200, "<script>alert(1)</script>", "a\nb\x1b[2J", *map(str, range(40))]
         layers = [type(layer)(n, layer.matrices, layer.bias, layer.form) for n in names]
-        card = plan_card(replace(plan.signature, points=plan.signature.points * 9), layers)
+        card = plan_card(replace(plan.signature, checkpoints=plan.signature.checkpoints * 9), layers)
         assert fits(card.text())
         assert "... 39 more ..." in card.text()
         assert "43. 39: 6 -> 8" in card.text()

@@ -165,7 +165,7 @@ def test_every_number_of_refreshes(coefficients):
         plan = compiled(graph, x, ring=16384, refreshes=count)
         refreshes = [s for s in plan.program.steps if isinstance(s, Refresh)]
         assert len(refreshes) == len(plan.program.refreshes) == count
-        assert len(plan.signature.points) == count + 2
+        assert len(plan.signature.checkpoints) == count + 2
         np.testing.assert_allclose(plan.simulate(x[:5], None), graph(x[:5]), atol=1e-9 * np.ptp(graph(x)))
         seen.append(plan.program.params.levels)
     assert seen == sorted(seen, reverse=True), "more refreshes need fewer levels"
@@ -181,10 +181,10 @@ def test_ring_4096_refreshes_after_every_level():
     plan = compiled(network([0.2, 0.5, 0.1]), inputs(), ring=4096)
     assert plan.program.params.levels == 1
     assert len(plan.program.refreshes) == 4
-    assert [p.value for p in plan.signature.points] == [0, 1, 2, 3, 4, 5]
-    assert [p.name for p in plan.signature.points][:3] == ["affine 1", "activation 1", "affine 2"]
-    assert [p.sent is None for p in plan.signature.points] == [True, *[False] * 5]
-    assert [p.back is None for p in plan.signature.points] == [*[False] * 5, True]
+    assert [p.value for p in plan.signature.checkpoints] == [0, 1, 2, 3, 4, 5]
+    assert [p.name for p in plan.signature.checkpoints][:3] == ["affine 1", "activation 1", "affine 2"]
+    assert [p.sent is None for p in plan.signature.checkpoints] == [True, *[False] * 5]
+    assert [p.back is None for p in plan.signature.checkpoints] == [*[False] * 5, True]
 
 
 def test_too_deep_says_what_was_needed():
@@ -346,7 +346,7 @@ class TestSaving:
         plan.save(path)
         found = securedl.load_plan(path)
         assert found.program == plan.program
-        assert found.signature.points == plan.signature.points
+        assert found.signature.checkpoints == plan.signature.checkpoints
         assert found.signature.cost == plan.signature.cost
         assert found.summary() == plan.summary()
         assert found.to_bytes() == plan.to_bytes()

@@ -253,7 +253,7 @@ class TestDigest:
         path = tmp_path_factory.mktemp("d") / "tiny.csv.gz"
         source = with_digest(TABLE, x, y)
         store.write(source, source.full, x, y, path)
-        again, labels = store.read(source, source.full, path)
+        again, labels = store.read_table(source, source.full, path)
         np.testing.assert_array_equal(again, x)
         np.testing.assert_array_equal(labels, y)
 
@@ -289,7 +289,7 @@ class TestHostileTables:
     def read(self, tmp_path, text: bytes, source: Source = TABLE):
         path = tmp_path / "tiny.csv.gz"
         path.write_bytes(gzip.compress(text))
-        return store.read(source, source.full, path)
+        return store.read_table(source, source.full, path)
 
     def test_the_good_one(self, tmp_path):
         x, y = self.read(tmp_path, self.GOOD)
@@ -344,13 +344,13 @@ class TestHostileTables:
         for content in (data, gzip.compress(data), gzip.compress(b"p,q,r,label\n" + data)):
             path.write_bytes(content)
             with pytest.raises(FormatError):
-                store.read(TABLE, TABLE.full, path)
+                store.read_table(TABLE, TABLE.full, path)
 
     def test_no_file_and_a_folder(self, tmp_path):
         with pytest.raises(InputError, match="there is no file"):
-            store.read(TABLE, TABLE.full, tmp_path / "tiny.csv.gz")
+            store.read_table(TABLE, TABLE.full, tmp_path / "tiny.csv.gz")
         with pytest.raises(InputError, match="cannot read"):
-            store.read(TABLE, TABLE.full, tmp_path)
+            store.read_table(TABLE, TABLE.full, tmp_path)
 
 
 class TestHostileImages:
@@ -362,7 +362,7 @@ class TestHostileImages:
     def test_a_round_trip(self, tmp_path):
         path, source = tmp_path / "dots.npz", with_digest(IMAGES, PIXELS, LABELS)
         store.write(source, source.full, PIXELS, LABELS, path)
-        x, y = store.read(source, source.full, path)
+        x, y = store.read_table(source, source.full, path)
         np.testing.assert_array_equal(x, PIXELS)
         np.testing.assert_array_equal(y, LABELS)
         with np.load(path, allow_pickle=False) as file:
@@ -384,15 +384,15 @@ class TestHostileImages:
         path = tmp_path / "dots.npz"
         self.write(path, **changes)
         with pytest.raises(FormatError, match=words):
-            store.read(IMAGES, IMAGES.full, path)
+            store.read_table(IMAGES, IMAGES.full, path)
 
     def test_other_values_and_other_counts(self, tmp_path):
         path = tmp_path / "dots.npz"
         self.write(path)
         for form in (replace(IMAGES.full, digest="0" * 64), replace(IMAGES.full, counts=(3, 2))):
             with pytest.raises(FormatError, match=r"its values are others|rows of each class"):
-                store.read(IMAGES, form, path)
-        store.read(IMAGES, replace(IMAGES.full, counts=(2, 3)), path)
+                store.read_table(IMAGES, form, path)
+        store.read_table(IMAGES, replace(IMAGES.full, counts=(2, 3)), path)
 
     @pytest.mark.parametrize(
         "header",
@@ -413,7 +413,7 @@ class TestHostileImages:
                 "x_train.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(18)
             )
         with pytest.raises(FormatError, match=r"x_train|damaged"):
-            store.read(IMAGES, IMAGES.full, path)
+            store.read_table(IMAGES, IMAGES.full, path)
 
     @pytest.mark.parametrize("length", [17, 19, 1 << 20])
     def test_other_than_the_pixels_it_promises(self, tmp_path, length):
@@ -423,7 +423,7 @@ class TestHostileImages:
         with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file:
             file.writestr("x_train.npy", buffer.getvalue()[:-18] + bytes(length))
         with pytest.raises(FormatError, match="other than the 18 bytes of its header"):
-            store.read(IMAGES, IMAGES.full, path)
+            store.read_table(IMAGES, IMAGES.full, path)
 
     @settings(max_examples=150)
     @given(st.integers(0, 1 << 20), st.integers(0, 255), st.integers(0, 40))
@@ -434,7 +434,7 @@ class TestHostileImages:
         data[place % len(data)] = value
         path.write_bytes(data[: len(data) - cut])
         try:
-            x, y = store.read(source, source.full, path)
+            x, y = store.read_table(source, source.full, path)
         except FormatError:
             return
         np.testing.assert_array_equal(x, PIXELS)
