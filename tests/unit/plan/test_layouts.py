@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
 
 import numpy as np
 import pytest
@@ -17,7 +18,15 @@ from securedl.he.clear import ClearEvaluator
 from securedl.he.record import Shape
 from securedl.network.graph import Affine, Graph, Polynomial
 from securedl.plan.forms import Straight
-from securedl.plan.layouts import Interleaved, block_diagonals, diagonal_count, diagonals, folds
+from securedl.plan.layouts import (
+    NOTHING,
+    Interleaved,
+    Layout,
+    block_diagonals,
+    diagonal_count,
+    diagonals,
+    folds,
+)
 from securedl.plan.normalised import Layer, Normalised
 from securedl.plan.signature import Link
 from securedl.program.program import Program
@@ -198,3 +207,36 @@ def test_a_pruned_network_gives_the_same_program(batch):
     assert plans[0].program.to_json() == plans[1].program.to_json()
     other = dataclasses.replace(plans[0].program, encrypted=False)
     assert other.id != plans[0].program.id
+
+
+@dataclasses.dataclass(frozen=True)
+class Scattered(Layout):
+    """Features at random places of several tiles, some of them twice, the rest empty."""
+
+    features: int
+    width: int
+    batch: int
+    seed: int
+
+    @cached_property
+    def content(self):
+        random = np.random.default_rng(self.seed)
+        tiles = -(-2 * self.features // self.width)
+        content = np.full(tiles * self.width, NOTHING)
+        spots = random.permutation(tiles * self.width)
+        content[spots[: self.features]] = random.permutation(self.features)
+        content[spots[self.features : 2 * self.features : 3]] = 0
+        return content.reshape(tiles, self.width)
+
+
+@given(st.integers(1, 40), st.integers(0, 6), seeds)
+def test_any_array_is_a_layout(features, exponent, seed):
+    layout = Scattered(features, 1 << exponent, 8, seed)
+    values = np.random.default_rng(seed).normal(size=(8, features))
+    slots = layout.pack(values)
+    assert slots.shape == (layout.tiles, layout.width * 8)
+    np.testing.assert_array_equal(layout.unpack(slots), values)
+    for feature, (tile, place) in enumerate(layout.place):
+        assert layout.content[tile, place] == feature
+        np.testing.assert_array_equal(slots[tile, place * 8 : place * 8 + 8], values[:, feature])
+    assert (slots.reshape(-1, 8)[layout.content.ravel() == NOTHING] == 0).all()
