@@ -9,7 +9,8 @@ import pytest
 
 from securedl.errors import FormatError, InputError
 from securedl.he import backends
-from securedl.he.params import Parameters, ckks_parameters
+from securedl.he.ckks import ckks_parameters
+from securedl.he.params import Parameters
 from securedl.he.record import Record, Shape, chain, pack
 from securedl.he.weights import HeldWeights, Records, handle_bytes
 

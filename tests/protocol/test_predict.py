@@ -182,7 +182,7 @@ def test_an_error_of_the_client_ends_the_stream(serve, monkeypatch) -> None:
         def refuse(self, index: int, tiles: list[bytes]) -> list[bytes]:
             raise ProtocolError("no")
 
-    monkeypatch.setattr(FakeOwner, "ask", Refusing)
+    monkeypatch.setattr(FakeOwner, "ask", lambda owner, x, probes: Refusing(owner, x, probes))
     with Client(serve().address, FakeOwner()) as client:
         client.upload()
         with pytest.raises(ProtocolError, match=r"^no$"):
