@@ -23,10 +23,10 @@ from securedl.he.record import HEADER, Shape, pack
 from securedl.he.vector import VectorEvaluator, warm_up
 from securedl.he.vector.correction import balance
 from securedl.he.vector.kernels import cache
-from securedl.he.vector.kernels.arith import MAGIC
 from securedl.he.vector.kernels.buffers import Buffers, address
 from securedl.he.vector.kernels.cache import KEEP_SECONDS, cache_folder, forget_old, source_hash
 from securedl.he.vector.kernels.dot import group_length, key_group_length
+from securedl.he.vector.kernels.lanes import ROUNDING
 from securedl.he.vector.kernels.ntt_words import LARGEST_BITS, NEVER, OFTEN, TWICE
 from securedl.he.vector.kernels.seed import expand
 from securedl.he.vector.kernels.twiddles import bit_reversal, minimal_root
@@ -313,7 +313,7 @@ def test_group_lengths_keep_their_bounds() -> None:
         terms = key_group_length(bits)
         assert terms * 2 ** (2 * bits - 2) <= 2 ** (51 + bits)  # two centred residues
         assert terms * 2 ** (bits - 1) + 2 ** (bits - 1) < 2**53
-    assert MAGIC == 1.5 * 2.0**52
+    assert ROUNDING == 1.5 * 2.0**52
 
 
 @pytest.mark.parametrize("ring", [4096, 8192, 16384, 32768])

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from securedl.errors import CompileError
 from securedl.he.params import MAX_PRIME_BITS, Parameters
 from securedl.he.record import residue_bytes
-from securedl.he.vector.kernels.arith import LANE_ORDERS, LANES
+from securedl.he.vector.kernels.arith import LANE_ORDERS
 from securedl.he.vector.kernels.buffers import address
 from securedl.he.vector.kernels.dot import group_length, key_group_length, start_value
 from securedl.he.vector.kernels.keysum import DOUBLE_BYTES, word_group_length
+from securedl.he.vector.kernels.lanes import LANES
 from securedl.he.vector.kernels.ntt import method
 from securedl.he.vector.kernels.padding import padded
 from securedl.he.vector.kernels.twiddles import aligned, bit_reversal, centred, tables

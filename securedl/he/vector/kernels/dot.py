@@ -19,22 +19,23 @@ they are summed as words (`words.WordSum`): 16 µs a term, where doubles took 20
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils
 
-from securedl.he.vector.kernels.arith import Lanes, Value, lane_kernel
 from securedl.he.vector.kernels.cache import inner, kernel
+from securedl.he.vector.kernels.lanes import Lanes, Value
+from securedl.he.vector.kernels.llvm import IFMA, lane_kernel
+from securedl.he.vector.kernels.packed import WIDTHS
 from securedl.he.vector.kernels.team import DONE, done, draw, flag, wait
-from securedl.he.vector.kernels.words import IFMA, SMALL_OFFSET, Words, WordSum
+from securedl.he.vector.kernels.words import SMALL_OFFSET, Words, WordSum
 
 #: Most terms between two reductions: with four there are more reductions, with sixteen more streams than the
 #: prefetcher follows; both took a tenth longer.
 LONGEST_GROUP = 8
 #: Weights are asked for this many octets ahead.
-AHEAD = 384
+WEIGHTS_AHEAD = 384
 #: Positions handled before going on, so that the x stay in the second-level cache for all sums.
 TILE = 2048
 
@@ -54,135 +55,120 @@ def start_value(bits: int) -> float:
     return 1.5 * 2.0 ** (52 + bits)
 
 
-class _Sum:
-    """One running sum of products."""
+def _sum(
+    lanes: Lanes, pair: bool, width: int, xs: Value, ws: Value, terms: Value, x_at: Value, w_at: Value,
+    x_step: Value, w_step: Value, out: Value, out_step: Value, keep: Value, start: Value,
+) -> None:  # fmt: skip
+    """Eight positions of Σ x·w over some terms: x and w of two polynomials each, or w of one (not `pair`).
 
-    def __init__(self, lanes: Lanes, start: Value, low: Value) -> None:
-        self.lanes = lanes
-        self.start = start
-        self.high, self.low = self._variable(start), self._variable(low)
+    width: octets of a packed weight, or 8 for centred doubles. What is at `out` is added unless `keep` is 0.
+    """
+    places = lanes.apart(out, out_step, 3 if pair else 2)
+    kept, top = lanes.nonzero(keep), lanes.splat(start)
+    sums = [lanes.sum(top, lanes.select(kept, lanes.load(place), lanes.zero)) for place in places]
 
-    def _variable(self, value: Value) -> Value:
-        return cgutils.alloca_once_value(self.lanes.builder, value)  # type: ignore[no-untyped-call]
+    def weight(address: Value) -> Value:
+        lanes.prefetch(address, WEIGHTS_AHEAD, 3)
+        return lanes.load(address) if width == 8 else lanes.as_doubles(lanes.load_packed(address, width))
 
-    def add(self, a: Value, b: Value) -> None:
-        lanes, builder = self.lanes, self.lanes.builder
-        high = builder.load(self.high)
-        new = lanes.fma(a, b, high)
-        lost = lanes.fma(a, b, lanes.negate(lanes.sub(new, high)))
-        builder.store(new, self.high)
-        builder.store(lanes.add(builder.load(self.low), lost), self.low)
-
-    def value(self) -> Value:
-        """The sum, centred: |high| mod q is within 1.1 q, so with low it stays below 2^53."""
-        lanes, builder = self.lanes, self.lanes.builder
-        high = lanes.reduce(lanes.sub(builder.load(self.high), self.start))
-        return lanes.reduce(lanes.add(high, builder.load(self.low)))
-
-
-def _group(pair: bool, width: int) -> Any:
-    """Eight positions of Σ x·w over some terms: x and w of two polynomials each, or w of one."""
-
-    @lane_kernel("iiiiiiiiididdd")
-    def group(
-        lanes: Lanes,
-        xs: Value,
-        ws: Value,
-        terms: Value,
-        x_at: Value,
-        w_at: Value,
-        x_step: Value,
-        w_step: Value,
-        out: Value,
-        out_step: Value,
-        keep: Value,
-        constants: Value,
-        start: Value,
-    ) -> None:
-        builder = lanes.builder
-        places = [out, builder.add(out, out_step)]
+    def term(index: Value) -> None:
+        slot = lanes.times(index, 8)
+        x = lanes.plus(lanes.load_integer(lanes.plus(xs, slot)), x_at)
+        w = lanes.plus(lanes.load_integer(lanes.plus(ws, slot)), w_at)
+        x0, x1 = lanes.load(x), lanes.load(lanes.plus(x, x_step))
+        w0 = weight(w)
+        sums[0].add(x0, w0)
+        sums[1].add(x1, w0)
         if pair:
-            places.append(builder.add(places[1], out_step))
-        kept = builder.fcmp_ordered("!=", keep, keep.type(0.0))
-        top = lanes.splat(start)
-        sums = [_Sum(lanes, top, builder.select(kept, lanes.load(place), lanes.zero)) for place in places]
+            w1 = weight(lanes.plus(w, w_step))
+            sums[1].add(x0, w1)
+            sums[2].add(x1, w1)
 
-        def weight(address: Value) -> Value:
-            lanes.prefetch(address, AHEAD, 3)
-            if width == 8:
-                return lanes.load(address)
-            return lanes.load_words_as_double(lanes.load_packed(address, width))
-
-        with cgutils.for_range(builder, terms) as loop:
-            slot = builder.shl(loop.index, ir.Constant(loop.index.type, 3))
-            word = ir.IntType(64)
-            x = builder.add(builder.load(lanes.pointer(builder.add(xs, slot), word)), x_at)
-            w = builder.add(builder.load(lanes.pointer(builder.add(ws, slot), word)), w_at)
-            x0, x1 = lanes.load(x), lanes.load(builder.add(x, x_step))
-            w0 = weight(w)
-            sums[0].add(x0, w0)
-            sums[1].add(x1, w0)
-            if pair:
-                w1 = weight(builder.add(w, w_step))
-                sums[1].add(x0, w1)
-                sums[2].add(x1, w1)
-        for total, place in zip(sums, places, strict=True):
-            lanes.store(total.value(), place)
-
-    return group
+    lanes.repeat(terms, term)
+    for total, place in zip(sums, places, strict=True):
+        lanes.store(total.value(), place)
 
 
 #: Vectors of each polynomial that a sum with packed weights forms at a time.
 TOGETHER = 2 if IFMA else 1
 
 
-def _word_group(pair: bool, width: int) -> Any:
-    """`_group` with packed weights on words, at TOGETHER times eight positions.
+def _word_sum(
+    lanes: Lanes, pair: bool, width: int, xs: Value, ws: Value, terms: Value, x_at: Value, w_at: Value,
+    x_step: Value, out: Value, out_step: Value, keep: Value, constants: Value,
+) -> None:  # fmt: skip
+    """`_sum` with packed weights on words, at twice eight positions.
 
     x is in [0, 2q), w < q < 2^48, and a sum has at most two products a term: within the bounds of `WordSum`.
     """
+    words = Words(lanes)
+    places = lanes.apart(out, out_step, 3 if pair else 2)
+    sums = [[WordSum(words) for _ in places] for _ in range(2)]
+    offset = lanes.load_splat(constants, SMALL_OFFSET)
 
-    @lane_kernel("iiiiiiiiididdd")
-    def group(
-        lanes: Lanes, xs: Value, ws: Value, terms: Value, x_at: Value, w_at: Value, x_step: Value,
-        w_step: Value, out: Value, out_step: Value, keep: Value, constants: Value, start: Value,
-    ) -> None:  # fmt: skip
-        builder, words = lanes.builder, Words(lanes)
-        places = lanes.apart(out, out_step, 3 if pair else 2)
-        sums = [[WordSum(words) for _ in places] for _ in range(TOGETHER)]
-        offset = lanes.load_splat(constants, SMALL_OFFSET)
-        with builder.if_then(builder.fcmp_ordered("!=", keep, keep.type(0.0))):
-            for k, some in enumerate(sums):
-                for place, total in zip(places, some, strict=True):
-                    total.keep(words.from_double(lanes.load(place, 64 * k), offset))
-        with cgutils.for_range(builder, terms) as loop:
-            slot, word = builder.shl(loop.index, ir.Constant(loop.index.type, 3)), ir.IntType(64)
-            x = builder.add(builder.load(lanes.pointer(builder.add(xs, slot), word)), x_at)
-            w = builder.add(builder.load(lanes.pointer(builder.add(ws, slot), word)), w_at)
-            for k, some in enumerate(sums):
-                x0, x1 = (
-                    words.from_double(lanes.load(at, 64 * k), offset) for at in (x, builder.add(x, x_step))
-                )
-                for p in range(len(places) - 1):
-                    at = lanes.offset(w, 8 * width * (k * (len(places) - 1) + p))
-                    lanes.prefetch(at, AHEAD, 3)
-                    weight = lanes.load_packed(at, width)
-                    some[p].add(x0, weight)
-                    some[p + 1].add(x1, weight)
+    def keeping() -> None:
         for k, some in enumerate(sums):
             for place, total in zip(places, some, strict=True):
-                lanes.store(total.value(constants), place, 64 * k)
+                total.keep(words.from_double(lanes.load(place, 64 * k), offset))
 
-    return group
+    def term(index: Value) -> None:
+        slot = lanes.times(index, 8)
+        x = lanes.plus(lanes.load_integer(lanes.plus(xs, slot)), x_at)
+        w = lanes.plus(lanes.load_integer(lanes.plus(ws, slot)), w_at)
+        for k, some in enumerate(sums):
+            x0, x1 = (words.from_double(lanes.load(at, 64 * k), offset) for at in (x, lanes.plus(x, x_step)))
+            for p in range(len(places) - 1):
+                at = lanes.offset(w, 8 * width * (k * (len(places) - 1) + p))
+                lanes.prefetch(at, WEIGHTS_AHEAD, 3)
+                weight = lanes.load_packed(at, width)
+                some[p].add(x0, weight)
+                some[p + 1].add(x1, weight)
+
+    lanes.when(lanes.nonzero(keep), keeping)
+    lanes.repeat(terms, term)
+    for k, some in enumerate(sums):
+        for place, total in zip(places, some, strict=True):
+            lanes.store(total.value(constants), place, 64 * k)
 
 
-def _packed_group(pair: bool, width: int) -> Any:
-    return _word_group(pair, width) if IFMA else _group(pair, width)
+def _summing(pair: bool) -> Any:
+    @lane_kernel("iiiiiiiiidddd")
+    def sum_doubles(
+        lanes: Lanes, xs: Value, ws: Value, terms: Value, x_at: Value, w_at: Value, x_step: Value,
+        w_step: Value, out: Value, out_step: Value, keep: Value, start: Value,
+    ) -> None:  # fmt: skip
+        _sum(lanes, pair, 8, xs, ws, terms, x_at, w_at, x_step, w_step, out, out_step, keep, start)
+
+    return sum_doubles
 
 
-_pairs, _plain = _group(True, 8), _group(False, 8)
-_pairs3, _pairs4, _pairs5, _pairs6 = (_packed_group(True, width) for width in range(3, 7))
-_plain3, _plain4, _plain5, _plain6 = (_packed_group(False, width) for width in range(3, 7))
+def _summing_packed(pair: bool) -> Any:
+    @lane_kernel("iiiiiiiiiidddd")
+    def sum_packed(
+        lanes: Lanes, width: Value, xs: Value, ws: Value, terms: Value, x_at: Value, w_at: Value,
+        x_step: Value, w_step: Value, out: Value, out_step: Value, keep: Value, start: Value,
+    ) -> None:  # fmt: skip
+        some = xs, ws, terms, x_at, w_at, x_step, w_step, out, out_step, keep, start
+        lanes.choose(width, {octets: partial(_sum, lanes, pair, octets, *some) for octets in WIDTHS})
+
+    return sum_packed
+
+
+def _summing_words(pair: bool) -> Any:
+    @lane_kernel("iiiiiiiiididd", ifma=True)
+    def sum_words(
+        lanes: Lanes, width: Value, xs: Value, ws: Value, terms: Value, x_at: Value, w_at: Value,
+        x_step: Value, out: Value, out_step: Value, keep: Value, constants: Value,
+    ) -> None:  # fmt: skip
+        some = xs, ws, terms, x_at, w_at, x_step, out, out_step, keep, constants
+        lanes.choose(width, {octets: partial(_word_sum, lanes, pair, octets, *some) for octets in WIDTHS})
+
+    return sum_words
+
+
+_pairs, _plain = _summing(True), _summing(False)
+_packed_pairs, _packed_plain = _summing_packed(True), _summing_packed(False)
+_word_pairs, _word_plain = _summing_words(True), _summing_words(False)
 
 
 @inner
@@ -200,13 +186,9 @@ def rows(  # type: ignore[no-untyped-def]
         for j in range(8 * begin, 8 * end, 64):
             to = out + j
             if pair:
-                _pairs(
-                    x, w, count, j * x_stride, j, x_step, w_step, to, out_step, keep, 0, start, q, q_inverse
-                )
+                _pairs(x, w, count, j * x_stride, j, x_step, w_step, to, out_step, keep, start, q, q_inverse)
             else:
-                _plain(
-                    x, w, count, j * x_stride, j, x_step, w_step, to, out_step, keep, 0, start, q, q_inverse
-                )
+                _plain(x, w, count, j * x_stride, j, x_step, w_step, to, out_step, keep, start, q, q_inverse)
 
 
 @kernel(
@@ -250,43 +232,22 @@ def _packed_rows(  # type: ignore[no-untyped-def]
         keep = 0.0 if first == 0 else 1.0
         x, w = xs + 8 * first, ws + 8 * first
         for k in range(begin // 8, end // 8, TOGETHER):
-            j, to = 64 * k, out + 64 * k
-            if pair:
-                at = 2 * w_step * k
-                if width == 3:
-                    _pairs3(
-                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
-                    )
-                elif width == 4:
-                    _pairs4(
-                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
-                    )
-                elif width == 5:
-                    _pairs5(
-                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
+            j, at, to = 64 * k, w_step * k, out + 64 * k
+            if IFMA:
+                if pair:
+                    _word_pairs(
+                        width, x, w, count, j, 2 * at, x_step, to, out_step, keep, table, q, q_inverse
                     )
                 else:
-                    _pairs6(
-                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
-                    )
+                    _word_plain(width, x, w, count, j, at, x_step, to, out_step, keep, table, q, q_inverse)
+            elif pair:
+                _packed_pairs(
+                    width, x, w, count, j, 2 * at, x_step, w_step, to, out_step, keep, start, q, q_inverse
+                )
             else:
-                at = w_step * k
-                if width == 3:
-                    _plain3(
-                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
-                    )
-                elif width == 4:
-                    _plain4(
-                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
-                    )
-                elif width == 5:
-                    _plain5(
-                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
-                    )
-                else:
-                    _plain6(
-                        x, w, count, j, at, x_step, w_step, to, out_step, keep, table, start, q, q_inverse
-                    )
+                _packed_plain(
+                    width, x, w, count, j, at, x_step, w_step, to, out_step, keep, start, q, q_inverse
+                )
 
 
 @kernel(

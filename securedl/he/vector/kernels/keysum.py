@@ -11,18 +11,16 @@ Sums are formed on words (`words.WordSum`): x < 2^52 and w < 2^b.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from llvmlite import ir
-from numba.core import cgutils
-
-from securedl.he.vector.kernels.arith import Lanes, Value, lane_kernel
 from securedl.he.vector.kernels.cache import inner, kernel
-from securedl.he.vector.kernels.words import IFMA, SMALL_OFFSET, Words, WordSum
+from securedl.he.vector.kernels.lanes import Lanes, Value
+from securedl.he.vector.kernels.llvm import lane_kernel
+from securedl.he.vector.kernels.words import SMALL_OFFSET, Words, WordSum
 
 #: Bytes of a residue of a double, and of the residues that may be packed.
 DOUBLE_BYTES = 8
-_WORD = ir.IntType(64)
 #: Vectors of each polynomial that a sum forms at a time; 128 values, a part of a row, are a multiple of them.
 _TOGETHER = 2
 #: How far ahead of itself a sum fetches the key into the second-level cache.
@@ -34,62 +32,62 @@ def word_group_length(bits: int) -> int:
     return int(min(32, (1 << (52 - bits)) - 1))
 
 
-def _sum(width: int) -> Any:
+#: Widths of residues that are summed on words.
+_WIDTHS = range(3, 8)
+
+
+def _sum(
+    lanes: Lanes, width: int, xs: Value, terms: Value, x_at: Value, key: Value, key_step: Value, out: Value,
+    out_step: Value, keep: Value, constants: Value,
+) -> None:  # fmt: skip
     """_TOGETHER times eight positions of Σ x·w for both polynomials of a key, and of what is at `out` unless
     `keep` is 0.
     """
+    words = Words(lanes)
+    both = (out, lanes.plus(out, out_step))
+    places = [lanes.offset(start, 64 * k) for k in range(_TOGETHER) for start in both]
+    keys = lanes.apart(key, key_step, _TOGETHER)
+    sums = [WordSum(words) for _ in places]
 
-    @lane_kernel("iiiiiiiiidd")
-    def key_sum(
-        lanes: Lanes, xs: Value, terms: Value, x_at: Value, key: Value, key_step: Value, out: Value,
-        out_step: Value, keep: Value, constants: Value,
-    ) -> None:  # fmt: skip
-        if not IFMA:
-            return
-        builder, words = lanes.builder, Words(lanes)
-        both = (out, builder.add(out, out_step))
-        places = [lanes.offset(start, 64 * k) for k in range(_TOGETHER) for start in both]
-        keys = [builder.add(key, builder.mul(key_step, _WORD(k))) for k in range(_TOGETHER)]
-        sums = [WordSum(words) for _ in places]
-        with builder.if_then(builder.icmp_signed("!=", keep, keep.type(0))):
-            offset = lanes.load_splat(constants, SMALL_OFFSET)
-            for place, total in zip(places, sums, strict=True):
-                total.keep(words.from_double(lanes.load(place), offset))
-        with cgutils.for_range(builder, terms) as loop:
-            row = builder.load(lanes.pointer(builder.add(xs, builder.shl(loop.index, _WORD(3))), _WORD))
-            first = builder.mul(loop.index, _WORD(16 * width))
-            for k, key_at in enumerate(keys):
-                x = words.load(builder.add(row, x_at), 64 * k)
-                start = builder.add(key_at, first)
-                lanes.prefetch(start, _AHEAD, 2)  # beside the next one's, nearly every cache line
-                for p in range(2):
-                    sums[2 * k + p].add(x, lanes.load_packed(lanes.offset(start, 8 * width * p), width))
+    def keeping() -> None:
+        offset = lanes.load_splat(constants, SMALL_OFFSET)
         for place, total in zip(places, sums, strict=True):
-            lanes.store(total.value(constants), place)
+            total.keep(words.from_double(lanes.load(place), offset))
 
-    return key_sum
+    def term(index: Value) -> None:
+        row = lanes.load_integer(lanes.plus(xs, lanes.times(index, 8)))
+        first = lanes.times(index, 16 * width)
+        for k, key_at in enumerate(keys):
+            x = lanes.load_words(lanes.plus(row, x_at), 64 * k)
+            start = lanes.plus(key_at, first)
+            lanes.prefetch(start, _AHEAD, 2)  # beside the next one's, nearly every cache line
+            for p in range(2):
+                sums[2 * k + p].add(x, lanes.load_packed(lanes.offset(start, 8 * width * p), width))
 
-
-_sum3, _sum4, _sum5, _sum6, _sum7 = (_sum(width) for width in range(3, 8))
-
-
-def _squeeze(width: int) -> Any:
-    """Centred doubles to packed canonical residues."""
-
-    @lane_kernel("iidd")
-    def squeeze(lanes: Lanes, source: Value, target: Value) -> None:
-        canonical = lanes.lift(lanes.reduce(lanes.load(source)), lanes.q)
-        lanes.store_packed(lanes.double_as_words(canonical), target, width)
-
-    return squeeze
-
-
-_squeeze3, _squeeze4, _squeeze5, _squeeze6, _squeeze7 = (_squeeze(width) for width in range(3, 8))
+    lanes.when(lanes.nonzero(keep), keeping)
+    lanes.repeat(terms, term)
+    for place, total in zip(places, sums, strict=True):
+        lanes.store(total.value(constants), place)
 
 
-@lane_kernel("iidd")
-def _copy(lanes: Lanes, source: Value, target: Value) -> None:
-    lanes.store(lanes.reduce(lanes.load(source)), target)
+@lane_kernel("iiiiiiiiiidd", ifma=True)
+def _key_sum(
+    lanes: Lanes, width: Value, xs: Value, terms: Value, x_at: Value, key: Value, key_step: Value, out: Value,
+    out_step: Value, keep: Value, constants: Value,
+) -> None:  # fmt: skip
+    some = xs, terms, x_at, key, key_step, out, out_step, keep, constants
+    lanes.choose(width, {octets: partial(_sum, lanes, octets, *some) for octets in _WIDTHS})
+
+
+@lane_kernel("iiidd")
+def _squeeze(lanes: Lanes, width: Value, source: Value, target: Value) -> None:
+    """Centred doubles to packed canonical residues, or to centred doubles of 8 octets."""
+    canonical = lanes.as_words(lanes.lift(lanes.reduce(lanes.load(source)), lanes.q))
+    lanes.choose(
+        width,
+        {octets: partial(lanes.store_packed, canonical, target, octets) for octets in _WIDTHS}
+        | {DOUBLE_BYTES: lambda: lanes.store(lanes.reduce(lanes.load(source)), target)},
+    )
 
 
 @inner
@@ -105,27 +103,16 @@ def sum_words(  # type: ignore[no-untyped-def]
         at, here, to = j + skip, key + j // 64 * key_step, out + j
         for first in range(0, terms, length):
             some, x, w = min(length, terms - first), xs + 8 * first, here + 16 * width * first
-            if width == 3:
-                _sum3(x, some, at, w, key_step, to, out_step, first, table, q, q_inverse)
-            elif width == 4:
-                _sum4(x, some, at, w, key_step, to, out_step, first, table, q, q_inverse)
-            elif width == 5:
-                _sum5(x, some, at, w, key_step, to, out_step, first, table, q, q_inverse)
-            elif width == 6:
-                _sum6(x, some, at, w, key_step, to, out_step, first, table, q, q_inverse)
-            else:
-                _sum7(x, some, at, w, key_step, to, out_step, first, table, q, q_inverse)
+            _key_sum(width, x, some, at, w, key_step, to, out_step, first, table, q, q_inverse)
 
 
 def _placing(adding: bool) -> Any:
     """Eight values to their place under an automorphism, added to what is there if `adding`."""
 
-    @lane_kernel("iiiidd")
+    @lane_kernel("iiiidd", ifma=True)
     def place_sum(lanes: Lanes, source: Value, out: Value, turn: Value, place: Value) -> None:
-        if not IFMA:
-            return
         value, offset = Words(lanes).turned(lanes.load(source), turn, place)
-        target = lanes.builder.add(out, offset)
+        target = lanes.plus(out, offset)
         lanes.store(lanes.reduce(lanes.add(lanes.load(target), value)) if adding else value, target)
 
     return place_sum
@@ -155,18 +142,7 @@ def pack_key(source, out, digit, digits, n, widths, q, q_inverse):  # type: igno
             a = source + 8 * n * (p * q.size + i)
             b = out + 8 * width * (2 * digit + p)
             for _ in range(n // 8):
-                if width == 3:
-                    _squeeze3(a, b, q[i], q_inverse[i])
-                elif width == 4:
-                    _squeeze4(a, b, q[i], q_inverse[i])
-                elif width == 5:
-                    _squeeze5(a, b, q[i], q_inverse[i])
-                elif width == 6:
-                    _squeeze6(a, b, q[i], q_inverse[i])
-                elif width == 7:
-                    _squeeze7(a, b, q[i], q_inverse[i])
-                else:
-                    _copy(a, b, q[i], q_inverse[i])
+                _squeeze(width, a, b, q[i], q_inverse[i])
                 a += 64
                 b += 16 * width * digits
         out += 2 * n * width * digits

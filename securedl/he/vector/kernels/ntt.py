@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.he.vector.kernels.cache import caller, entry, kernel
+from securedl.he.vector.kernels.llvm import IFMA
 from securedl.he.vector.kernels.ntt_doubles import NARROW_BITS, forward_doubles, inverse_doubles
 from securedl.he.vector.kernels.ntt_words import LARGEST_BITS
 from securedl.he.vector.kernels.ntt_words_forward import START_SIGNATURE, forward_words, start_words
 from securedl.he.vector.kernels.ntt_words_inverse import inverse_words
-from securedl.he.vector.kernels.words import IFMA
 
 
 def method(prime: int) -> int:

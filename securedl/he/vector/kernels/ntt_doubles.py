@@ -7,15 +7,17 @@ values are centred before the closing pass: from 2 q, eight levels have inputs o
 five of at most 2.9 q, below the limit of 8 q. At 50 bits also before the middle pass: from q, four levels
 have inputs of at most 3.2 q, from q/2 five of at most 3.3 q, below 4 q. Blocks of 64 and 128 are centred
 before their last three levels.
-Inverse sums double every level; `_Bounds` follows each register and centres it in time.
+Inverse sums double every level; `_Inverse` follows each register and centres it in time.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from securedl.he.vector.kernels.arith import FETCH_LINES, Lanes, Value, fetch, lane_kernel, sweep
+from securedl.he.vector.kernels.arith import FETCH_LINES, fetch, store_coefficients, sweep
 from securedl.he.vector.kernels.cache import inner
+from securedl.he.vector.kernels.lanes import Lanes, Value
+from securedl.he.vector.kernels.llvm import lane_kernel
 from securedl.he.vector.kernels.padding import block_count, padded_gap, plain_gap, skipped
 
 #: Primes of more bits are reduced between the passes of a forward transform.
@@ -42,8 +44,12 @@ def _forward_networks(lanes: Lanes, networks: list[list[Value]], depth: int, twi
                     x[a], x[a + half] = _forward_pair(lanes, x[a], x[a + half], w)
 
 
-class _Bounds:
-    """Registers of an inverse transform with the bound of each, in units of q, for primes of 50 bits."""
+class _Inverse:
+    """Registers of an inverse transform with the bound of each, in units of q.
+
+    Primes have 50 bits at most, and sums reach 4.0000 q of the 4 that 2^52 is: products stay exact because
+    such a prime is at most 2^50 - 8191, for it is 1 modulo 8192.
+    """
 
     LIMIT = 4.0  # 2^52 / 2^50
     CENTRED = 0.5
@@ -101,13 +107,13 @@ def _inverse_radix(depth: int, last: bool) -> Any:
     @lane_kernel("iiiidddd" if last else "iiidd")
     def inverse(lanes: Lanes, data: Value, gap: Value, twiddles: Value, *finish: Value) -> None:
         places = lanes.apart(data, gap, 1 << depth)
-        registers = _Bounds(lanes, [lanes.load(place) for place in places])
+        registers = _Inverse(lanes, [lanes.load(place) for place in places])
         registers.network(depth, twiddles, lanes.splat(finish[1]) if last else None)
         for k in range(len(places)):
             registers.centre(k)
         if last:
             signs, _, top = finish
-            lanes.store_coefficients(registers.x, places, top, signs, gap)
+            store_coefficients(lanes, registers.x, places, top, signs, gap)
         else:
             for value, place in zip(registers.x, places, strict=True):
                 lanes.store(value, place)
@@ -179,7 +185,7 @@ def _opening(depth: int, blocks: int) -> Any:
         octets = 8 * (splats(depth) + 12 * count)
         x = [lanes.load(source, 64 * k) for k in range(count * blocks)]
         starts = [lanes.offset(twiddles, octets * (k // count)) for k in range(0, count * blocks, count)]
-        registers = _Bounds(lanes, x)
+        registers = _Inverse(lanes, x)
         pairs = range(0, count * blocks, 2)
         for level, masks in ((2, _EVEN_ODD), (1, _EVEN_ODD_BACK), (0, _QUARTERS_TO_HALVES)):
             for k in pairs:

@@ -10,7 +10,7 @@ lanes reversed.
 
 from __future__ import annotations
 
-from securedl.he.vector.kernels.arith import Lanes, Value
+from securedl.he.vector.kernels.lanes import Lanes, Value
 from securedl.he.vector.kernels.words import Words
 
 #: How a forward transform keeps its values small.
@@ -41,4 +41,5 @@ def inner_twiddles(words: Words, start: Value, depth: int, level: int, pair: int
     before = (16 * count, 32 * count, 64 * count)[level]  # octets of what comes first
     size = 16 << level
     at = before + 2 * size * pair
-    return words.load_repeated(start, at, 2 << level), words.load_repeated(start, at + size, 2 << level)
+    load = words.lanes.load_repeated
+    return load(start, at, 2 << level), load(start, at + size, 2 << level)

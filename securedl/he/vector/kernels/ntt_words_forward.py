@@ -22,8 +22,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from securedl.he.vector.kernels.arith import Lanes, Value, lane_kernel
 from securedl.he.vector.kernels.cache import inner, kernel
+from securedl.he.vector.kernels.lanes import Lanes, Value
+from securedl.he.vector.kernels.llvm import lane_kernel
 from securedl.he.vector.kernels.ntt_words import (
     NEVER,
     OFTEN,
@@ -34,7 +35,7 @@ from securedl.he.vector.kernels.ntt_words import (
     inner_twiddles,
 )
 from securedl.he.vector.kernels.padding import block_count, padded_gap, plain_gap, skipped
-from securedl.he.vector.kernels.words import HEADER_OCTETS, IFMA, OFFSET, ONE, SMALL_OFFSET, Words
+from securedl.he.vector.kernels.words import HEADER_OCTETS, OFFSET, ONE, SMALL_OFFSET, Words
 
 START_SIGNATURE = "void(int64,int64,int64,int64,int64,float64,float64,int64)"
 
@@ -61,15 +62,13 @@ class _Forward:
         """Registers back to within q of B."""
         words = self.words
         one = words.load_splat(self.constants, ONE)
-        centre = words.sub(self.lanes.builder.bitcast(self.offset(), words.q.type), words.q)
+        centre = words.sub(self.lanes.words_of(self.offset()), words.q)
         for k in which:
             x[k] = words.add(words.reduce(x[k], one), centre)
 
     def pair(self, x: Value, y: Value, w: Value, quotient: Value) -> tuple[Value, Value]:
-        words = self.words
-        k = words.high(words.unity, y, quotient)  # one more than the quotient: s >= -q
-        total = words.low(words.low(x, y, w), k, words.minus_q)
-        return total, words.sub(words.add(x, x), total)
+        total = self.words.product_less(y, w, quotient, x)
+        return total, self.words.sub(self.words.add(x, x), total)
 
     def network(
         self, x: list[Value], depth: int, twiddles: list[Value], gap: int, reduced: tuple[int, ...]
@@ -101,13 +100,11 @@ _EVERY_SECOND = (0, 2)
 
 
 def _forward_radix(depth: int, from_doubles: bool, *reduced: int) -> Any:
-    @lane_kernel("iiiiiidd")
+    @lane_kernel("iiiiiidd", ifma=True)
     def forward(
         lanes: Lanes, source: Value, source_gap: Value, target: Value, target_gap: Value, twiddles: Value,
         constants: Value,
     ) -> None:  # fmt: skip
-        if not IFMA:
-            return
         radix = 1 << depth
         work = _Forward(lanes, constants)
         places = lanes.apart(source, source_gap, radix)
@@ -115,7 +112,7 @@ def _forward_radix(depth: int, from_doubles: bool, *reduced: int) -> Any:
             offset = work.offset()
             x = [work.words.from_double(lanes.load(place), offset) for place in places]
         else:
-            x = [work.words.load(place) for place in places]
+            x = [lanes.load_words(place) for place in places]
         work.network(x, depth, [twiddles], RADIX_OCTETS // 2, reduced)
         for value, place in zip(x, lanes.apart(target, target_gap, radix), strict=True):
             lanes.store(value, place)
@@ -126,14 +123,12 @@ def _forward_radix(depth: int, from_doubles: bool, *reduced: int) -> Any:
 def _closing(depth: int, blocks: int, often: bool) -> Any:
     """Forward levels on blocks of 8·2^depth values: `depth` across vectors, three within them."""
 
-    @lane_kernel("iiidd")
+    @lane_kernel("iiidd", ifma=True)
     def closing(lanes: Lanes, data: Value, twiddles: Value, constants: Value) -> None:
-        if not IFMA:
-            return
         count = 1 << depth
         work = _Forward(lanes, constants)
         words = work.words
-        x = [words.load(data, 64 * k) for k in range(count * blocks)]
+        x = [lanes.load_words(data, 64 * k) for k in range(count * blocks)]
         starts = [lanes.offset(twiddles, closing_octets(depth) * b) for b in range(blocks)]
         work.network(x, depth, starts, 8 * count, _EVERY_SECOND if often else ())
         firsts = range(0, count * blocks, 2)
@@ -232,21 +227,18 @@ def close_words(data, part, table, n, q, q_inverse, how):  # type: ignore[no-unt
         closing128(data, here, table, q, q_inverse)
 
 
-@lane_kernel("iidd")
+@lane_kernel("iidd", ifma=True)
 def leave_words(lanes: Lanes, data: Value, constants: Value) -> None:
     """What the closing pass left, as centred doubles."""
-    if IFMA:
-        words = Words(lanes)
-        offset = lanes.load_splat(constants, OFFSET)
-        lanes.store(lanes.reduce(words.to_double(words.load(data), offset)), data)
+    value = Words(lanes).to_double(lanes.load_words(data), lanes.load_splat(constants, OFFSET))
+    lanes.store(lanes.reduce(value), data)
 
 
-@lane_kernel("iiidd")
+@lane_kernel("iiidd", ifma=True)
 def enter_words(lanes: Lanes, source: Value, target: Value, constants: Value) -> None:
     """Centred doubles as words."""
-    if IFMA:
-        offset = lanes.load_splat(constants, SMALL_OFFSET)
-        lanes.store(Words(lanes).from_double(lanes.load(source), offset), target)
+    offset = lanes.load_splat(constants, SMALL_OFFSET)
+    lanes.store(Words(lanes).from_double(lanes.load(source), offset), target)
 
 
 @inner

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from securedl.he.vector.kernels.arith import Lanes, Value, lane_kernel
+from securedl.he.vector.kernels.arith import store_coefficients
 from securedl.he.vector.kernels.cache import inner
+from securedl.he.vector.kernels.lanes import Lanes, Value
+from securedl.he.vector.kernels.llvm import lane_kernel
 from securedl.he.vector.kernels.ntt_words import NEVER, RADIX_OCTETS, both, closing_octets, inner_twiddles
 from securedl.he.vector.kernels.padding import block_count, padded_gap, plain_gap, skipped
 from securedl.he.vector.kernels.words import (
     HEADER_OCTETS,
-    IFMA,
     LAST,
     LAST_QUOTIENT,
     ONE,
@@ -102,15 +103,13 @@ def _stored(often: bool) -> int:
 
 
 def _inverse_radix(depth: int, last: bool, often: bool) -> Any:
-    @lane_kernel("iiiiiddd" if last else "iiiidd")
+    @lane_kernel("iiiiiddd" if last else "iiiidd", ifma=True)
     def inverse(
         lanes: Lanes, data: Value, gap: Value, twiddles: Value, constants: Value, *finish: Value
     ) -> None:
-        if not IFMA:
-            return
         words = Words(lanes)
         places = lanes.apart(data, gap, 1 << depth)
-        x = [words.load(place) for place in places]
+        x = [lanes.load_words(place) for place in places]
         work = _Inverse(lanes, constants, x, _stored(often), often, 4 if often else 32)
         ends = None
         if last:
@@ -125,7 +124,7 @@ def _inverse_radix(depth: int, last: bool, often: bool) -> Any:
             signs, top = finish
             offset = lanes.load_splat(constants, SMALL_OFFSET)
             values = [words.to_double(value, offset) for value in work.x]  # all are products: in [-q, q)
-            lanes.store_coefficients(values, places, top, signs, gap)
+            store_coefficients(lanes, values, places, top, signs, gap)
         else:
             for value, place in zip(work.x, places, strict=True):
                 lanes.store(value, place)
@@ -139,10 +138,8 @@ def _opening(depth: int, blocks: int, often: bool) -> Any:
     twiddles: of the blocks that mirror these.
     """
 
-    @lane_kernel("iiiidd")
+    @lane_kernel("iiiidd", ifma=True)
     def opening(lanes: Lanes, source: Value, target: Value, twiddles: Value, constants: Value) -> None:
-        if not IFMA:
-            return
         count = 1 << depth
         words = Words(lanes)
         offset = lanes.load_splat(constants, SMALL_OFFSET)

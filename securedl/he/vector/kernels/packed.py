@@ -7,15 +7,14 @@ is copying 8·width bytes at a time, and checking that every residue is below it
 
 from __future__ import annotations
 
-from typing import Any
-
-from llvmlite import ir
+from functools import partial
 
 from securedl.errors import FormatError
 from securedl.he.params import Parameters
 from securedl.he.record import HEADER, MAGIC, SEED_BYTES, Shape, packed_length
-from securedl.he.vector.kernels.arith import WORDS, Lanes, Value, lane_kernel
 from securedl.he.vector.kernels.cache import inner, kernel
+from securedl.he.vector.kernels.lanes import Lanes, Value
+from securedl.he.vector.kernels.llvm import lane_kernel
 
 #: Bytes a packed residue may take. Data primes have at most 48 bits, a quarter of the special prime; chains
 #: with smaller ones are no use for a model, and their weights are kept as doubles.
@@ -24,52 +23,36 @@ WIDTHS = range(3, 7)
 SLACK = 64
 
 
-def _count_large(lanes: Lanes, words: Value) -> Value:
-    """One bit for each of eight words that is not below q."""
-    mask = lanes.builder.fcmp_unordered(">=", lanes.load_words_as_double(words), lanes.q)
-    bits = lanes.builder.bitcast(mask, ir.IntType(8))
-    return lanes.builder.zext(bits, ir.IntType(64))
-
-
-def _exact_load(lanes: Lanes, address: Value, width: int) -> Value:
-    """Eight packed residues, reading no further than they go."""
-    octets = ir.VectorType(ir.IntType(8), 8 * width)
-    data = lanes.load(address, 0, octets)
-    zeros = ir.Constant(octets, [0] * (8 * width))
-    places = [width * lane + k if k < width else 8 * width for lane in range(8) for k in range(8)]
-    return lanes.builder.bitcast(lanes.shuffle(data, zeros, places), WORDS)
-
-
-def _transfer(width: int) -> Any:
+@lane_kernel("iiidd", returns=True)
+def _transfer(lanes: Lanes, width: Value, source: Value, target: Value) -> Value:
     """Packed residues to packed residues; returns non-zero if one is not below q."""
+    residues = lanes.variable(lanes.words(0))
 
-    @lane_kernel("iidd", returns=True)
-    def transfer(lanes: Lanes, source: Value, target: Value) -> Value:
-        words = _exact_load(lanes, source, width)
-        lanes.store_packed(words, target, width)
-        return _count_large(lanes, words)
+    def transfer(octets: int) -> None:
+        residues.set(lanes.load_packed(source, octets, reach=False))
+        lanes.store_packed(residues.get(), target, octets)
 
-    return transfer
+    lanes.choose(width, {octets: partial(transfer, octets) for octets in WIDTHS})
+    largest = lanes.sub(lanes.q, lanes.doubles(1.0))
+    return lanes.mask_integer(lanes.less(largest, lanes.as_doubles(residues.get())))
 
 
-def _squeeze(width: int) -> Any:
+@lane_kernel("iiidd")
+def _squeeze(lanes: Lanes, width: Value, source: Value, target: Value) -> None:
     """64-bit words to packed residues."""
-
-    @lane_kernel("iidd")
-    def squeeze(lanes: Lanes, source: Value, target: Value) -> None:
-        lanes.store_packed(lanes.load(source, 0, WORDS), target, width)
-
-    return squeeze
+    words = lanes.load_words(source)
+    lanes.choose(width, {octets: partial(lanes.store_packed, words, target, octets) for octets in WIDTHS})
 
 
-def _spread(width: int) -> Any:
+@lane_kernel("iiidd")
+def _spread(lanes: Lanes, width: Value, source: Value, target: Value) -> None:
     """Packed residues to centred doubles."""
 
-    @lane_kernel("iidd")
-    def spread(lanes: Lanes, source: Value, target: Value) -> None:
-        lanes.store(lanes.reduce(lanes.load_words_as_double(_exact_load(lanes, source, width))), target)
+    def spread(octets: int) -> None:
+        residues = lanes.as_doubles(lanes.load_packed(source, octets, reach=False))
+        lanes.store(lanes.reduce(residues), target)
 
-    return spread
+    lanes.choose(width, {octets: partial(spread, octets) for octets in WIDTHS})
 
 
 def check_header(params: Parameters, data: bytes | memoryview, expected: Shape) -> tuple[int, bytes | None]:
@@ -94,42 +77,17 @@ def check_header(params: Parameters, data: bytes | memoryview, expected: Shape) 
     return correction, tail if seeded else None
 
 
-_transfer3, _transfer4, _transfer5, _transfer6 = (_transfer(width) for width in range(3, 7))
-_squeeze3, _squeeze4, _squeeze5, _squeeze6 = (_squeeze(width) for width in range(3, 7))
-_spread3, _spread4, _spread5, _spread6 = (_spread(width) for width in range(3, 7))
-
-
 @inner
 def _row(kind, width, source, source_step, target, target_step, n, q, q_inverse):  # type: ignore[no-untyped-def]
     large = 0
     for k in range(n // 8):
         a, b = source + k * source_step, target + k * target_step
         if kind == 0:
-            if width == 3:
-                large |= _transfer3(a, b, q, q_inverse)
-            elif width == 4:
-                large |= _transfer4(a, b, q, q_inverse)
-            elif width == 5:
-                large |= _transfer5(a, b, q, q_inverse)
-            else:
-                large |= _transfer6(a, b, q, q_inverse)
+            large |= _transfer(width, a, b, q, q_inverse)
         elif kind == 1:
-            if width == 3:
-                _squeeze3(a, b, q, q_inverse)
-            elif width == 4:
-                _squeeze4(a, b, q, q_inverse)
-            elif width == 5:
-                _squeeze5(a, b, q, q_inverse)
-            else:
-                _squeeze6(a, b, q, q_inverse)
-        elif width == 3:
-            _spread3(a, b, q, q_inverse)
-        elif width == 4:
-            _spread4(a, b, q, q_inverse)
-        elif width == 5:
-            _spread5(a, b, q, q_inverse)
+            _squeeze(width, a, b, q, q_inverse)
         else:
-            _spread6(a, b, q, q_inverse)
+            _spread(width, a, b, q, q_inverse)
     return large
 
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 from typing import Any
 
 from securedl.he.vector.kernels import arith
-from securedl.he.vector.kernels.arith import WORDS, Lanes, Value, lane_kernel
 from securedl.he.vector.kernels.cache import inner, kernel
+from securedl.he.vector.kernels.lanes import Lanes, Value
+from securedl.he.vector.kernels.llvm import lane_kernel
 from securedl.he.vector.kernels.ntt import FORWARD, INVERSE, START, call_forward, call_inverse, call_start
 from securedl.he.vector.kernels.ntt_words_forward import close_words
 from securedl.he.vector.kernels.padding import padded_gap, padded_row, plain_gap, skipped
 from securedl.he.vector.kernels.team import DONE, OWN, done, draw, flag, signal, wait
-from securedl.he.vector.kernels.words import IFMA, OFFSET, Words
+from securedl.he.vector.kernels.words import OFFSET, Words
 
 
 @inner
@@ -44,20 +45,18 @@ def _quotient(added: bool, turning: bool) -> Any:
     place under an automorphism, see `Words.turned`.
     """
 
-    @lane_kernel("iidiiiiidd")
+    @lane_kernel("iidiiiiidd", ifma=True)
     def divide(
         lanes: Lanes, a: Value, n: Value, w: Value, c: Value, constants: Value, out: Value, turn: Value,
         place: Value,
     ) -> None:  # fmt: skip
-        if not IFMA:
-            return
         words = Words(lanes)
-        number = words.to_double(lanes.load(n, 0, WORDS), lanes.load_splat(constants, OFFSET))
+        number = words.to_double(lanes.load_words(n), lanes.load_splat(constants, OFFSET))
         value = lanes.product(lanes.sub(lanes.load(a), number), lanes.splat(w))
         value = lanes.reduce(lanes.add(value, lanes.load(c)) if added else value)
         if turning:
             value, offset = words.turned(value, turn, place)
-            out = lanes.builder.add(out, offset)
+            out = lanes.plus(out, offset)
         lanes.store(value, out)
 
     return divide
@@ -67,16 +66,15 @@ _divide, _divide_add = _quotient(False, False), _quotient(True, False)
 _divide_turn, _divide_add_turn = _quotient(False, True), _quotient(True, True)
 
 
-@lane_kernel("iididiidd")
+@lane_kernel("iididiidd", ifma=True)
 def _divide_twice_words(
     lanes: Lanes, a: Value, n: Value, u: Value, c: Value, w: Value, constants: Value, out: Value
 ) -> None:
     """out = (a·u + c - n)·w mod q, as `_quotient`: the bracket is below 2^51 + 1.1 q < 2^52."""
-    if IFMA:
-        number = Words(lanes).to_double(lanes.load(n, 0, WORDS), lanes.load_splat(constants, OFFSET))
-        product = lanes.product(lanes.load(a), lanes.splat(u))
-        difference = lanes.sub(lanes.add(product, lanes.load(c)), number)
-        lanes.store(lanes.reduce(lanes.product(difference, lanes.splat(w))), out)
+    number = Words(lanes).to_double(lanes.load_words(n), lanes.load_splat(constants, OFFSET))
+    product = lanes.product(lanes.load(a), lanes.splat(u))
+    difference = lanes.sub(lanes.add(product, lanes.load(c)), number)
+    lanes.store(lanes.reduce(lanes.product(difference, lanes.splat(w))), out)
 
 
 @inner

@@ -12,15 +12,13 @@ for four primes at N = 8192, where plain loops took 1.3.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
 from numba import uint64
 from numpy.typing import NDArray
 
-from securedl.he.vector.kernels.arith import LANES, WORDS, Lanes, Value, lane_kernel
 from securedl.he.vector.kernels.cache import inner, kernel
+from securedl.he.vector.kernels.lanes import LANES, Lanes, Value
+from securedl.he.vector.kernels.llvm import lane_kernel
 
 BUFFER_BYTES = 4096
 _IV = (
@@ -48,76 +46,67 @@ _OUTPUT = (64 | 64 << 32, BUFFER_BYTES << 32, 64 << 8, 0, 0, 0, 0, 0)
 
 
 class _Blake:
-    """Writes BLAKE2b's compression of eight messages at once, one in each lane."""
+    """BLAKE2b's compression of eight messages at once, one in each lane."""
 
-    def __init__(self, builder: Any) -> None:
-        self.builder = builder
-
-    @staticmethod
-    def constant(value: int) -> Value:
-        return ir.Constant(WORDS, [value] * LANES)
+    def __init__(self, lanes: Lanes) -> None:
+        self.lanes = lanes
 
     def rotate(self, x: Value, bits: int) -> Value:
-        right = self.builder.lshr(x, self.constant(bits))
-        return self.builder.or_(right, self.builder.shl(x, self.constant(64 - bits)))
+        return self.lanes.word_or(self.lanes.shift_right(x, bits), self.lanes.shift_left(x, 64 - bits))
 
     def mix(self, v: list[Value], a: int, b: int, c: int, d: int, x: Value, y: Value) -> None:
-        builder = self.builder
+        add, xor = self.lanes.word_add, self.lanes.word_xor
         for word, turn, turn_too in ((x, 32, 24), (y, 16, 63)):
-            v[a] = builder.add(builder.add(v[a], v[b]), word)
-            v[d] = self.rotate(builder.xor(v[d], v[a]), turn)
-            v[c] = builder.add(v[c], v[d])
-            v[b] = self.rotate(builder.xor(v[b], v[c]), turn_too)
+            v[a] = add(add(v[a], v[b]), word)
+            v[d] = self.rotate(xor(v[d], v[a]), turn)
+            v[c] = add(v[c], v[d])
+            v[b] = self.rotate(xor(v[b], v[c]), turn_too)
 
     def compress(self, h: list[Value], m: list[Value], length: int, last: bool) -> list[Value]:
         """The next state from state h and message m; `length` octets so far."""
-        v = h + [self.constant(value) for value in _IV]
-        v[12] = self.builder.xor(v[12], self.constant(length))
+        constant, xor = self.lanes.words, self.lanes.word_xor
+        v = h + [constant(value) for value in _IV]
+        v[12] = xor(v[12], constant(length))
         if last:
-            v[14] = self.builder.not_(v[14])
+            v[14] = xor(v[14], constant((1 << 64) - 1))
         for s in _SIGMA:
             for k in range(4):
                 self.mix(v, k, 4 + k, 8 + k, 12 + k, m[s[2 * k]], m[s[2 * k + 1]])
             for k in range(4):
                 b, c, d = 4 + (k + 1) % 4, 8 + (k + 2) % 4, 12 + (k + 3) % 4
                 self.mix(v, k, b, c, d, m[s[8 + 2 * k]], m[s[9 + 2 * k]])
-        return [self.builder.xor(self.builder.xor(h[k], v[k]), v[k + 8]) for k in range(8)]
+        return [xor(xor(h[k], v[k]), v[k + 8]) for k in range(8)]
 
     def start(self, block: tuple[int, ...]) -> list[Value]:
-        return [self.constant(a ^ b) for a, b in zip(_IV, block, strict=True)]
+        return [self.lanes.words(a ^ b) for a, b in zip(_IV, block, strict=True)]
 
+    def load(self, address: Value) -> list[Value]:
+        """Eight words, each in every lane."""
+        lanes = self.lanes
+        return [lanes.splat(lanes.load_integer(lanes.offset(address, 8 * k))) for k in range(8)]
 
-def _load_splat(lanes: Lanes, address: Value, count: int) -> list[Value]:
-    word = ir.IntType(64)
-    found = []
-    for k in range(count):
-        scalar = lanes.builder.load(lanes.pointer(lanes.offset(address, 8 * k), word))
-        first = lanes.builder.insert_element(ir.Constant(WORDS, ir.Undefined), scalar, ir.IntType(32)(0))
-        found.append(lanes.shuffle(first, first, [0] * LANES))
-    return found
+    def numbers(self, first: Value) -> Value:
+        """first, first + 1... in the lanes."""
+        return self.lanes.word_add(self.lanes.splat(first), self.lanes.words(range(LANES)))
 
 
 @lane_kernel("iiidd")
 def _roots(lanes: Lanes, seed: Value, counter: Value, out: Value) -> None:
     """The root hashes of eight counters from `counter` on, at out [8 words, 8 lanes]."""
-    blake, builder = _Blake(lanes.builder), lanes.builder
-    zero = blake.constant(0)
-    state = blake.compress(blake.start(_ROOT), _load_splat(lanes, seed, 8) + [zero] * 8, 128, last=False)
-    first = builder.insert_element(ir.Constant(WORDS, ir.Undefined), counter, ir.IntType(32)(0))
-    counters = builder.add(lanes.shuffle(first, first, [0] * LANES), ir.Constant(WORDS, list(range(LANES))))
-    for k, word in enumerate(blake.compress(state, [counters] + [zero] * 15, 136, last=True)):
+    blake, zero = _Blake(lanes), lanes.words(0)
+    state = blake.compress(blake.start(_ROOT), blake.load(seed) + [zero] * 8, 128, last=False)
+    message = [blake.numbers(counter)] + [zero] * 15
+    for k, word in enumerate(blake.compress(state, message, 136, last=True)):
         lanes.store(word, out, 64 * k)
 
 
 @lane_kernel("iiidd")
 def _outputs(lanes: Lanes, root: Value, first: Value, out: Value) -> None:
     """Output blocks first..first + 8 of one root hash, at out [8 words, 8 lanes]."""
-    blake, builder = _Blake(lanes.builder), lanes.builder
-    splat = builder.insert_element(ir.Constant(WORDS, ir.Undefined), first, ir.IntType(32)(0))
-    offsets = builder.add(lanes.shuffle(splat, splat, [0] * LANES), ir.Constant(WORDS, list(range(LANES))))
+    blake = _Blake(lanes)
     state = blake.start(_OUTPUT)
-    state[1] = builder.xor(state[1], offsets)
-    message = _load_splat(lanes, root, 8) + [blake.constant(0)] * 8
+    state[1] = lanes.word_xor(state[1], blake.numbers(first))
+    message = blake.load(root) + [lanes.words(0)] * 8
     for k, word in enumerate(blake.compress(state, message, 64, last=True)):
         lanes.store(word, out, 64 * k)
 

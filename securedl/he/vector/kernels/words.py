@@ -9,18 +9,12 @@ The product of y < 2^52 and w < q, with w' = floor(w·2^52 / q) from a table (Sh
     r = y·w - k·q mod 2^52        two
 
 0 <= y·w/q - y·w'/2^52 < y/2^52, so 0 <= r < q·(1 + y/2^52) < 2q. A butterfly takes five instructions where
-doubles (`arith`) take eight.
+doubles (`lanes`) take eight.
 """
 
 from __future__ import annotations
 
-from llvmlite import ir
-from numba.core import cgutils
-from numba.core.registry import cpu_target
-
-from securedl.he.vector.kernels.arith import LANES, VECTOR, WORDS, Lanes, Value
-
-_WORD = ir.IntType(64)
+from securedl.he.vector.kernels.lanes import LOW_BITS, UNIT, UNIT_BITS, Lanes, Value
 
 #: Octets of each constant before a table of twiddles (`twiddles`): 2^52 + B (see `ntt_words_forward`) and
 #: 2^52 + q as doubles; floor(2^52 / q), and three factors with their quotients as words: 1/N, 2^52, and what
@@ -29,106 +23,71 @@ OFFSET, SMALL_OFFSET, ONE, SHRINK, SHRINK_QUOTIENT, WRAP, WRAP_QUOTIENT, LAST, L
 HEADER_OCTETS = 128
 
 
-def has_ifma() -> bool:
-    """Whether the processor that kernels are compiled for has the instructions."""
-    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
-    return {"+avx512f", "+avx512dq", "+avx512vl", "+avx512ifma"} <= set(features)
-
-
-#: Whether kernels may use this arithmetic; where not, its code is never emitted.
-IFMA = has_ifma()
-
-
 class Words:
-    """Writes arithmetic on words modulo the prime of `lanes`."""
+    """Arithmetic on words modulo the prime of `lanes`."""
 
     def __init__(self, lanes: Lanes) -> None:
         self.lanes = lanes
-        self.builder = lanes.builder
-        self.zero = ir.Constant(WORDS, [0] * LANES)
-        self.prime = self.builder.fptosi(lanes.prime, _WORD)
-        self.q = self.splat(self.prime)
-        self.unity = ir.Constant(WORDS, [1] * LANES)
+        self.zero = lanes.words(0)
+        self.prime = lanes.integer(lanes.prime)
+        self.q = lanes.splat(self.prime)
         #: -q, which as a factor is 2^52 - q.
-        self.minus_q = self.builder.sub(self.zero, self.q)
-        #: The offset of words that stand for themselves, see `from_double`.
-        self.unit = ir.Constant(VECTOR, [4503599627370496.0] * LANES)
+        self.minus_q = lanes.word_sub(self.zero, self.q)
 
     def multiple(self, count: int) -> Value:
         """count·q."""
-        return self.splat(self.builder.mul(self.prime, _WORD(count)))
-
-    def splat(self, scalar: Value) -> Value:
-        index = ir.IntType(32)
-        first = self.builder.insert_element(ir.Constant(WORDS, ir.Undefined), scalar, index(0))
-        return self.lanes.shuffle(first, first, [0] * LANES)
+        return self.lanes.splat(self.lanes.times(self.prime, count))
 
     def load_splat(self, address: Value, octets: int = 0) -> Value:
-        return self.splat(self.builder.load(self.lanes.pointer(self.lanes.offset(address, octets), _WORD)))
-
-    def load_repeated(self, address: Value, octets: int, count: int) -> Value:
-        """`count` words, again and again."""
-        some = self.lanes.load(address, octets, ir.VectorType(_WORD, count))
-        return self.lanes.shuffle(some, some, [k % count for k in range(LANES)])
-
-    def load(self, address: Value, octets: int = 0) -> Value:
-        return self.builder.load(self.lanes.pointer(self.lanes.offset(address, octets), WORDS), align=8)
+        """The word at address + octets in every lane."""
+        return self.lanes.splat(self.lanes.load_integer(self.lanes.offset(address, octets)))
 
     def add(self, a: Value, b: Value) -> Value:
-        return self.builder.add(a, b)
+        return self.lanes.word_add(a, b)
 
     def sub(self, a: Value, b: Value) -> Value:
-        return self.builder.sub(a, b)
-
-    def _multiply(self, half: str, c: Value, a: Value, b: Value) -> Value:
-        kind = ir.FunctionType(WORDS, [WORDS] * 3)
-        name = f"llvm.x86.avx512.vpmadd52{half}.uq.512"
-        return self.builder.call(self.lanes.function(kind, name), [c, a, b])
-
-    def low(self, c: Value, a: Value, b: Value) -> Value:
-        """c + the low 52 bits of a·b."""
-        return self._multiply("l", c, a, b)
-
-    def high(self, c: Value, a: Value, b: Value) -> Value:
-        """c + the bits of a·b from the 52nd on."""
-        return self._multiply("h", c, a, b)
+        return self.lanes.word_sub(a, b)
 
     def product(self, y: Value, w: Value, quotient: Value, start: Value | None = None) -> Value:
         """y·w mod q in [0, 2q), plus `start`; `quotient` is w'."""
-        k = self.high(self.zero, y, quotient)
-        return self.low(self.low(self.zero if start is None else start, y, w), k, self.minus_q)
+        lanes = self.lanes
+        k = lanes.madd_high(self.zero, y, quotient)
+        start = self.zero if start is None else start
+        return lanes.madd_low(lanes.madd_low(start, y, w), k, self.minus_q)
+
+    def product_less(self, y: Value, w: Value, quotient: Value, start: Value) -> Value:
+        """y·w mod q less q, in [-q, q), plus `start`."""
+        lanes = self.lanes
+        k = lanes.madd_high(lanes.words(1), y, quotient)  # one more than the quotient
+        return lanes.madd_low(lanes.madd_low(start, y, w), k, self.minus_q)
 
     def reduce(self, y: Value, one: Value) -> Value:
         """y mod q in [0, 2q); `one` is floor(2^52 / q)."""
-        return self.low(y, self.high(self.zero, y, one), self.minus_q)
+        return self.lanes.madd_low(y, self.lanes.madd_high(self.zero, y, one), self.minus_q)
 
     def carry(self, y: Value) -> Value:
         """What a word holds above its 52 bits."""
-        return self.builder.lshr(y, ir.Constant(WORDS, [52] * LANES))
+        return self.lanes.shift_right(y, 52)
 
     def from_double(self, x: Value, offset: Value) -> Value:
         """x + B as words, for `offset` = 2^52 + B and integers -B <= x < 2^52 - B."""
-        return self.builder.bitcast(self.lanes.add(x, offset), WORDS)
+        return self.lanes.words_of(self.lanes.add(x, offset))
 
     def to_double(self, words: Value, offset: Value) -> Value:
         """The inverse of `from_double`."""
-        exponent = ir.Constant(WORDS, [0x4330000000000000] * LANES)
-        mask = ir.Constant(WORDS, [0x000FFFFFFFFFFFFF] * LANES)
-        bits = self.builder.or_(self.builder.and_(words, mask), exponent)
-        return self.lanes.sub(self.builder.bitcast(bits, VECTOR), offset)
+        lanes = self.lanes
+        bits = lanes.word_or(lanes.word_and(words, lanes.words(LOW_BITS)), lanes.words(UNIT_BITS))
+        return lanes.sub(lanes.doubles_of(bits), offset)
 
     def turned(self, value: Value, turn: Value, place: Value) -> tuple[Value, Value]:
         """A block of eight doubles as an automorphism orders it, and where it goes.
 
         turn, place: addresses of the automorphism's `scatter` and of the block's entry in it.
         """
-        builder = self.builder
-        entry = builder.load(self.lanes.pointer(place, _WORD))
-        pattern = builder.shl(builder.and_(entry, _WORD(63)), _WORD(6))
-        order = self.load(builder.add(turn, pattern))
-        kind = ir.FunctionType(VECTOR, [VECTOR, WORDS])
-        move = self.lanes.function(kind, "llvm.x86.avx512.permvar.df.512")
-        return builder.call(move, [value, order]), builder.and_(entry, _WORD(-64))
+        lanes = self.lanes
+        entry = lanes.load_integer(place)
+        order = lanes.load_words(lanes.plus(turn, lanes.times(lanes.masked(entry, 63), 64)))
+        return lanes.permute(value, order), lanes.masked(entry, -64)
 
 
 class WordSum:
@@ -140,26 +99,23 @@ class WordSum:
 
     def __init__(self, words: Words) -> None:
         self.words = words
-        self.low, self.high = (
-            cgutils.alloca_once_value(words.builder, words.zero)  # type: ignore[no-untyped-call]
-            for _ in range(2)
-        )
+        self.low, self.high = (words.lanes.variable(words.zero) for _ in range(2))
 
     def keep(self, value: Value) -> None:
         """Start with a value: nothing may be above its 52 bits, for that is where the carry is found."""
-        mask = ir.Constant(WORDS, [(1 << 52) - 1] * LANES)
-        self.words.builder.store(self.words.builder.and_(value, mask), self.low)
+        lanes = self.words.lanes
+        self.low.set(lanes.word_and(value, lanes.words(LOW_BITS)))
 
     def add(self, x: Value, w: Value) -> None:
-        builder, words = self.words.builder, self.words
-        builder.store(words.low(builder.load(self.low), x, w), self.low)
-        builder.store(words.high(builder.load(self.high), x, w), self.high)
+        lanes = self.words.lanes
+        self.low.set(lanes.madd_low(self.low.get(), x, w))
+        self.high.set(lanes.madd_high(self.high.get(), x, w))
 
     def value(self, constants: Value) -> Value:
         """The sum as centred doubles."""
-        builder, words = self.words.builder, self.words
+        words = self.words
         one, wrap, quotient = (words.load_splat(constants, at) for at in (ONE, WRAP, WRAP_QUOTIENT))
-        low = builder.load(self.low)
-        high = words.add(builder.load(self.high), words.carry(low))
+        low = self.low.get()
+        high = words.add(self.high.get(), words.carry(low))
         value = words.product(high, wrap, quotient, words.reduce(low, one))  # in [0, 4q)
-        return words.lanes.reduce(words.to_double(value, words.unit))
+        return words.lanes.reduce(words.to_double(value, words.lanes.doubles(UNIT)))
