@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 help:
 	@echo "make demo    train, encrypt, predict on a server process, verify, catch dishonest servers"
 	@echo "make test    all tests but the slow ones"
-	@echo "make check   lint, formatting, types"
+	@echo "make check   lint, formatting, types of packages, tests and benchmarks"
 	@echo "make bench   benchmarks of primitives, of a layer, and of the evaluators"
 	@echo "make test-all, make format, make clean"
 
@@ -34,6 +34,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -26,6 +26,7 @@ import numpy as np
 
 from securedl.errors import InputError
 from securedl.files import check_writable
+from securedl.he.arithmetic import Group
 from securedl.he.ckks import ckks_parameters
 from securedl.he.record import Record, Shape, chain
 from securedl.he.seal import SealEvaluator
@@ -147,11 +148,11 @@ def layer(evaluator: Any, x: Any, ws: list[Any], shape: tuple[int, int] = LAYERS
     """A matrix of `shape` baby and giant steps, and a squaring if a level remains for it."""
     baby, giant = shape
     xs = evaluator.rotate(x, range(baby))
-    groups = [(xs, ws[baby * i : baby * (i + 1)], baby * i) for i in range(giant)]
+    groups = [Group(xs, ws[baby * i : baby * (i + 1)], baby * i) for i in range(giant)]
+    total: Any = None
     if isinstance(evaluator, VectorEvaluator):
         total = evaluator.giant_steps(groups)
     else:
-        total = None
         for xs, some, step in groups:
             part = evaluator.rescale(evaluator.relinearise(evaluator.dot(xs, some)))
             (part,) = evaluator.rotate(part, [step])
@@ -308,7 +309,10 @@ def threads_gain(seconds: float = 8.0) -> tuple[float, float]:
         count = shape[0] * shape[1]
         ws = [[v.load_weight(setting.record(2, level)) for _ in range(count)] for _ in range(MODEL)]
         models.append(partial(_layers, v, v.load(setting.record(2, level)), ws, shape))
-    one, two, apart, times = [], [], [], (100e-3, 200e-3)
+    one: list[float] = []
+    two: list[float] = []
+    apart: list[float] = []
+    times = (100e-3, 200e-3)
     end = time.perf_counter() + seconds
     with ThreadPoolExecutor(2) as pool:
         while not one or time.perf_counter() < end:

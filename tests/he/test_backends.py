@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +25,8 @@ class Given(Records):
     """Random records; `read` notes which were asked for."""
 
     def __init__(self, params: Parameters, shapes: list[Shape]) -> None:
-        self.model_id, self.params, self.shapes, self.read = bytes(16), params, shapes, []
+        self.model_id, self.params, self.shapes = bytes(16), params, shapes
+        self.read: list[int] = []
         rng = np.random.default_rng(0)
         primes = np.array(params.primes, dtype=np.uint64)[None, :, None]
         size = (2, len(params.primes), params.ring)
@@ -83,10 +85,20 @@ def test_a_back_end_without_its_library(monkeypatch) -> None:
         backends.backend("gpu")
 
 
+def noting(made: list[int]) -> Callable[[int], int]:
+    """Makes of each index itself, and notes it in `made`."""
+
+    def make(index: int) -> int:
+        made.append(index)
+        return index
+
+    return make
+
+
 def test_weights_are_held_as_far_as_there_is_room() -> None:
     """The first that fit stay; what does not fit is made again, and does not push them out."""
     made: list[int] = []
-    weights = HeldWeights(lambda index: made.append(index) or index, [4, 4, 4, 1], 9)
+    weights = HeldWeights(noting(made), [4, 4, 4, 1], 9)
     for _ in range(2):
         assert [weights[k] for k in range(4)] == [0, 1, 2, 3]
     assert made == [0, 1, 2, 3, 2]
@@ -95,7 +107,7 @@ def test_weights_are_held_as_far_as_there_is_room() -> None:
 
 def test_warming_stops_when_the_server_does_and_leaves_what_others_load() -> None:
     made: list[int] = []
-    weights = HeldWeights(lambda index: made.append(index) or index, [1] * 9, 9, lambda index: index == 1)
+    weights = HeldWeights(noting(made), [1] * 9, 9, lambda index: index == 1)
     weights.warm(lambda: len(made) < 3)
     assert made == [0, 2, 3]
 

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from securedl.errors import InputError
+from securedl.he.arithmetic import Group
 from securedl.he.vector import VectorEvaluator, stages
 from securedl.he.vector.kernels.buffers import address
 from securedl.he.vector.kernels.cache import inner
@@ -181,7 +182,9 @@ def test_memory_is_kept_for_who_is_at_work_when_the_caller_fails() -> None:
 def test_another_threads_failure_is_raised_or_logged(late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Raised where the caller can still hear of it; nothing of the stage is kept."""
     crew, begun, go_on, memory = Crew(2), Event(), Event(), Memory()
-    known, made, logged = weakref.ref(memory), [], []
+    known = weakref.ref(memory)
+    made: list[stages._Together] = []
+    logged: list[object] = []
 
     def call(team: int, thread: int) -> None:
         if thread == 1:
@@ -257,7 +260,9 @@ def operations(vector: VectorEvaluator, o: Oracle, level: int) -> list[bytes]:
             vector.relinearise_rescale(cubic),
             vector.multiply_rescale(xs[0], xs[1]),
             vector.multiply_rescale(xs[2], xs[2]),
-            vector.giant_steps([(xs[:2], xs[2:4], 1), (xs[:2], xs[3:], 0), (xs[1:2], xs[:1], 5)]),
+            vector.giant_steps(
+                [Group(xs[:2], xs[2:4], 1), Group(xs[:2], xs[3:], 0), Group(xs[1:2], xs[:1], 5)]
+            ),
         ]
     return [vector.dump(handle).residues.tobytes() for handle in handles]
 

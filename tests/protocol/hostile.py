@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from protocol.wire import frame_digest
 from securedl.he.record import HEADER, Shape, chain, residue_bytes
 
 #: (offset in a record's header, struct format, values) that no record may have.
-_HEADER = [
+_HEADER: list[tuple[int, str, Sequence[bytes | float]]] = [
     (0, "<4s", [b"SDL2", bytes(4)]),
     (4, "<16s", [bytes(16), b"\xff" * 16]),
     (20, "<B", [2, 3, 255]),
@@ -63,7 +64,7 @@ def content(raw: bytes, params, shape: Shape, rng: np.random.Generator) -> pb.Fr
     data = bytearray(frame.data)
     if rng.random() < 0.5:
         offset, form, values = _HEADER[rng.integers(len(_HEADER))]
-        value = values[rng.integers(len(values))]
+        value = values[int(rng.integers(len(values)))]
         struct.pack_into(form, data, offset, value)
         if bytes(data) == frame.data:
             data[0] ^= 1

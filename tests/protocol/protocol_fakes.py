@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from protocol import Client
 from securedl.he.arithmetic import Evaluator
 from securedl.he.backends import Backend
 from securedl.he.ckks import ckks_parameters
 from securedl.he.params import Parameters
 from securedl.he.record import Record, Shape, chain, key_shape, pack, pack_key, unpack
 from securedl.program.drive import advance
-from securedl.program.execute import execute
+from securedl.program.execute import RefreshRequest, execute
 from securedl.program.program import Program
 from securedl.program.steps import Block, Matvec, Port, Refresh
 
@@ -198,8 +199,13 @@ class FakeBatch:
         ]
         tiles = self._fresh(program.query)
         self.run = execute(program, self.evaluator, weights, self._load(tiles, program.query, True))
-        self.due = advance(self.run).tiles
+        self._go_on()
         return tiles
+
+    def _go_on(self, fresh: list[Record] | None = None) -> None:
+        """As far as the next tiles that the client should be sent."""
+        found = advance(self.run, fresh)
+        self.due = found.tiles if isinstance(found, RefreshRequest) else found
 
     def _compare(self, tiles: list[bytes], port: Port) -> None:
         found = self._load(tiles, port, False)
@@ -209,7 +215,7 @@ class FakeBatch:
         down, up = self.owner.program.refreshes[index]
         self._compare(tiles, down)
         fresh = self._fresh(up)
-        self.due = advance(self.run, self._load(fresh, up, True))
+        self._go_on(self._load(fresh, up, True))
         return fresh
 
     def finish(self, tiles: list[bytes]) -> None:
@@ -233,3 +239,10 @@ class FakeInference:
 
     def answer(self, timings, traffic) -> FakeAnswer:
         return FakeAnswer(self.batches, timings, traffic)
+
+
+def predict(client: Client, x: int) -> FakeAnswer:
+    """What the client of a fake owner predicts."""
+    answer: object = client.predict(x)
+    assert isinstance(answer, FakeAnswer)
+    return answer

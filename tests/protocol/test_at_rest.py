@@ -11,6 +11,8 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import MethodType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,9 +26,10 @@ from securedl.errors import QuotaError, ServerError
 from securedl.he.ckks import ckks_parameters
 from securedl.he.params import Parameters
 from securedl.he.record import Shape, pack
-from securedl.he.vector import VectorEvaluator, at_rest
+from securedl.he.vector import Handle, VectorEvaluator, at_rest
 from securedl.he.vector.at_rest import MappedWeights, mappable
 from securedl.he.vector.backend import VectorBackend
+from securedl.he.weights import HeldWeights
 
 BGV_MODULUS = 65537
 
@@ -245,8 +248,15 @@ def test_what_does_not_fit_is_not_read_beforehand(tmp_path: Path, monkeypatch) -
     monkeypatch.setattr("securedl.he.vector.at_rest.mappable", lambda _: False)
     keys, weights = model.table.expanded()
     loaded = load_model(model, VectorBackend(), 1, keys + weights // 2)
-    asked, read = [], loaded.weights._load
-    monkeypatch.setattr(loaded.weights, "_load", lambda index: (asked.append(index), read(index))[1])
+    assert isinstance(loaded.weights, HeldWeights)
+    asked: list[int] = []
+    read = loaded.weights._load
+
+    def note(index: int) -> Handle:
+        asked.append(index)
+        return read(index)
+
+    monkeypatch.setattr(loaded.weights, "_load", note)
     loaded.weights.warm(lambda: True)
     assert 0 < len(asked) < len(model.table.shapes)
     assert asked == list(loaded.weights._handles)
@@ -320,9 +330,11 @@ def test_no_client_pays_for_derived_files(tmp_path: Path) -> None:
 def test_a_dropped_model_gives_its_memory_back_without_a_garbage_collection(tmp_path: Path) -> None:
     loaded = load_model(complete(tmp_path, FakeOwner()), VectorBackend(), 1, 1 << 30)
     loaded.weights.warm(lambda: True)
+    assert isinstance(loaded.weights, HeldWeights)
+    assert isinstance(loaded.weights._load, MethodType)
     mapped = weakref.ref(loaded.weights._load.__self__)
     assert isinstance(mapped(), MappedWeights)
-    parts = [weakref.ref(loaded.weights), mapped, weakref.ref(loaded.evaluator)]
+    parts: list[weakref.ref[Any]] = [weakref.ref(loaded.weights), mapped, weakref.ref(loaded.evaluator)]
     gc.collect()
     gc.disable()
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol_fakes import FakeEvaluator, FakeOwner
+from protocol_fakes import FakeEvaluator, FakeOwner, predict
 
 from protocol import Client
 from protocol.executor import Evaluation, Executor, Gone, Here
@@ -43,7 +43,7 @@ def test_an_executor_of_ones_own(serve) -> None:
     watch = Watching()
     with Client(serve(executor=watch).address, FakeOwner()) as client:
         client.upload()
-        assert client.predict(2).passed
+        assert predict(client, 2).passed
     assert (watch.begun, watch.open) == (2, 0)
     sizes = [(len(given), len(found)) for given, found in watch.crossed]
     assert sizes == [(2, 1), (1, 1)] * 2  # the query's tiles, a refresh, the answer
@@ -84,7 +84,7 @@ def test_a_disk_that_refuses_a_weight_is_one_sentence(serve, number: int) -> Non
     server, owner = serve(), FakeOwner()
     with Client(server.address, owner) as client:
         client.upload()
-        assert client.predict(1).passed
+        assert predict(client, 1).passed
         (model,) = server._cache._models.values()
         model.weights._handles.clear()
 

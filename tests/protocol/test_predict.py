@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from protocol_fakes import FakeBackend, FakeEvaluator, FakeOwner, small_program
+from protocol_fakes import FakeBackend, FakeEvaluator, FakeOwner, predict, small_program
 
 from protocol import Client
 from securedl.errors import InputError, ProtocolError, ServerError
@@ -20,7 +20,7 @@ def test_upload_and_queries(serve) -> None:
         assert not client.status().known
         sent = client.upload()
         assert client.status().complete
-        answer = client.predict(3)
+        answer = predict(client, 3)
         again = client.upload()
     assert answer.passed
     assert len(answer.matches) == 6
@@ -37,8 +37,8 @@ def test_several_queries_share_a_connection_and_a_unix_socket(serve, tmp_path) -
     assert (tmp_path / "s").stat().st_mode & 0o077 == 0
     with Client(server.address, owner) as client:
         client.upload()
-        assert client.predict(1).passed
-        assert client.predict(2).passed
+        assert predict(client, 1).passed
+        assert predict(client, 2).passed
 
 
 def test_plain_weights(serve) -> None:
@@ -62,7 +62,7 @@ def test_concurrent_clients_each_get_their_own_answers(serve) -> None:
     def work(owner: FakeOwner) -> None:
         with Client(server.address, owner) as client:
             client.upload()
-            passed.append(client.predict(3).passed)
+            passed.append(predict(client, 3).passed)
 
     threads = [threading.Thread(target=work, args=(owner,)) for owner in owners]
     for thread in threads:
@@ -77,7 +77,7 @@ def test_a_small_cache_still_answers(serve) -> None:
     for seed in (0, 1, 0):
         with Client(server.address, FakeOwner(seed)) as client:
             client.upload()
-            assert client.predict(1).passed
+            assert predict(client, 1).passed
 
 
 def test_a_dishonest_server_changes_the_answer(serve) -> None:
@@ -89,7 +89,7 @@ def test_a_dishonest_server_changes_the_answer(serve) -> None:
     server = serve(evaluator=Swapped())
     with Client(server.address, FakeOwner()) as client:
         client.upload()
-        answer = client.predict(1)
+        answer = predict(client, 1)
     assert answer.matches
     assert not answer.passed
 
@@ -146,7 +146,7 @@ def test_a_server_killed_during_a_query(spawn, tmp_path) -> None:
         time.sleep(0.1)
     with Client(server.address, owner) as client:
         assert client.status().complete
-        assert client.predict(1).passed
+        assert predict(client, 1).passed
 
 
 def test_a_silent_server(serve) -> None:
@@ -172,17 +172,18 @@ def test_a_failing_evaluator_is_one_sentence(serve, caplog) -> None:
 
 
 def test_an_error_of_the_client_ends_the_stream(serve, monkeypatch) -> None:
-    from protocol_fakes import FakeInference
+    from protocol_fakes import FakeBatch, FakeInference
 
-    class Refusing(FakeInference):
-        def __init__(self, *arguments) -> None:
-            super().__init__(*arguments)
-            self.batches[0].refresh = self.refuse
-
-        def refuse(self, index: int, tiles: list[bytes]) -> list[bytes]:
+    class Refusing(FakeBatch):
+        def refresh(self, index: int, tiles: list[bytes]) -> list[bytes]:
             raise ProtocolError("no")
 
-    monkeypatch.setattr(FakeOwner, "ask", lambda owner, x, probes: Refusing(owner, x, probes))
+    def ask(owner: FakeOwner, x: int, probes: int) -> FakeInference:
+        inference = FakeInference(owner, x, probes)
+        inference.batches[0] = Refusing(owner, 0)
+        return inference
+
+    monkeypatch.setattr(FakeOwner, "ask", ask)
     with Client(serve().address, FakeOwner()) as client:
         client.upload()
         with pytest.raises(ProtocolError, match=r"^no$"):

@@ -8,7 +8,7 @@ import time
 
 import grpc
 import pytest
-from protocol_fakes import FakeBatch, FakeEvaluator, FakeOwner
+from protocol_fakes import FakeBatch, FakeEvaluator, FakeOwner, predict
 
 from protocol import Client, Limits, Store
 from protocol import messages_pb2 as pb
@@ -36,8 +36,7 @@ def test_a_client_that_goes_away_stops_its_evaluation(serve, tmp_path, caplog) -
     """Its slot is free long before the 16 s that the evaluation would take."""
     caplog.set_level("INFO")
     store = Store(tmp_path / "s", Limits(max_sessions=1))
-    server = serve(store, evaluator=lambda params: FakeEvaluator(params, delay_s=0.5 if slow else 0))
-    slow = True
+    server = serve(store, evaluator=lambda params: FakeEvaluator(params, delay_s=0.5))
     with Client(server.address, OWNER) as client:
         client.upload()
         with grpc.insecure_channel(server.address) as channel:
@@ -78,7 +77,7 @@ def test_a_silent_client_loses_its_session(serve, tmp_path, caplog) -> None:
                 list(running)
             hold.set()
         eventually(lambda: "outcome=idle" in caplog.text)
-        assert client.predict(1).passed
+        assert predict(client, 1).passed
 
 
 def test_no_grpc_behind_the_address() -> None:

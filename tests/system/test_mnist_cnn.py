@@ -72,10 +72,12 @@ def test_accuracy_survives(mnist, one_thread, record_property) -> None:
         model, x, y, degree=2, epochs=TUNING_EPOCHS, batch_size=128, validation=test, seed=0
     )
     found = poly.report.validation
+    assert found is not None
     print(poly.report)
     for stage in ("original", "replaced", "tuned"):
         record_property(stage, getattr(found, stage))
     assert found.original >= 0.985
+    assert found.replaced is not None
     assert found.replaced > 0.9  # 96.6 % when written: fits on the data, before any tuning
     assert found.tuned >= found.original - ALLOWED
     assert [r.degree for r in poly.replacements] == [2, 2, 2]

@@ -40,7 +40,7 @@ def lessons():
     return Lessons(x, x.argmax(1), teacher)
 
 
-def network(wide: float = 1.0) -> nn.Module:
+def network(wide: float = 1.0) -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         square = PolynomialActivation(np.array([0.5, 0.5, 0.2]), (-wide, wide), trainable=True)
@@ -74,6 +74,7 @@ def test_the_penalty_keeps_values_inside(lessons):
         model = network(0.5)
         tune(model, lessons, recipe(range_penalty=penalty), 30, generator(), lambda loss: None)
         with torch.no_grad():
+            assert isinstance(model[1], PolynomialActivation)
             u = model[1].normalised(model[0](lessons.x))
         return float((u.abs() - 1).clamp(min=0).square().mean())
 

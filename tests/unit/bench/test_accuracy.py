@@ -118,13 +118,13 @@ def test_an_interval_that_holds_the_bound_excuses_a_cell() -> None:
     assert not report.misses(wide)
 
 
-def test_the_picture_is_drawn(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_the_picture_is_drawn(tmp_path) -> None:
     pytest.importorskip("matplotlib")
     report.plot(rows(-0.5), tmp_path / "table.png")
     assert (tmp_path / "table.png").stat().st_size > 20_000
 
 
-def test_finished_jobs_are_kept_and_not_repeated(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_finished_jobs_are_kept_and_not_repeated(tmp_path, monkeypatch) -> None:
     from rich.console import Console
 
     from bench.accuracy import work
@@ -171,7 +171,7 @@ def test_finished_jobs_are_kept_and_not_repeated(tmp_path, monkeypatch) -> None:
         (["--data", "ovarian"], "cannot be fetched"),
     ],
 )
-def test_mistakes_are_told_before_the_work(tmp_path, monkeypatch, capsys, options, said) -> None:  # type: ignore[no-untyped-def]
+def test_mistakes_are_told_before_the_work(tmp_path, monkeypatch, capsys, options, said) -> None:
     from bench.accuracy import __main__, work
 
     pytest.importorskip("matplotlib")
@@ -188,7 +188,7 @@ def test_mistakes_are_told_before_the_work(tmp_path, monkeypatch, capsys, option
     assert err.count("\n") == 1
 
 
-def test_a_run_writes_what_was_asked(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_run_writes_what_was_asked(tmp_path, monkeypatch) -> None:
     """Options that are repeated count once; the page names no folder of this machine."""
     from bench.accuracy import __main__
 

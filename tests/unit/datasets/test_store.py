@@ -10,6 +10,7 @@ import struct
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -355,7 +356,7 @@ class TestHostileTables:
 
 class TestHostileImages:
     def write(self, path: Path, **changes: np.ndarray | None) -> None:
-        parts = {"x_train": PIXELS[:3], "y_train": LABELS[:3].astype(np.uint8)}
+        parts: dict[str, Any] = {"x_train": PIXELS[:3], "y_train": LABELS[:3].astype(np.uint8)}
         parts |= {"x_test": PIXELS[3:], "y_test": LABELS[3:].astype(np.uint8)} | changes
         np.savez(path, **{k: v for k, v in parts.items() if v is not None})
 

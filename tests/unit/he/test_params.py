@@ -136,4 +136,4 @@ def test_id_names_every_field():
 
 def test_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        GOOD.ring = 4096  # type: ignore[misc]
+        GOOD.ring = 4096

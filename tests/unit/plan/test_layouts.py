@@ -16,7 +16,7 @@ from securedl.compiler.layout import lay_out
 from securedl.he.ckks import ckks_parameters
 from securedl.he.clear import ClearEvaluator
 from securedl.he.record import Shape
-from securedl.network.graph import Affine, Graph, Polynomial
+from securedl.network.graph import Affine, Graph, Node, Polynomial
 from securedl.plan.forms import Straight
 from securedl.plan.layouts import (
     NOTHING,
@@ -193,12 +193,13 @@ def test_a_pruned_network_gives_the_same_program(batch):
     patterns = [random.random(shape) < 0.6 for shape in shapes]
 
     def network(kept: float) -> Graph:
-        nodes = []
+        nodes: list[Node] = []
         for pattern in patterns:
+            if nodes:
+                nodes.append(Polynomial(np.tile([[0.1], [0.0], [0.2]], 16)))
             matrix = sparse.csr_matrix(pattern.astype(float))
             matrix.data = random.normal(size=matrix.nnz) * (random.random(matrix.nnz) < kept)
-            nodes += [Affine(matrix, random.normal(size=matrix.shape[0])), None]
-        nodes = [n or Polynomial(np.tile([[0.1], [0.0], [0.2]], 16)) for n in nodes[:-1]]
+            nodes.append(Affine(matrix, random.normal(size=matrix.shape[0])))
         return Graph((16,), tuple(nodes))
 
     x = random.uniform(-1, 1, (200, 16))

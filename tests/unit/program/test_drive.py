@@ -21,7 +21,8 @@ def counting(refreshes: int, closed: list[bool]):
 
 @pytest.mark.parametrize("refreshes", [0, 1, 3])
 def test_each_refresh_is_asked_for_and_the_answer_comes_back(refreshes: int) -> None:
-    asked, closed = [], []
+    asked: list[tuple[int, list[int]]] = []
+    closed: list[bool] = []
 
     def refresh(request: RefreshRequest) -> list[int]:
         asked.append((request.index, request.tiles))
