@@ -71,14 +71,6 @@ def scale_row(lanes: Lanes, a: Value, w: Value, out: Value) -> None:
     lanes.store(lanes.reduce(lanes.product(lanes.load(a), lanes.splat(w))), out)
 
 
-@lane_kernel("idididd")
-def combine_rows(lanes: Lanes, a: Value, u: Value, b: Value, w: Value, out: Value, unused: Value) -> None:
-    """out = a·u + b·w mod q for constants |u|, |w| <= q/2; the sum stays below 1.2 q."""
-    left = lanes.product(lanes.load(a), lanes.splat(u))
-    right = lanes.product(lanes.load(b), lanes.splat(w))
-    lanes.store(lanes.reduce(lanes.add(left, right)), out)
-
-
 @lane_kernel("iiiidd")
 def square_rows(lanes: Lanes, a: Value, a_step: Value, out: Value, out_step: Value) -> None:
     """(a0 + a1 s)^2, centred, for a centred pair a_step octets apart."""

@@ -89,10 +89,6 @@ def _sum(
         lanes.store(total.value(), place)
 
 
-#: Vectors of each polynomial that a sum with packed weights forms at a time.
-TOGETHER = 2 if IFMA else 1
-
-
 def _word_sum(
     lanes: Lanes, pair: bool, width: int, xs: Value, ws: Value, terms: Value, x_at: Value, w_at: Value,
     x_step: Value, out: Value, out_step: Value, keep: Value, constants: Value,
@@ -227,11 +223,12 @@ def _packed_rows(  # type: ignore[no-untyped-def]
     pair, width, xs, ws, terms, length, x_step, out, out_step, begin, end, table, start, q, q_inverse
 ):
     w_step = 8 * width
+    together = 2 if IFMA else 1  # vectors that a sum forms at a time
     for first in range(0, terms, length):
         count = min(length, terms - first)
         keep = 0.0 if first == 0 else 1.0
         x, w = xs + 8 * first, ws + 8 * first
-        for k in range(begin // 8, end // 8, TOGETHER):
+        for k in range(begin // 8, end // 8, together):
             j, at, to = 64 * k, w_step * k, out + 64 * k
             if IFMA:
                 if pair:
