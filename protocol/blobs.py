@@ -9,7 +9,7 @@ from protocol import messages_pb2 as pb
 from securedl.he.record import Shape, packed_key_length, packed_length, unpack, unpack_key
 from securedl.program.program import Program
 
-KEYS, WEIGHTS = "keys.bin", "weights.bin"
+KEYS_FILE, WEIGHTS_FILE = "keys.bin", "weights.bin"
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class BlobTable:
         if not 0 <= number < len(self):
             raise IndexError(f"there are {len(self)} blobs, none is number {number}")
         if number < len(self.keys):
-            return Blob(pb.KEY, self.keys[number], KEYS, number * self.key_bytes, self.key_bytes)
+            return Blob(pb.KEY, self.keys[number], KEYS_FILE, number * self.key_bytes, self.key_bytes)
         index = number - len(self.keys)
         start, end = self._ends[index], self._ends[index + 1]
-        return Blob(pb.WEIGHT, index, WEIGHTS, start, end - start)
+        return Blob(pb.WEIGHT, index, WEIGHTS_FILE, start, end - start)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file."""
-        return {KEYS: len(self.keys) * self.key_bytes, WEIGHTS: self._ends[-1]}
+        return {KEYS_FILE: len(self.keys) * self.key_bytes, WEIGHTS_FILE: self._ends[-1]}
 
     @property
     def total_bytes(self) -> int:

@@ -32,7 +32,7 @@ from securedl.arguments import count
 from securedl.errors import FormatError, InputError, ProtocolError, QuotaError, ServerError
 from securedl.he.backends import Backend, backend
 
-log = logging.getLogger("protocol.server")
+_log = logging.getLogger("protocol.server")
 
 #: Threads beyond the sessions, for the short methods.
 SPARE_THREADS = 4
@@ -112,7 +112,7 @@ class Server:
             self.address = f"{host}:{port}"
         self._grpc.start()
         name, secure = self._backend.name, bool(self._credentials)
-        log.info("listening address=%s evaluator=%s tls=%s", self.address, name, secure)
+        _log.info("listening address=%s evaluator=%s tls=%s", self.address, name, secure)
         return self
 
     def stop(self, grace_s: float = 0.0) -> None:
@@ -186,7 +186,7 @@ class Server:
             check_version(request.version)
             known = self._store.remove(client, request.model_id)
             self._cache.discard((client, request.model_id))
-            log.info("remove model=%s known=%s", request.model_id.hex(), known)
+            _log.info("remove model=%s known=%s", request.model_id.hex(), known)
             reply: Any = pb.Removed(known=known)
             return reply.SerializeToString()  # type: ignore[no-any-return]
 
@@ -232,7 +232,7 @@ class Server:
             )
         began = time.monotonic()
         model = load_model(stored, self._backend, self._threads, self._cache.max_bytes)
-        log.info("load model=%s ms=%.0f cost=%d", key[1].hex(), 1e3 * (time.monotonic() - began), model.cost)
+        _log.info("load model=%s ms=%.0f cost=%d", key[1].hex(), 1e3 * (time.monotonic() - began), model.cost)
         return model
 
     @contextlib.contextmanager
@@ -248,9 +248,9 @@ class Server:
         if failure is not None:
             code, sentence = status(failure)
             level = logging.ERROR if code is grpc.StatusCode.INTERNAL else logging.WARNING
-            log.log(level, "%s refused code=%s reason=%s", method, code.name, sentence)
+            _log.log(level, "%s refused code=%s reason=%s", method, code.name, sentence)
             if not isinstance(failure, (ProtocolError, ServerError, FormatError)):
-                log.error("%s failed", method, exc_info=failure)
+                _log.error("%s failed", method, exc_info=failure)
             context.abort(code, sentence)
 
     @contextlib.contextmanager
@@ -272,7 +272,7 @@ class Server:
             deadline.close()
             self._slots.release()
             spent = 1e3 * (time.monotonic() - began)
-            log.info("%s %s ms=%.0f outcome=%s", method, session.figures(), spent, outcome)
+            _log.info("%s %s ms=%.0f outcome=%s", method, session.figures(), spent, outcome)
 
 
 def serve(

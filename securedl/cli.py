@@ -185,8 +185,8 @@ def datasets(context: typer.Context, json: JsonOption = None) -> None:
     _write_json(json, listing.show(Console()))
 
 
-@datasets_app.command()
-def fetch(
+@datasets_app.command("fetch")
+def fetch_datasets(
     names: Annotated[list[str], typer.Argument(help="Names of data sets, or all.")], json: JsonOption = None
 ) -> None:
     """Get data sets from their official sources into the cache, unless they are at hand."""

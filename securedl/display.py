@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 
 #: Columns and lines of a text.
-WIDTH, LINES = 80, 12
+SCREEN_WIDTH, SCREEN_LINES = 80, 12
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Card:
     rows: tuple[tuple[str, str], ...]
 
     def text(self) -> str:
-        """At most LINES lines of at most WIDTH printable characters."""
+        """At most SCREEN_LINES lines of at most SCREEN_WIDTH printable characters."""
         wide = max((len(name) for name, _ in self.rows), default=0)
         lines = [self.title, *(f"  {name:{wide}}  {value}" for name, value in self.rows)]
-        if len(lines) > LINES:
-            lines = [*lines[: LINES - 1], f"  ... {len(lines) - LINES + 1} more"]
-        return "\n".join(shortened(printable(line), WIDTH).rstrip() for line in lines)
+        if len(lines) > SCREEN_LINES:
+            lines = [*lines[: SCREEN_LINES - 1], f"  ... {len(lines) - SCREEN_LINES + 1} more"]
+        return "\n".join(shortened(printable(line), SCREEN_WIDTH).rstrip() for line in lines)
 
     def html(self) -> str:
         """A table for notebooks; every text is escaped."""

@@ -39,7 +39,7 @@ __all__ = [
     "where",
 ]
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 VARIABLE = "SECUREDL_DATA"
 
 
@@ -126,7 +126,7 @@ def load(
                 return _dataset(entry, form, store.read_table(entry, form, path), str(path))
             except FormatError as error:
                 damaged = f"the cached file is damaged ({error}); "
-                log.warning("%sgetting %s again", damaged, form.name)
+                _log.warning("%sgetting %s again", damaged, form.name)
     for form in chosen:
         if form.embedded:
             return _dataset(entry, form, _embedded(entry, form), "scikit-learn")
@@ -161,7 +161,7 @@ def fetch(
             store.read_table(entry, entry.full, path)
             return str(path)
         except FormatError as error:
-            log.warning("the cached file is damaged (%s); getting %s again", error, entry.name)
+            _log.warning("the cached file is damaged (%s); getting %s again", error, entry.name)
     if entry.full.embedded is not None:
         _embedded(entry, entry.full)
         return "scikit-learn"

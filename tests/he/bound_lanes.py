@@ -1,8 +1,8 @@
 """Lanes that prove: a vector is the interval that its values lie in, whatever the data.
 
 An instruction is refused that could round where exactness is claimed, or overflow. Products and remainders
-modulo q go by the two lemmas of `kernels.lanes`, sums of products by that of `lanes.Sum`, products on words
-by that of `kernels.words`; everything else is interval arithmetic. What is in memory is what was stored
+modulo q go by the two lemmas of `kernels.lanes`, sums of products by that of `lanes.RunningSum`, products on
+words by that of `kernels.words`; everything else is interval arithmetic. What is in memory is what was stored
 there, or, in tables and records, the least interval of the eight values.
 """
 
@@ -18,7 +18,7 @@ from interpreter import Memory, RefusedError
 from numpy.typing import NDArray
 
 from securedl.he.vector.kernels import words
-from securedl.he.vector.kernels.lanes import LANES, LOW_BITS, UNIT_BITS, Lanes, Sum, Value
+from securedl.he.vector.kernels.lanes import LANES, LOW_BITS, UNIT_BITS, Lanes, RunningSum, Value
 
 EXACT = 1 << 53
 WORD = 1 << 52
@@ -240,7 +240,7 @@ class BoundLanes(ScalarLanes):
             parts.append(Doubles(x.low + top.low, min(-1, x.high) + top.high))
         return hull(parts[0], parts[-1])
 
-    def sum(self, start: Value, low: Value) -> Sum:
+    def sum(self, start: Value, low: Value) -> RunningSum:
         return BoundSum(self, start, low)
 
     # --- words -----------------------------------------------------------------------------------
@@ -307,8 +307,8 @@ class BoundLanes(ScalarLanes):
         return Doubles(a.low + WORD, a.high + WORD)
 
 
-class BoundSum(Sum):
-    """The lemma of `Sum`: products of at most so much in all, each rounded to a multiple of 2^b."""
+class BoundSum(RunningSum):
+    """The lemma of `RunningSum`: products of at most so much in all, each rounded to a multiple of 2^b."""
 
     def __init__(self, lanes: BoundLanes, start: float, low: Doubles) -> None:
         self.bounds = lanes

@@ -109,6 +109,8 @@ def modules() -> list[ModuleType]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return type(value)(*map(_plain, value))
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -173,7 +175,11 @@ def interpreted(machine: Machine, seen: set[str]) -> Iterator[Callable[[Any], Ca
             return call if value._name == "typing" else value  # `cache.caller`
         if hasattr(value, "py_func"):
             return kernel(value.py_func) if id(value) in kernels else value.py_func
-        if isinstance(value, functools._lru_cache_wrapper) and name in ("chain_of", "entries", "transforms"):
+        if isinstance(value, functools._lru_cache_wrapper) and name in (
+            "chain_of",
+            "switch_entries",
+            "transform_entries",
+        ):
             return value.__wrapped__  # of addresses
         return machine.ifma if name == "IFMA" else known.get(id(value), value)
 

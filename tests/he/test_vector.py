@@ -26,7 +26,7 @@ from securedl.he.vector import VectorEvaluator, warm_up
 from securedl.he.vector.correction import balance
 from securedl.he.vector.kernels import cache
 from securedl.he.vector.kernels.buffers import Buffers, address
-from securedl.he.vector.kernels.cache import KEEP_SECONDS, cache_folder, forget_old, source_hash
+from securedl.he.vector.kernels.cache import KEEP_SECONDS, forget_old, kernel_folder, source_hash
 from securedl.he.vector.kernels.dot import group_length, key_group_length
 from securedl.he.vector.kernels.lanes import ROUNDING
 from securedl.he.vector.kernels.ntt_words import LARGEST_BITS, NEVER, OFTEN, TWICE
@@ -448,16 +448,16 @@ def test_kernels_are_ready_after_warm_up() -> None:
 
 
 def test_kernels_are_kept_where_something_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache_folder.cache_clear()
+    kernel_folder.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     monkeypatch.setattr(
         "securedl.he.vector.kernels.cache._writable", lambda folder: "somewhere" in str(folder)
     )
-    assert cache_folder() == f"/somewhere/securedl/kernels-{source_hash()}"
-    cache_folder.cache_clear()
+    assert kernel_folder() == f"/somewhere/securedl/kernels-{source_hash()}"
+    kernel_folder.cache_clear()
     monkeypatch.setattr("securedl.he.vector.kernels.cache._writable", lambda folder: False)
-    assert cache_folder() is None
-    cache_folder.cache_clear()
+    assert kernel_folder() is None
+    kernel_folder.cache_clear()
 
 
 def test_kernels_of_older_sources_are_deleted_after_a_day(tmp_path: Path) -> None:

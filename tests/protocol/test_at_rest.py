@@ -208,7 +208,7 @@ def test_the_version_is_the_one_that_runs(monkeypatch) -> None:
     monkeypatch.setattr("securedl.he.vector.kernels.cache.source_hash", lambda: "newer")
     monkeypatch.setattr(at_rest, "source_hash", lambda: "newer")
     assert at_rest.kernels() == running
-    monkeypatch.setattr(at_rest, "cache_folder", lambda: None)
+    monkeypatch.setattr(at_rest, "kernel_folder", lambda: None)
     assert at_rest.kernels() == "newer"
 
 

@@ -20,8 +20,8 @@ from securedl.he.vector.kernels import cache
 pytestmark = pytest.mark.he
 
 NOTICE = "compiling kernels, once for this version"
-ASK = "from securedl.he import vector; from securedl.he.vector.kernels.cache import cache_folder; "
-ASK += "print(cache_folder(), vector.compiled())"
+ASK = "from securedl.he import vector; from securedl.he.vector.kernels.cache import kernel_folder; "
+ASK += "print(kernel_folder(), vector.compiled())"
 
 
 class Start(NamedTuple):
@@ -99,11 +99,11 @@ def test_the_folder_follows_sources_and_compiler(fresh: Path, monkeypatch) -> No
         monkeypatch.setattr(cache.platform, name, lambda: "other")
         seen.append(cache.source_hash())
     assert len(set(seen)) == len(seen)
-    cache.cache_folder.cache_clear()
+    cache.kernel_folder.cache_clear()
     try:
-        assert cache.cache_folder() == str(home / "__pycache__" / f"kernels-{seen[-1]}")
+        assert cache.kernel_folder() == str(home / "__pycache__" / f"kernels-{seen[-1]}")
     finally:
-        cache.cache_folder.cache_clear()
+        cache.kernel_folder.cache_clear()
 
 
 def test_a_kernel_of_another_processor_does_not_count(monkeypatch) -> None:

@@ -84,3 +84,46 @@ def test_only_forms_know_their_names():
 )
 def test_the_searches_find(search, text):
     assert list(search(ast.parse(text)))
+
+
+# --- one name for one thing ------------------------------------------------------------------------
+
+#: What a file is started with.
+ENTRY_POINTS = {"main"}
+
+
+def public_names(tree: ast.Module) -> set[str]:
+    """What a module itself defines, not what it imports."""
+    names = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        names |= {n.id for target in targets if target for n in ast.walk(target) if isinstance(n, ast.Name)}
+    return {name for name in names if not name.startswith("_")} - ENTRY_POINTS
+
+
+def defined_twice(modules: dict[str, str]) -> dict[str, list[str]]:
+    """Public names of several of the sources, with these."""
+    homes: dict[str, list[str]] = {}
+    for home, source in modules.items():
+        for name in public_names(ast.parse(source)):
+            homes.setdefault(name, []).append(home)
+    return {name: some for name, some in homes.items() if len(some) > 1}
+
+
+def test_no_public_name_is_defined_twice():
+    generated = ("_pb2.py", "_pb2_grpc.py")
+    sources = {
+        str(path.relative_to(ROOT)): path.read_text() for path in SOURCES if not path.name.endswith(generated)
+    }
+    assert len(sources) > 100
+    assert defined_twice(sources) == {}
+
+
+@pytest.mark.parametrize(
+    "line", ["class Batch: ...", "def Batch(): ...", "Batch = 1", "A, Batch = 1, 2", "Batch: int = 1"]
+)
+def test_the_search_for_names_finds_them(line):
+    assert defined_twice({"one": "class Batch: ...", "two": line}) == {"Batch": ["one", "two"]}
+    assert defined_twice({"one": "class Batch: ...", "two": "from one import Batch\n_Batch = 1"}) == {}

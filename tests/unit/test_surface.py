@@ -21,7 +21,7 @@ import protocol
 import securedl
 from securedl.client.display import answer_card, owner_card
 from securedl.client.verification import Verification
-from securedl.display import LINES, WIDTH, Card, middle_left_out
+from securedl.display import SCREEN_LINES, SCREEN_WIDTH, Card, middle_left_out
 from securedl.plan.summary import plan_card
 from securedl.verify.report import Report
 
@@ -131,7 +131,9 @@ class Cells(HTMLParser):
 def fits(text: str) -> bool:
     lines = text.splitlines()
     return (
-        len(lines) <= LINES and max(map(len, lines)) <= WIDTH and all(c.isprintable() for c in "".join(lines))
+        len(lines) <= SCREEN_LINES
+        and max(map(len, lines)) <= SCREEN_WIDTH
+        and all(c.isprintable() for c in "".join(lines))
     )
 
 
@@ -225,7 +227,7 @@ class TestOwner:
         for shown in (repr(owner), owner._repr_html_()):
             assert owner._key_id.hex() not in shown
             assert not any(secret in shown for secret in numbers(plan.samples))
-        assert repr(Verification(plan)).count("\n") < LINES
+        assert repr(Verification(plan)).count("\n") < SCREEN_LINES
 
 
 TIMINGS = {"encrypt": 2.04, "server": 80.2, "refresh": 0.0, "decrypt": 3.3, "total": 98.4}
@@ -280,7 +282,7 @@ class TestCard:
     def test_a_text_has_an_end(self):
         text = Card("t" * 100, tuple((str(n), "v" * 100) for n in range(50))).text()
         assert fits(text)
-        assert len(text.splitlines()) == LINES
+        assert len(text.splitlines()) == SCREEN_LINES
         assert text.endswith("... 40 more")
 
     @pytest.mark.parametrize(("count", "shown"), [(0, 0), (4, 4), (5, 5), (6, 5), (99, 5)])

@@ -32,7 +32,7 @@ from securedl.he.journal import Journal
 from securedl.he.params import Parameters
 from securedl.he.record import Shape, residue_bytes
 from securedl.he.vector.handles import Handle
-from securedl.he.vector.kernels.cache import cache_folder, source_hash
+from securedl.he.vector.kernels.cache import kernel_folder, source_hash
 from securedl.he.vector.kernels.packed import WIDTHS
 from securedl.he.weights import DERIVED
 
@@ -44,7 +44,7 @@ _SLACK = 64
 
 def kernels() -> str:
     """The hash of the kernels that this process loaded; their sources on disk may be newer by now."""
-    folder = cache_folder()  # found once, when they were loaded
+    folder = kernel_folder()  # found once, when they were loaded
     return source_hash() if folder is None else Path(folder).name.rpartition("-")[2]
 
 

@@ -18,10 +18,9 @@ from securedl.he.vector.kernels.keysum import DOUBLE_BYTES, word_group_length
 from securedl.he.vector.kernels.lanes import LANES
 from securedl.he.vector.kernels.ntt import method
 from securedl.he.vector.kernels.padding import padded
-from securedl.he.vector.kernels.twiddles import aligned, bit_reversal, centred, tables
+from securedl.he.vector.kernels.twiddles import Integers, aligned, bit_reversal, centred, tables
 
 Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

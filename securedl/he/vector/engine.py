@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 
 from securedl.he.params import Parameters
-from securedl.he.vector.chain import Floats, Integers, chain_of
+from securedl.he.vector.chain import Floats, chain_of
 from securedl.he.vector.handles import Handle, SwitchKey
-from securedl.he.vector.kernels.buffers import Block, Buffers
+from securedl.he.vector.kernels.buffers import Buffers, Piece
+from securedl.he.vector.kernels.digits import switch_entries
 from securedl.he.vector.kernels.dot import dot, dot_packed
-from securedl.he.vector.kernels.keyswitch import SUM_ROWS, SWITCH_ROWS, entries, switch, switch_sum
+from securedl.he.vector.kernels.keyswitch import SUM_ROWS, SWITCH_ROWS, switch, switch_sum
 from securedl.he.vector.kernels.ntt import forward, inverse
 from securedl.he.vector.kernels.padding import block_octets, padded_octets
 from securedl.he.vector.kernels.rescale import divide
 from securedl.he.vector.kernels.rows import multiply
+from securedl.he.vector.kernels.twiddles import Integers
 from securedl.he.vector.stages import Crew, Stage
 
 
@@ -47,15 +49,15 @@ class Engine:
 
     # --- memory and constants --------------------------------------------------------------------
 
-    def rows(self, count: int) -> Block:
+    def rows(self, count: int) -> Piece:
         """Memory for `count` rows of one prime each."""
         return self.buffers.take(count * self.n)
 
-    def work_rows(self, count: int) -> Block:
+    def work_rows(self, count: int) -> Piece:
         """Memory for `count` padded rows."""
         return self.buffers.take(count * self.work_row // 8)
 
-    def _work_places(self, *counts: int) -> tuple[Block, list[int]]:
+    def _work_places(self, *counts: int) -> tuple[Piece, list[int]]:
         """One piece of memory for several groups of padded rows, and where they begin; hold on to it."""
         starts, total = [], 0
         for count in counts:
@@ -132,8 +134,8 @@ class Engine:
         source, second = (a.at + 2 * step, a.at + step) if a.size == 3 else (a.at + step, 0)
         lines = _lines(((key.block.at, out.at, remainders, *key.places, 0, source, a.at, second),))
         switch(
-            entries(), 0, memory.at, scratch + SWITCH_ROWS * own, scratch, key.digits, count, self.n, signs,
-            lines, key.counts[None], *self._switch_constants(count), False,
+            switch_entries(), 0, memory.at, scratch + SWITCH_ROWS * own, scratch, key.digits, count, self.n,
+            signs, lines, key.counts[None], *self._switch_constants(count), False,
         )  # fmt: skip
 
     def switching(
@@ -159,7 +161,7 @@ class Engine:
         def call(team: int, thread: int) -> None:
             mine = room + thread * count * own, scratch + thread * SWITCH_ROWS * own
             switch(
-                entries(), team, digits, *mine, key_digits, count, n, signs, lines, counts,
+                switch_entries(), team, digits, *mine, key_digits, count, n, signs, lines, counts,
                 *constants, dropping,
             )  # fmt: skip
 
@@ -200,7 +202,7 @@ class Engine:
         def call(team: int, thread: int) -> None:
             mine = room + thread * count * own, scratch + thread * SUM_ROWS * own
             switch_sum(
-                entries(), team, digits, *mine, rests, out.at, still_at, key_digits, count, n, lines,
+                switch_entries(), team, digits, *mine, rests, out.at, still_at, key_digits, count, n, lines,
                 counts, *constants,
             )  # fmt: skip
 
@@ -221,7 +223,7 @@ class Engine:
         constants = self._divide_constants(count - 1, count - 1)
 
         def call(team: int, thread: int) -> None:
-            divide(entries(), team, jobs, rests, work + thread * own, n, *constants)
+            divide(switch_entries(), team, jobs, rests, work + thread * own, n, *constants)
 
         return Stage(call, len(jobs), len(jobs) * count * n, (memory, handles, outs))
 

@@ -7,8 +7,9 @@ from functools import cached_property
 
 import numpy as np
 
-from securedl.he.vector.chain import Automorphism, Integers
-from securedl.he.vector.kernels.buffers import Block
+from securedl.he.vector.chain import Automorphism
+from securedl.he.vector.kernels.buffers import Piece
+from securedl.he.vector.kernels.twiddles import Integers
 
 _NO_COUNTS = np.zeros(1, dtype=np.int64)
 
@@ -25,7 +26,7 @@ class Handle:
         packed: the block holds packed residues instead (see `packed`): a weight.
     """
 
-    block: Block
+    block: Piece
     at: int
     size: int
     level: int
@@ -48,7 +49,7 @@ class SwitchKey:
         turn: the automorphism of a rotation, None for relinearisation.
     """
 
-    block: Block
+    block: Piece
     digits: int
     turn: Automorphism | None = None
 

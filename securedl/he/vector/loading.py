@@ -13,7 +13,7 @@ from securedl.he.vector.engine import Engine
 from securedl.he.vector.handles import Handle, SwitchKey
 from securedl.he.vector.kernels import rows
 from securedl.he.vector.kernels.buffers import address
-from securedl.he.vector.kernels.keysum import pack_key
+from securedl.he.vector.kernels.keysum import pack_digit
 from securedl.he.vector.kernels.packed import SLACK, WIDTHS, check_header, convert
 from securedl.he.vector.kernels.seed import expand
 
@@ -52,7 +52,7 @@ class Loading:
             if back is not None:
                 rows.permute(work.at, permuted.at, 2 * primes, n, address(back.moves), back.counts)
                 work = permuted
-            pack_key(work.at, block.at, digit, len(records), n, chain.key_widths, chain.q, chain.q_inverse)
+            pack_digit(work.at, block.at, digit, len(records), n, chain.key_widths, chain.q, chain.q_inverse)
         return SwitchKey(block, len(records), None if element is None else automorphism(n, element))
 
     def _words(self, record: Record, primes: tuple[int, ...]) -> NDArray[np.uint64]:

@@ -11,7 +11,7 @@ from typing import Any
 from securedl.he.vector.kernels.lanes import LANES, Lanes, Value
 from securedl.he.vector.kernels.llvm import lane_kernel
 
-#: Cache lines of each stream that one `fetch` asks for.
+#: Cache lines of each stream that one `fetch_lines` asks for.
 FETCH_LINES = 6
 
 
@@ -205,7 +205,7 @@ add_blocks = _block_mover(adding=True)
 
 
 @lane_kernel("iiidd")
-def fetch(lanes: Lanes, first: Value, second: Value, octets: Value) -> None:
+def fetch_lines(lanes: Lanes, first: Value, second: Value, octets: Value) -> None:
     """Ask for six cache lines at `octets` of each of two streams, into the second-level cache."""
     for stream in (first, second):
         for line in range(FETCH_LINES):

@@ -31,7 +31,7 @@ class _Slab:
         self.live = 0
 
 
-class Block:
+class Piece:
     """One piece of memory at address `at`; when nothing refers to it, it returns to its pool."""
 
     __slots__ = ("_octets", "_pool", "_slab", "at")
@@ -60,7 +60,7 @@ class _View:
 
     __slots__ = ("__array_interface__", "_block")
 
-    def __init__(self, block: Block, shape: tuple[int, ...]) -> None:
+    def __init__(self, block: Piece, shape: tuple[int, ...]) -> None:
         self._block = block
         self.__array_interface__ = {"shape": shape, "typestr": "<f8", "data": (block.at, False), "version": 3}
 
@@ -75,7 +75,7 @@ class Buffers:
         self._current: _Slab | None = None
         self._idle: set[_Slab] = set()
 
-    def take(self, values: int) -> Block:
+    def take(self, values: int) -> Piece:
         """Uninitialised memory for so many doubles."""
         octets = -(-8 * values // _ALIGNMENT) * _ALIGNMENT
         with self.lock:
@@ -86,7 +86,7 @@ class Buffers:
             if slab.live == 0:
                 self._idle.discard(slab)
             slab.live += 1
-        return Block(self, slab, at, octets)
+        return Piece(self, slab, at, octets)
 
     def _cut(self, octets: int) -> tuple[_Slab, int]:
         slab = self._current

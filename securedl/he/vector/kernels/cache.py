@@ -59,7 +59,7 @@ def _writable(folder: Path) -> bool:
 
 
 @lru_cache(maxsize=1)
-def cache_folder() -> str | None:
+def kernel_folder() -> str | None:
     """Where compiled kernels are kept; None where nothing can be written."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     roots = (Path(__file__).parent / "__pycache__", Path(home) / "securedl")
@@ -71,7 +71,7 @@ def cache_folder() -> str | None:
 
 
 class _Locator(caching._CacheLocator):
-    """Puts a kernel's code into `cache_folder`, stamped with the hash of all sources."""
+    """Puts a kernel's code into `kernel_folder`, stamped with the hash of all sources."""
 
     def __init__(self, line: int, folder: str) -> None:
         self._line = line
@@ -88,7 +88,7 @@ class _Locator(caching._CacheLocator):
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> _Locator | None:
-        folder = cache_folder()
+        folder = kernel_folder()
         return None if folder is None else cls(py_func.__code__.co_firstlineno, folder)
 
 
@@ -120,7 +120,7 @@ def kernel(signature: str) -> Callable[[Callable[..., Any]], Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         dispatcher = inner(function)
-        if cache_folder() is not None:
+        if kernel_folder() is not None:
             dispatcher._cache = _KernelCache(function)  # type: ignore[no-untyped-call]
         _KERNELS.append((dispatcher, signature))
         return dispatcher
@@ -177,7 +177,7 @@ def _less_optimised() -> Iterator[None]:
 
 def compile_all() -> None:
     """Load every registered kernel from the cache, or compile it."""
-    folder, complete = cache_folder(), compiled()
+    folder, complete = kernel_folder(), compiled()
     with _less_optimised():
         for dispatcher, signature in _KERNELS:
             dispatcher.compile(signature)

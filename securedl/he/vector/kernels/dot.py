@@ -28,6 +28,7 @@ from securedl.he.vector.kernels.cache import inner, kernel
 from securedl.he.vector.kernels.lanes import Lanes, Value
 from securedl.he.vector.kernels.llvm import IFMA, lane_kernel
 from securedl.he.vector.kernels.packed import WIDTHS
+from securedl.he.vector.kernels.records import Terms
 from securedl.he.vector.kernels.team import DONE, done, draw, flag, wait
 from securedl.he.vector.kernels.words import SMALL_OFFSET, Words, WordSum
 
@@ -55,16 +56,10 @@ def start_value(bits: int) -> float:
     return 1.5 * 2.0 ** (52 + bits)
 
 
-def _sum(
-    lanes: Lanes, pair: bool, width: int, xs: Value, ws: Value, terms: Value, x_at: Value, w_at: Value,
-    x_step: Value, w_step: Value, out: Value, out_step: Value, keep: Value, start: Value,
-) -> None:  # fmt: skip
-    """Eight positions of Σ x·w over some terms: x and w of two polynomials each, or w of one (not `pair`).
-
-    width: octets of a packed weight, or 8 for centred doubles. What is at `out` is added unless `keep` is 0.
-    """
-    places = lanes.apart(out, out_step, 3 if pair else 2)
-    kept, top = lanes.nonzero(keep), lanes.splat(start)
+def _sum(lanes: Lanes, pair: bool, width: int, t: Terms) -> None:
+    """x and w of two polynomials each, or w of one (not `pair`)."""
+    places = lanes.apart(t.out, t.out_step, 3 if pair else 2)
+    kept, top = lanes.nonzero(t.keep), lanes.splat(t.start)
     sums = [lanes.sum(top, lanes.select(kept, lanes.load(place), lanes.zero)) for place in places]
 
     def weight(address: Value) -> Value:
@@ -72,35 +67,37 @@ def _sum(
         return lanes.load(address) if width == 8 else lanes.as_doubles(lanes.load_packed(address, width))
 
     def term(index: Value) -> None:
-        slot = lanes.times(index, 8)
-        x = lanes.plus(lanes.load_integer(lanes.plus(xs, slot)), x_at)
-        w = lanes.plus(lanes.load_integer(lanes.plus(ws, slot)), w_at)
-        x0, x1 = lanes.load(x), lanes.load(lanes.plus(x, x_step))
+        x, w = _rows_of_term(lanes, t, index)
+        x0, x1 = lanes.load(x), lanes.load(lanes.plus(x, t.x_step))
         w0 = weight(w)
         sums[0].add(x0, w0)
         sums[1].add(x1, w0)
         if pair:
-            w1 = weight(lanes.plus(w, w_step))
+            w1 = weight(lanes.plus(w, t.w_step))
             sums[1].add(x0, w1)
             sums[2].add(x1, w1)
 
-    lanes.repeat(terms, term)
+    lanes.repeat(t.terms, term)
     for total, place in zip(sums, places, strict=True):
         lanes.store(total.value(), place)
 
 
-def _word_sum(
-    lanes: Lanes, pair: bool, width: int, xs: Value, ws: Value, terms: Value, x_at: Value, w_at: Value,
-    x_step: Value, out: Value, out_step: Value, keep: Value, constants: Value,
-) -> None:  # fmt: skip
+def _rows_of_term(lanes: Lanes, t: Terms, index: Value) -> tuple[Value, Value]:
+    """Addresses of a term's x and w."""
+    slot = lanes.times(index, 8)
+    x = lanes.plus(lanes.load_integer(lanes.plus(t.xs, slot)), t.x_at)
+    return x, lanes.plus(lanes.load_integer(lanes.plus(t.ws, slot)), t.w_at)
+
+
+def _word_sum(lanes: Lanes, pair: bool, width: int, t: Terms) -> None:
     """`_sum` with packed weights on words, at twice eight positions.
 
     x is in [0, 2q), w < q < 2^48, and a sum has at most two products a term: within the bounds of `WordSum`.
     """
     words = Words(lanes)
-    places = lanes.apart(out, out_step, 3 if pair else 2)
+    places = lanes.apart(t.out, t.out_step, 3 if pair else 2)
     sums = [[WordSum(words) for _ in places] for _ in range(2)]
-    offset = lanes.load_splat(constants, SMALL_OFFSET)
+    offset = lanes.load_splat(t.table, SMALL_OFFSET)
 
     def keeping() -> None:
         for k, some in enumerate(sums):
@@ -108,11 +105,10 @@ def _word_sum(
                 total.keep(words.from_double(lanes.load(place, 64 * k), offset))
 
     def term(index: Value) -> None:
-        slot = lanes.times(index, 8)
-        x = lanes.plus(lanes.load_integer(lanes.plus(xs, slot)), x_at)
-        w = lanes.plus(lanes.load_integer(lanes.plus(ws, slot)), w_at)
+        x, w = _rows_of_term(lanes, t, index)
         for k, some in enumerate(sums):
-            x0, x1 = (words.from_double(lanes.load(at, 64 * k), offset) for at in (x, lanes.plus(x, x_step)))
+            both = x, lanes.plus(x, t.x_step)
+            x0, x1 = (words.from_double(lanes.load(at, 64 * k), offset) for at in both)
             for p in range(len(places) - 1):
                 at = lanes.offset(w, 8 * width * (k * (len(places) - 1) + p))
                 lanes.prefetch(at, WEIGHTS_AHEAD, 3)
@@ -120,44 +116,33 @@ def _word_sum(
                 some[p].add(x0, weight)
                 some[p + 1].add(x1, weight)
 
-    lanes.when(lanes.nonzero(keep), keeping)
-    lanes.repeat(terms, term)
+    lanes.when(lanes.nonzero(t.keep), keeping)
+    lanes.repeat(t.terms, term)
     for k, some in enumerate(sums):
         for place, total in zip(places, some, strict=True):
-            lanes.store(total.value(constants), place, 64 * k)
+            lanes.store(total.value(t.table), place, 64 * k)
 
 
 def _summing(pair: bool) -> Any:
-    @lane_kernel("iiiiiiiiidddd")
-    def sum_doubles(
-        lanes: Lanes, xs: Value, ws: Value, terms: Value, x_at: Value, w_at: Value, x_step: Value,
-        w_step: Value, out: Value, out_step: Value, keep: Value, start: Value,
-    ) -> None:  # fmt: skip
-        _sum(lanes, pair, 8, xs, ws, terms, x_at, w_at, x_step, w_step, out, out_step, keep, start)
+    @lane_kernel(Terms)
+    def sum_doubles(lanes: Lanes, t: Terms) -> None:
+        _sum(lanes, pair, 8, t)
 
     return sum_doubles
 
 
 def _summing_packed(pair: bool) -> Any:
-    @lane_kernel("iiiiiiiiiidddd")
-    def sum_packed(
-        lanes: Lanes, width: Value, xs: Value, ws: Value, terms: Value, x_at: Value, w_at: Value,
-        x_step: Value, w_step: Value, out: Value, out_step: Value, keep: Value, start: Value,
-    ) -> None:  # fmt: skip
-        some = xs, ws, terms, x_at, w_at, x_step, w_step, out, out_step, keep, start
-        lanes.choose(width, {octets: partial(_sum, lanes, pair, octets, *some) for octets in WIDTHS})
+    @lane_kernel(Terms)
+    def sum_packed(lanes: Lanes, t: Terms) -> None:
+        lanes.choose(t.width, {octets: partial(_sum, lanes, pair, octets, t) for octets in WIDTHS})
 
     return sum_packed
 
 
 def _summing_words(pair: bool) -> Any:
-    @lane_kernel("iiiiiiiiididd", ifma=True)
-    def sum_words(
-        lanes: Lanes, width: Value, xs: Value, ws: Value, terms: Value, x_at: Value, w_at: Value,
-        x_step: Value, out: Value, out_step: Value, keep: Value, constants: Value,
-    ) -> None:  # fmt: skip
-        some = xs, ws, terms, x_at, w_at, x_step, out, out_step, keep, constants
-        lanes.choose(width, {octets: partial(_word_sum, lanes, pair, octets, *some) for octets in WIDTHS})
+    @lane_kernel(Terms, ifma=True)
+    def sum_words(lanes: Lanes, t: Terms) -> None:
+        lanes.choose(t.width, {octets: partial(_word_sum, lanes, pair, octets, t) for octets in WIDTHS})
 
     return sum_words
 
@@ -168,23 +153,38 @@ _word_pairs, _word_plain = _summing_words(True), _summing_words(False)
 
 
 @inner
-def rows(  # type: ignore[no-untyped-def]
-    pair, xs, ws, terms, length, x_stride, x_step, w_step, out, out_step, begin, end, start, q, q_inverse
-):
-    """Positions begin..end of one row of every output polynomial; xs, ws are addresses of row addresses.
+def _group(t, first, length, x_at, w_at, at):  # type: ignore[no-untyped-def]
+    """At most `length` terms of a row from `first` on, at eight positions; `at` octets into the result."""
+    return Terms(
+        xs=t.xs + 8 * first,
+        ws=t.ws + 8 * first,
+        terms=min(length, t.terms - first),
+        x_at=x_at,
+        w_at=w_at,
+        x_step=t.x_step,
+        w_step=t.w_step,
+        out=t.out + at,
+        out_step=t.out_step,
+        keep=first,
+        width=t.width,
+        start=t.start,
+        table=t.table,
+    )
+
+
+@inner
+def rows(pair, row, length, x_stride, begin, end, q, q_inverse):  # type: ignore[no-untyped-def]
+    """Positions begin..end of one row of every output polynomial; `row` has the `Terms` of position 0.
 
     Eight values of x are followed by the next eight of the same row 64·x_stride octets later.
     """
-    for first in range(0, terms, length):
-        count = min(length, terms - first)
-        keep = 0.0 if first == 0 else 1.0
-        x, w = xs + 8 * first, ws + 8 * first
+    for first in range(0, row.terms, length):
         for j in range(8 * begin, 8 * end, 64):
-            to = out + j
+            terms = _group(row, first, length, j * x_stride, j, j)
             if pair:
-                _pairs(x, w, count, j * x_stride, j, x_step, w_step, to, out_step, keep, start, q, q_inverse)
+                _pairs(terms, q, q_inverse)
             else:
-                _plain(x, w, count, j * x_stride, j, x_step, w_step, to, out_step, keep, start, q, q_inverse)
+                _plain(terms, q, q_inverse)
 
 
 @kernel(
@@ -209,42 +209,44 @@ def dot(pair, team, xs, ws, outs, n, lengths, starts, q, q_inverse):  # type: ig
                     for j in range(terms):
                         x_rows[j] = xs[j] + row
                         w_rows[j] = ws[k, j] + row
-                    rows(
-                        pair, x_rows.ctypes.data, w_rows.ctypes.data, terms, lengths[prime], 1, step, step,
-                        outs[k] + row, step, tile, tile + TILE, starts[prime], q[prime], q_inverse[prime],
-                    )  # fmt: skip
+                    some = Terms(
+                        xs=x_rows.ctypes.data,
+                        ws=w_rows.ctypes.data,
+                        terms=terms,
+                        x_at=0,
+                        w_at=0,
+                        x_step=step,
+                        w_step=step,
+                        out=outs[k] + row,
+                        out_step=step,
+                        keep=0,
+                        width=8,
+                        start=starts[prime],
+                        table=0,
+                    )
+                    rows(pair, some, lengths[prime], 1, tile, tile + TILE, q[prime], q_inverse[prime])
                 number = done(team, number)
             unit += 1
     wait(flag(team, DONE), unit)
 
 
 @inner
-def _packed_rows(  # type: ignore[no-untyped-def]
-    pair, width, xs, ws, terms, length, x_step, out, out_step, begin, end, table, start, q, q_inverse
-):
-    w_step = 8 * width
+def _packed_rows(pair, row, length, begin, end, q, q_inverse):  # type: ignore[no-untyped-def]
+    """`rows` with packed weights."""
     together = 2 if IFMA else 1  # vectors that a sum forms at a time
-    for first in range(0, terms, length):
-        count = min(length, terms - first)
-        keep = 0.0 if first == 0 else 1.0
-        x, w = xs + 8 * first, ws + 8 * first
+    polynomials = 2 if pair else 1
+    for first in range(0, row.terms, length):
         for k in range(begin // 8, end // 8, together):
-            j, at, to = 64 * k, w_step * k, out + 64 * k
+            terms = _group(row, first, length, 64 * k, polynomials * row.w_step * k, 64 * k)
             if IFMA:
                 if pair:
-                    _word_pairs(
-                        width, x, w, count, j, 2 * at, x_step, to, out_step, keep, table, q, q_inverse
-                    )
+                    _word_pairs(terms, q, q_inverse)
                 else:
-                    _word_plain(width, x, w, count, j, at, x_step, to, out_step, keep, table, q, q_inverse)
+                    _word_plain(terms, q, q_inverse)
             elif pair:
-                _packed_pairs(
-                    width, x, w, count, j, 2 * at, x_step, w_step, to, out_step, keep, start, q, q_inverse
-                )
+                _packed_pairs(terms, q, q_inverse)
             else:
-                _packed_plain(
-                    width, x, w, count, j, at, x_step, w_step, to, out_step, keep, start, q, q_inverse
-                )
+                _packed_plain(terms, q, q_inverse)
 
 
 @kernel(
@@ -266,11 +268,22 @@ def dot_packed(pair, team, xs, ws, outs, n, widths, lengths, tables, starts, q, 
                     for j in range(terms):
                         x_rows[j] = xs[j] + row
                         w_rows[j] = ws[k, j] + offset
-                    _packed_rows(
-                        pair, widths[prime], x_rows.ctypes.data, w_rows.ctypes.data, terms, lengths[prime],
-                        step, outs[k] + row, step, tile, tile + TILE, tables[prime], starts[prime], q[prime],
-                        q_inverse[prime],
-                    )  # fmt: skip
+                    some = Terms(
+                        xs=x_rows.ctypes.data,
+                        ws=w_rows.ctypes.data,
+                        terms=terms,
+                        x_at=0,
+                        w_at=0,
+                        x_step=step,
+                        w_step=8 * widths[prime],
+                        out=outs[k] + row,
+                        out_step=step,
+                        keep=0,
+                        width=widths[prime],
+                        start=starts[prime],
+                        table=tables[prime],
+                    )
+                    _packed_rows(pair, some, lengths[prime], tile, tile + TILE, q[prime], q_inverse[prime])
                 number = done(team, number)
             unit += 1
         offset += (2 if pair else 1) * n * widths[prime]

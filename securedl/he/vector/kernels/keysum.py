@@ -17,6 +17,7 @@ from typing import Any
 from securedl.he.vector.kernels.cache import inner, kernel
 from securedl.he.vector.kernels.lanes import Lanes, Value
 from securedl.he.vector.kernels.llvm import lane_kernel
+from securedl.he.vector.kernels.records import KeyTerms
 from securedl.he.vector.kernels.words import SMALL_OFFSET, Words, WordSum
 
 #: Bytes of a residue of a double, and of the residues that may be packed.
@@ -36,47 +37,37 @@ def word_group_length(bits: int) -> int:
 _WIDTHS = range(3, 8)
 
 
-def _sum(
-    lanes: Lanes, width: int, xs: Value, terms: Value, x_at: Value, key: Value, key_step: Value, out: Value,
-    out_step: Value, keep: Value, constants: Value,
-) -> None:  # fmt: skip
-    """_TOGETHER times eight positions of Σ x·w for both polynomials of a key, and of what is at `out` unless
-    `keep` is 0.
-    """
+def _sum(lanes: Lanes, width: int, t: KeyTerms) -> None:
     words = Words(lanes)
-    both = (out, lanes.plus(out, out_step))
+    both = (t.out, lanes.plus(t.out, t.out_step))
     places = [lanes.offset(start, 64 * k) for k in range(_TOGETHER) for start in both]
-    keys = lanes.apart(key, key_step, _TOGETHER)
+    keys = lanes.apart(t.key, t.key_step, _TOGETHER)
     sums = [WordSum(words) for _ in places]
 
     def keeping() -> None:
-        offset = lanes.load_splat(constants, SMALL_OFFSET)
+        offset = lanes.load_splat(t.table, SMALL_OFFSET)
         for place, total in zip(places, sums, strict=True):
             total.keep(words.from_double(lanes.load(place), offset))
 
     def term(index: Value) -> None:
-        row = lanes.load_integer(lanes.plus(xs, lanes.times(index, 8)))
+        row = lanes.load_integer(lanes.plus(t.xs, lanes.times(index, 8)))
         first = lanes.times(index, 16 * width)
         for k, key_at in enumerate(keys):
-            x = lanes.load_words(lanes.plus(row, x_at), 64 * k)
+            x = lanes.load_words(lanes.plus(row, t.x_at), 64 * k)
             start = lanes.plus(key_at, first)
             lanes.prefetch(start, _AHEAD, 2)  # beside the next one's, nearly every cache line
             for p in range(2):
                 sums[2 * k + p].add(x, lanes.load_packed(lanes.offset(start, 8 * width * p), width))
 
-    lanes.when(lanes.nonzero(keep), keeping)
-    lanes.repeat(terms, term)
+    lanes.when(lanes.nonzero(t.keep), keeping)
+    lanes.repeat(t.terms, term)
     for place, total in zip(places, sums, strict=True):
-        lanes.store(total.value(constants), place)
+        lanes.store(total.value(t.table), place)
 
 
-@lane_kernel("iiiiiiiiiidd", ifma=True)
-def _key_sum(
-    lanes: Lanes, width: Value, xs: Value, terms: Value, x_at: Value, key: Value, key_step: Value, out: Value,
-    out_step: Value, keep: Value, constants: Value,
-) -> None:  # fmt: skip
-    some = xs, terms, x_at, key, key_step, out, out_step, keep, constants
-    lanes.choose(width, {octets: partial(_sum, lanes, octets, *some) for octets in _WIDTHS})
+@lane_kernel(KeyTerms, ifma=True)
+def _key_sum(lanes: Lanes, t: KeyTerms) -> None:
+    lanes.choose(t.width, {octets: partial(_sum, lanes, octets, t) for octets in _WIDTHS})
 
 
 @lane_kernel("iiidd")
@@ -91,19 +82,26 @@ def _squeeze(lanes: Lanes, width: Value, source: Value, target: Value) -> None:
 
 
 @inner
-def sum_words(  # type: ignore[no-untyped-def]
-    xs, skip, terms, length, key, key_step, width, out, out_step, begin, end, table, q, q_inverse
-):
-    """Positions begin..end of both sums modulo one prime; xs is the address of row addresses.
+def sum_words(row, length, begin, end, skip, q, q_inverse):  # type: ignore[no-untyped-def]
+    """Positions begin..end of both sums modulo one prime; `row` has the `KeyTerms` of position 0.
 
-    skip: octets of padding before these positions of the xs. key: of this prime, key_step octets for eight
-    positions. The sums are centred doubles.
+    skip: octets of padding before these positions of the xs. The sums are centred doubles.
     """
     for j in range(8 * begin, 8 * end, 64 * _TOGETHER):
-        at, here, to = j + skip, key + j // 64 * key_step, out + j
-        for first in range(0, terms, length):
-            some, x, w = min(length, terms - first), xs + 8 * first, here + 16 * width * first
-            _key_sum(width, x, some, at, w, key_step, to, out_step, first, table, q, q_inverse)
+        for first in range(0, row.terms, length):
+            terms = KeyTerms(
+                xs=row.xs + 8 * first,
+                terms=min(length, row.terms - first),
+                x_at=j + skip,
+                key=row.key + j // 64 * row.key_step + 16 * row.width * first,
+                key_step=row.key_step,
+                out=row.out + j,
+                out_step=row.out_step,
+                keep=first,
+                width=row.width,
+                table=row.table,
+            )
+            _key_sum(terms, q, q_inverse)
 
 
 def _placing(adding: bool) -> Any:
@@ -134,7 +132,7 @@ def place_sums(source, step, out, out_step, begin, end, turn, adding, q, q_inver
 
 
 @kernel("void(int64,int64,int64,int64,int64,int64[::1],float64[::1],float64[::1])")
-def pack_key(source, out, digit, digits, n, widths, q, q_inverse):  # type: ignore[no-untyped-def]
+def pack_digit(source, out, digit, digits, n, widths, q, q_inverse):  # type: ignore[no-untyped-def]
     """One digit's two polynomials, centred doubles [2, primes, N], into the key at `out`."""
     for i in range(q.size):
         width = widths[i]

@@ -299,16 +299,16 @@ class Lanes(ABC):
         """The inverse of `as_doubles`."""
         return self.word_and(self.words_of(self.add(x, self.doubles(UNIT))), self.words(LOW_BITS))
 
-    def sum(self, start: Value, low: Value) -> Sum:
-        """A running sum of products that holds `low`; see `Sum` for `start`."""
-        return Sum(self, start, low)
+    def sum(self, start: Value, low: Value) -> RunningSum:
+        """A running sum of products that holds `low`; see `RunningSum` for `start`."""
+        return RunningSum(self, start, low)
 
 
 #: The bit pattern of 2^52, and the bits of the integers that may be added to it.
 UNIT_BITS, LOW_BITS = 0x4330000000000000, 0x000FFFFFFFFFFFFF
 
 
-class Sum:
+class RunningSum:
     """A running sum of products a·b that are never reduced one by one.
 
     `high` starts at 1.5·2^(52+b) for primes of b bits, so its last bit weighs 2^b; adding a·b to it with one

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from llvmlite import ir
 from numba import types
@@ -275,28 +275,34 @@ class Emitter:
 EMITTERS: list[Emitter] = []
 
 
-def lane_kernel(parameters: str, returns: bool = False, ifma: bool = False) -> Callable[[Emit], Any]:
+def lane_kernel(
+    parameters: str | type[tuple[Any, ...]], returns: bool = False, ifma: bool = False
+) -> Callable[[Emit], Any]:
     """An intrinsic from a function (lanes, *arguments) that writes instructions.
 
-    `parameters` has one letter an argument: i an integer (an address, a length), d a double. The last two
-    doubles are always q and 1/q; they reach the emitter as `lanes`, not as arguments. With `returns`, the
-    emitter gives an int64. With `ifma` it is left out where the processor has no arithmetic on words.
+    `parameters` has one letter an argument: i an integer (an address, a length), d a double; or it is a
+    NamedTuple of integers and floats, the one argument. The last two arguments of the intrinsic are always q
+    and 1/q; they reach the emitter as `lanes`. With `returns`, the emitter gives an int64. With `ifma` it is
+    left out where the processor has no arithmetic on words.
     """
-    kinds = [types.int64 if letter == "i" else types.float64 for letter in parameters]
+    result = types.int64 if returns else types.void
 
     def decorate(emit: Emit) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             *rest, q, q_inverse = arguments
-            result = None
+            if not isinstance(parameters, str):
+                rest = [_record(context, builder, parameters, signature.args[0], rest[0])]
+            found = None
             if IFMA or not ifma:
-                result = emit(CodeLanes(builder, q, q_inverse), *rest)
-            return context.get_dummy_value() if result is None else result
+                found = emit(CodeLanes(builder, q, q_inverse), *rest)
+            return context.get_dummy_value() if found is None else found
 
-        signature = (types.int64 if returns else types.void)(*kinds)
-        names = ", ".join(f"a{i}" for i in range(len(kinds)))
-        scope: dict[str, Any] = {"result": (signature, codegen)}
-        exec(f"def typing(typingctx, {names}):\n    return result", scope)  # intrinsic() counts parameters
-        typing = scope["typing"]
+        def of_record(typingctx: Any, record: Any, q: Any, q_inverse: Any) -> Any:
+            if getattr(record, "instance_class", None) is not parameters:
+                return None
+            return result(record, types.float64, types.float64), codegen
+
+        typing = _typing(result, parameters, codegen) if isinstance(parameters, str) else of_record
         typing.__name__ = typing.__qualname__ = emit.__name__
         typing.__module__ = __name__
         made = intrinsic(typing)
@@ -304,3 +310,22 @@ def lane_kernel(parameters: str, returns: bool = False, ifma: bool = False) -> C
         return made
 
     return decorate
+
+
+_KINDS = {"i": types.int64, "d": types.float64, "int": types.int64, "float": types.float64}
+
+
+def _typing(result: Any, letters: str, codegen: Any) -> Any:
+    signature = result(*(_KINDS[letter] for letter in letters))
+    names = ", ".join(f"a{i}" for i in range(len(letters)))
+    scope: dict[str, Any] = {"found": (signature, codegen)}
+    exec(f"def typing(typingctx, {names}):\n    return found", scope)  # intrinsic() counts parameters
+    return scope["typing"]
+
+
+def _record(context: Any, builder: Any, cls: type[tuple[Any, ...]], kind: Any, value: Any) -> Any:
+    """The record of values that a NamedTuple holds in a kernel, in the types of its fields."""
+    fields = [_KINDS[field.__name__] for field in get_type_hints(cls).values()]
+    values = cgutils.unpack_tuple(builder, value)  # type: ignore[no-untyped-call]
+    some = zip(values, kind.types, fields, strict=True)
+    return cls(*(context.cast(builder, *one) for one in some))

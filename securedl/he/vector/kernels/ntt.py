@@ -43,7 +43,7 @@ def method(prime: int) -> int:
 _FORWARD = "void(int64,int64,int64,int64,int64,float64,float64,int64,int64,int64)"
 _INVERSE = "void(int64,int64,int64,int64,float64,float64,int64,float64,float64,int64)"
 
-#: Places in `entries`.
+#: Places in `transform_entries`.
 FORWARD, INVERSE, START = range(3)
 #: The transforms, and the first two passes of one on words, for other kernels: their entry comes first.
 call_forward, call_inverse, call_start = caller(_FORWARD), caller(_INVERSE), caller(START_SIGNATURE)
@@ -78,6 +78,6 @@ def inverse(source, target, table, n, n_inverse, top, signs, q, q_inverse, how):
 
 
 @lru_cache(maxsize=1)
-def entries() -> NDArray[np.int64]:
+def transform_entries() -> NDArray[np.int64]:
     """Addresses of the transforms' code."""
     return np.array([entry(forward), entry(inverse), entry(start_words)])

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from securedl.he.vector.kernels.arith import FETCH_LINES, fetch, store_coefficients, sweep
+from securedl.he.vector.kernels.arith import FETCH_LINES, fetch_lines, store_coefficients, sweep
 from securedl.he.vector.kernels.cache import inner
 from securedl.he.vector.kernels.lanes import Lanes, Value
 from securedl.he.vector.kernels.llvm import lane_kernel
@@ -232,7 +232,7 @@ def _forward_pass(  # type: ignore[no-untyped-def]
         start, here = block_gap * block, twiddles + 128 * block
         for j in range(0, length, 64):
             if first != 0:
-                fetch(first, second, (length * block + j) // 64 * FETCH_OCTETS, q, q_inverse)
+                fetch_lines(first, second, (length * block + j) // 64 * FETCH_OCTETS, q, q_inverse)
             a, b = source + start + j, target + start + j
             if radix == 16:
                 _forward16(a, source_gap, b, target_gap, here, q, q_inverse)
@@ -251,7 +251,7 @@ def _closing_pass(data, gap, twiddles, n, q, q_inverse, first, second):  # type:
     for part in range(n // 128):
         here = data + 1024 * part + skipped(n, part, gap)
         if first != 0:
-            fetch(first, second, part * FETCH_OCTETS, q, q_inverse)
+            fetch_lines(first, second, part * FETCH_OCTETS, q, q_inverse)
         if n <= 8192:
             _closing32(here, twiddles + 1792 * part, q, q_inverse)
         elif n == 16384:

@@ -19,43 +19,61 @@ from securedl.he.vector.kernels.llvm import lane_kernel
 from securedl.he.vector.kernels.ntt import FORWARD, INVERSE, START, call_forward, call_inverse, call_start
 from securedl.he.vector.kernels.ntt_words_forward import close_words
 from securedl.he.vector.kernels.padding import padded_gap, padded_row, plain_gap, skipped
+from securedl.he.vector.kernels.records import Dividend, Places, Prime
 from securedl.he.vector.kernels.team import DONE, OWN, done, draw, flag, signal, wait
 from securedl.he.vector.kernels.words import OFFSET, Words
 
 
 @inner
-def remainder(entries, last, out, n, signs, back, shrink, p, p_inverse, how, t, t_factor):  # type: ignore[no-untyped-def]
+def transform(entries, source, out, prime):  # type: ignore[no-untyped-def]
+    """A padded row to a plain one."""
+    call_forward(
+        entries[FORWARD], source, out, plain_gap(prime.n), prime.ahead, prime.n, prime.q, prime.q_inverse,
+        prime.how, 0, 0,
+    )  # fmt: skip
+
+
+@inner
+def undo(entries, source, out, prime, top, signs):  # type: ignore[no-untyped-def]
+    """A plain row to a padded one, see `ntt.inverse`."""
+    call_inverse(
+        entries[INVERSE], source, out, prime.back, prime.n, prime.shrink, top, signs, prime.q,
+        prime.q_inverse, prime.how,
+    )  # fmt: skip
+
+
+@inner
+def remainder(entries, last, out, prime, signs, t, t_factor):  # type: ignore[no-untyped-def]
     """Padded coefficients of c at `out` and, for BGV, of k one row further; `last` is the row modulo p."""
-    row = padded_row(n)
     if t == 0.0:
-        call_inverse(entries[INVERSE], last, out, back, n, shrink, 0.0, 0, p, p_inverse, how)
-    else:
-        call_inverse(entries[INVERSE], last, out, back, n, shrink, p, signs, p, p_inverse, how)
-        t_inverse = 1.0 / t
-        for j in range(0, row, 64):
-            if signs != 0:
-                arith.negate_where(out + j, signs + j // 64, p, p_inverse)
-            arith.correction_digits(out + j, out + row + j, t_factor, t, t, t_inverse)
+        undo(entries, last, out, prime, 0.0, 0)
+        return
+    row, p = padded_row(prime.n), prime.q
+    undo(entries, last, out, prime, p, signs)
+    t_inverse = 1.0 / t
+    for j in range(0, row, 64):
+        if signs != 0:
+            arith.negate_where(out + j, signs + j // 64, p, prime.q_inverse)
+        arith.correction_digits(out + j, out + row + j, t_factor, t, t, t_inverse)
+
+
+def _number(lanes: Lanes, p: Places) -> Value:
+    return Words(lanes).to_double(lanes.load_words(p.n), lanes.load_splat(p.table, OFFSET))
 
 
 def _quotient(added: bool, turning: bool) -> Any:
-    """out = (a - n)·w mod q, plus c if `added`: centred a, c, and n as a closing pass leaves it.
+    """out = (a - n)·factor mod q, plus what is `added`, centred like a.
 
-    |a - n| < 2^51 + q < 2^52, and the sum with c stays below 1.3 q. With `turning` the result goes to its
-    place under an automorphism, see `Words.turned`.
+    |a - n| < 2^51 + q < 2^52, and the sum stays below 1.3 q. With `turning` the result goes to its place
+    under an automorphism, see `Words.turned`.
     """
 
-    @lane_kernel("iidiiiiidd", ifma=True)
-    def divide(
-        lanes: Lanes, a: Value, n: Value, w: Value, c: Value, constants: Value, out: Value, turn: Value,
-        place: Value,
-    ) -> None:  # fmt: skip
-        words = Words(lanes)
-        number = words.to_double(lanes.load_words(n), lanes.load_splat(constants, OFFSET))
-        value = lanes.product(lanes.sub(lanes.load(a), number), lanes.splat(w))
-        value = lanes.reduce(lanes.add(value, lanes.load(c)) if added else value)
+    @lane_kernel(Places, ifma=True)
+    def divide(lanes: Lanes, p: Places) -> None:
+        value = lanes.product(lanes.sub(lanes.load(p.a), _number(lanes, p)), lanes.splat(p.factor))
+        value, out = lanes.reduce(lanes.add(value, lanes.load(p.added)) if added else value), p.out
         if turning:
-            value, offset = words.turned(value, turn, place)
+            value, offset = Words(lanes).turned(value, p.turn, p.place)
             out = lanes.plus(out, offset)
         lanes.store(value, out)
 
@@ -66,91 +84,110 @@ _divide, _divide_add = _quotient(False, False), _quotient(True, False)
 _divide_turn, _divide_add_turn = _quotient(False, True), _quotient(True, True)
 
 
-@lane_kernel("iididiidd", ifma=True)
-def _divide_twice_words(
-    lanes: Lanes, a: Value, n: Value, u: Value, c: Value, w: Value, constants: Value, out: Value
-) -> None:
-    """out = (a·u + c - n)·w mod q, as `_quotient`: the bracket is below 2^51 + 1.1 q < 2^52."""
-    number = Words(lanes).to_double(lanes.load_words(n), lanes.load_splat(constants, OFFSET))
-    product = lanes.product(lanes.load(a), lanes.splat(u))
-    difference = lanes.sub(lanes.add(product, lanes.load(c)), number)
-    lanes.store(lanes.reduce(lanes.product(difference, lanes.splat(w))), out)
+@lane_kernel(Places, ifma=True)
+def _divide_twice_words(lanes: Lanes, p: Places) -> None:
+    """out = (a·factor + added - n)·factor_too mod q: the bracket is below 2^51 + 1.1 q < 2^52."""
+    product = lanes.product(lanes.load(p.a), lanes.splat(p.factor))
+    difference = lanes.sub(lanes.add(product, lanes.load(p.added)), _number(lanes, p))
+    lanes.store(lanes.reduce(lanes.product(difference, lanes.splat(p.factor_too))), p.out)
 
 
 @inner
-def divide_row(  # type: ignore[no-untyped-def]
-    entries, remainders, rows, added, out, work, n, signs, ahead, q, q_inverse, how, factor, residue, t, turn
-):  # fmt: skip
-    """out = (row - c)/p + added modulo one prime; `added` may be 0 for none, work is one padded row.
+def divide_row(entries, prime, d, signs, t, turn):  # type: ignore[no-untyped-def]
+    """out = (rows - c)/p + added modulo one prime, for CKKS (t = 0) or BGV.
 
     turn: on words, the automorphism that the result undergoes (the address of its `scatter`), or 0. On words
     each part of the row is divided as soon as its transform is done, while it is in the first-level cache.
     """
+    n, q, q_inverse = prime.n, prime.q, prime.q_inverse
     row, padded, gap = 8 * n, padded_row(n), padded_gap(n)
-    source = remainders
+    source = d.remainders
     if t > 0.0:
-        source = work
+        source = d.work
         for j in range(0, padded, 64):
             arith.corrected_remainder(
-                remainders + j, remainders + padded + j, residue, work + j, q, q_inverse
+                d.remainders + j, d.remainders + padded + j, d.residue, d.work + j, q, q_inverse
             )
             if signs != 0:
-                arith.negate_where(work + j, signs + j // 64, q, q_inverse)
-    if how < 0:
-        call_start(entries[START], source, work, gap, ahead, n, q, q_inverse, how)
+                arith.negate_where(d.work + j, signs + j // 64, q, q_inverse)
+    if prime.how < 0:
+        call_start(entries[START], source, d.work, gap, prime.ahead, n, q, q_inverse, prime.how)
         for part in range(n // 128):
             skip = skipped(n, part, gap)
-            close_words(work + 1024 * part + skip, part, ahead, n, q, q_inverse, how)
+            close_words(d.work + 1024 * part + skip, part, prime.ahead, n, q, q_inverse, prime.how)
             for j in range(1024 * part, 1024 * (part + 1), 64):
-                a, b, c, place = rows + j, work + j + skip, added + j, turn + 2048 + j // 8
+                places = Places(
+                    a=d.rows + j,
+                    n=d.work + j + skip,
+                    added=d.added + j,
+                    out=d.out if turn != 0 else d.out + j,
+                    turn=turn,
+                    place=turn + 2048 + j // 8,
+                    table=prime.ahead,
+                    factor=d.factor,
+                    factor_too=0.0,
+                )
                 if turn != 0:
-                    if added != 0:
-                        _divide_add_turn(a, b, factor, c, ahead, out, turn, place, q, q_inverse)
+                    if d.added != 0:
+                        _divide_add_turn(places, q, q_inverse)
                     else:
-                        _divide_turn(a, b, factor, c, ahead, out, turn, place, q, q_inverse)
-                elif added != 0:
-                    _divide_add(a, b, factor, c, ahead, out + j, turn, place, q, q_inverse)
+                        _divide_turn(places, q, q_inverse)
+                elif d.added != 0:
+                    _divide_add(places, q, q_inverse)
                 else:
-                    _divide(a, b, factor, c, ahead, out + j, turn, place, q, q_inverse)
+                    _divide(places, q, q_inverse)
         return
-    call_forward(entries[FORWARD], source, out, plain_gap(n), ahead, n, q, q_inverse, how, 0, 0)
-    if added != 0:
+    transform(entries, source, d.out, prime)
+    if d.added != 0:
         for j in range(0, row, 64):
-            arith.divide_add_rows(rows + j, out + j, factor, added + j, out + j, q, q_inverse)
+            arith.divide_add_rows(d.rows + j, d.out + j, d.factor, d.added + j, d.out + j, q, q_inverse)
     else:
         for j in range(0, row, 64):
-            arith.divide_rows(rows + j, out + j, factor, out + j, q, q_inverse)
+            arith.divide_rows(d.rows + j, d.out + j, d.factor, d.out + j, q, q_inverse)
 
 
 @inner
-def divide_row_twice(  # type: ignore[no-untyped-def]
-    entries, remainders, rows, added, out, work, n, ahead, q, q_inverse, how, factor, factor_too
-):  # fmt: skip
-    """out = ((row - c)/p + added - d)/p' modulo one prime, for CKKS: as two divisions, with one transform.
+def divide_row_twice(entries, prime, d, factor_too):  # type: ignore[no-untyped-def]
+    """out = ((rows - c)/p + added - e)/p' modulo one prime, for CKKS: as two divisions, with one transform.
 
-    c lies at `remainders`, one row further d, the centred remainder of the first quotient modulo p'. The
-    factors are 1/p and 1/p'. With C and D the transforms of c and d, (row - C)/p + added - D is
-    row/p + added - (C/p + D), and the bracket is the transform of c/p + d.
+    c lies at `remainders`, one row further e, the centred remainder of the first quotient modulo p'. The
+    factors are 1/p and 1/p'. With C and E the transforms of c and e, (row - C)/p + added - E is
+    row/p + added - (C/p + E), and the bracket is the transform of c/p + e.
     """
+    n, q, q_inverse = prime.n, prime.q, prime.q_inverse
     padded, gap = padded_row(n), padded_gap(n)
     for j in range(0, padded, 64):
-        arith.corrected_remainder(remainders + padded + j, remainders + j, factor, work + j, q, q_inverse)
-    if how < 0:
-        call_start(entries[START], work, work, gap, ahead, n, q, q_inverse, how)
+        arith.corrected_remainder(
+            d.remainders + padded + j, d.remainders + j, d.factor, d.work + j, q, q_inverse
+        )
+    if prime.how < 0:
+        call_start(entries[START], d.work, d.work, gap, prime.ahead, n, q, q_inverse, prime.how)
         for part in range(n // 128):
             skip = skipped(n, part, gap)
-            close_words(work + 1024 * part + skip, part, ahead, n, q, q_inverse, how)
+            close_words(d.work + 1024 * part + skip, part, prime.ahead, n, q, q_inverse, prime.how)
             for j in range(1024 * part, 1024 * (part + 1), 64):
-                a, b = rows + j, work + j + skip
-                _divide_twice_words(a, b, factor, added + j, factor_too, ahead, out + j, q, q_inverse)
+                places = Places(
+                    a=d.rows + j,
+                    n=d.work + j + skip,
+                    added=d.added + j,
+                    out=d.out + j,
+                    turn=0,
+                    place=0,
+                    table=prime.ahead,
+                    factor=d.factor,
+                    factor_too=factor_too,
+                )
+                _divide_twice_words(places, q, q_inverse)
         return
-    call_forward(entries[FORWARD], work, out, plain_gap(n), ahead, n, q, q_inverse, how, 0, 0)
+    transform(entries, d.work, d.out, prime)
     for j in range(0, 8 * n, 64):
-        arith.divide_twice_rows(rows + j, out + j, factor, added + j, factor_too, out + j, q, q_inverse)
+        arith.divide_twice_rows(
+            d.rows + j, d.out + j, d.factor, d.added + j, factor_too, d.out + j, q, q_inverse
+        )
 
 
 #: Columns of a job of `divide`: addresses of the row modulo the dropped prime, of the others, of the result.
-LAST, ROWS, OUT = range(3)
+JOB_LAST, JOB_ROWS, JOB_OUT = range(3)
 
 
 @kernel(
@@ -167,11 +204,11 @@ def divide(  # type: ignore[no-untyped-def]
     Flags: one for each job's remainders.
     """
     row, padded = 8 * n, padded_row(n)
+    dropped = Prime(n=n, q=p, q_inverse=p_inverse, how=how, ahead=0, back=back, shrink=shrink)
     number, unit = draw(team), 0
     for k in range(len(jobs)):
         if unit == number:
-            rest = rests + 2 * k * padded
-            remainder(entries, jobs[k, LAST], rest, n, 0, back, shrink, p, p_inverse, how, t, t_factor)
+            remainder(entries, jobs[k, JOB_LAST], rests + 2 * k * padded, dropped, 0, t, t_factor)
             signal(flag(team, OWN + k))
             number = done(team, number)
         unit += 1
@@ -179,10 +216,19 @@ def divide(  # type: ignore[no-untyped-def]
         for i in range(q.size):
             if unit == number:
                 wait(flag(team, OWN + k), 1)
-                divide_row(
-                    entries, rests + 2 * k * padded, jobs[k, ROWS] + i * row, 0, jobs[k, OUT] + i * row, work,
-                    n, 0, ahead[i], q[i], q_inverse[i], methods[i], factors[i], residues[i], t, 0,
-                )  # fmt: skip
+                prime = Prime(
+                    n=n, q=q[i], q_inverse=q_inverse[i], how=methods[i], ahead=ahead[i], back=0, shrink=0.0
+                )
+                dividend = Dividend(
+                    remainders=rests + 2 * k * padded,
+                    rows=jobs[k, JOB_ROWS] + i * row,
+                    added=0,
+                    out=jobs[k, JOB_OUT] + i * row,
+                    work=work,
+                    factor=factors[i],
+                    residue=residues[i],
+                )
+                divide_row(entries, prime, dividend, 0, t, 0)
                 number = done(team, number)
             unit += 1
     wait(flag(team, DONE), unit)
