@@ -12,8 +12,8 @@ from protocol import address as addresses
 from protocol import messages_pb2 as pb
 from protocol.asking import Clock, ask
 from protocol.blobs import BlobTable
-from protocol.checks import check_client
 from protocol.expect import Expectations
+from protocol.given import check_client
 from protocol.link import Connection, Stream, Tls
 from protocol.wire import (
     NONCE_BYTES,

@@ -9,8 +9,9 @@ the report.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,7 +26,7 @@ from securedl.he.record import Shape
 from securedl.network.graph import Array
 from securedl.plan.plan import Plan
 from securedl.plan.signature import Signature
-from securedl.verify.check import Check, RangeCheck, Segment
+from securedl.verify.check import Check, Finding, RangeCheck, Segment
 from securedl.verify.placement import Placement, Probes, place
 from securedl.verify.report import Report
 from securedl.verify.statistics import detection_by_fraction, upper_bound_tampered
@@ -67,6 +68,9 @@ class Batch:
     Args:
         values: samples and probes [batch, features], in the network's own units.
         number: of the batch in its call. checks: what looks at each segment, in order.
+
+    Attributes:
+        findings: what each check found, by its name and then by segment: the last one is the answer's.
     """
 
     def __init__(
@@ -77,9 +81,7 @@ class Batch:
         self._next = 0
         self.answer: Array | None = None
         self.alarms: list[str] = []
-        self.compared = 0
-        self.probe_answers = 0
-        self.worst = 0.0
+        self.findings: dict[str, list[Finding]] = {check.name: [] for check in checks}
 
     def query(self) -> list[bytes]:
         """Packed ciphertexts of the query, one a tile."""
@@ -126,18 +128,25 @@ class Batch:
         """
         point = len(self._signature.checkpoints) - 1
         values = self._decrypt(tiles, point)
-        self.probe_answers = self._check(point, values, f"answer of batch {self._number + 1}")
+        self._check(point, values, f"answer of batch {self._number + 1}")
         self.answer = self._signature.outputs(values)
 
-    def _check(self, point: int, values: Array, where: str) -> int:
-        """Lanes compared."""
+    def _check(self, point: int, values: Array, where: str) -> None:
         segment = Segment(point, self._sent, values, where)
-        found = [check.segment(segment) for check in self.checks]
-        compared = sum(finding.compared for finding in found)
-        self.compared += compared
-        self.worst = max(self.worst, *(finding.worst for finding in found))
-        self.alarms += [alarm for finding in found for alarm in finding.alarms]
-        return compared
+        for check in self.checks:
+            finding = check.segment(segment)
+            self.findings[check.name].append(finding)
+            self.alarms += finding.alarms
+
+    @property
+    def worst(self) -> float:
+        """Largest deviation over its tolerance so far."""
+        return max((f.worst for found in self.findings.values() for f in found), default=0.0)
+
+    def compared(self, name: str) -> tuple[int, int]:
+        """Lanes that a check compared at refreshes, and in the answer."""
+        counts = [finding.compared for finding in self.findings.get(name, ())]
+        return (sum(counts), 0) if self.answer is None else (sum(counts[:-1]), counts[-1] if counts else 0)
 
 
 class Inference:
@@ -145,12 +154,22 @@ class Inference:
 
     Args:
         x: [samples, ...]. probes: a number, or a Probes.
+        checks: beside the probes and the range; each is made for a batch from its lanes (int64 [batch],
+            which probe each holds, or EMPTY).
 
     Raises:
         InputError: bad samples, or samples that would overflow; nothing has been encrypted then.
     """
 
-    def __init__(self, keys: Keys, plan: Plan, verification: Verification, x: Any, probes: Wish = 8) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        plan: Plan,
+        verification: Verification,
+        x: Any,
+        probes: Wish = 8,
+        checks: Sequence[Callable[[NDArray[np.int64]], Check]] = (),
+    ) -> None:
         self._verification, signature = verification, plan.signature
         flat = plan.checked(x)
         wish = self._wish(probes)
@@ -160,8 +179,13 @@ class Inference:
         values = self._placement.assemble(flat, samples)
         verification.ask(len(values))
         limit = plan.program.scheme.value_limit * RANGE_SLACK
+        makers: tuple[Callable[[NDArray[np.int64]], Check], ...] = (
+            partial(ProbeCheck, verification),
+            lambda lanes: RangeCheck(limit),
+            *checks,
+        )
         self.batches = [
-            Batch(keys, signature, part, number, (ProbeCheck(verification, lanes), RangeCheck(limit)))
+            Batch(keys, signature, part, number, [make(lanes) for make in makers])
             for number, (part, lanes) in enumerate(zip(values, self._placement.probe, strict=True))
         ]
 
@@ -184,16 +208,18 @@ class Inference:
 
     def _report(self) -> Report:
         alarms = tuple(alarm for batch in self.batches for alarm in batch.alarms)
-        probes = sum(batch.probe_answers for batch in self.batches)
-        compared = sum(batch.compared for batch in self.batches)
+        compared = [batch.compared(ProbeCheck.name) for batch in self.batches]
+        probes = sum(answers for _, answers in compared)
         ledger = self._verification
         ledger.checked += probes
-        ledger.alarmed += sum(batch.probe_answers for batch in self.batches if batch.alarms)
+        ledger.alarmed += sum(
+            answers for (_, answers), batch in zip(compared, self.batches, strict=True) if batch.alarms
+        )
         lanes = self._placement.data.size
         return Report(
             passed=not alarms,
             probes=probes,
-            checkpoints=compared - probes,
+            checkpoints=sum(refreshes for refreshes, _ in compared),
             worst_ratio=max((batch.worst for batch in self.batches), default=0.0),
             alarms=alarms,
             detection=detection_by_fraction(lanes, probes, forced=self._placement.forced) if probes else {},

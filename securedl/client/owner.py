@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from securedl.arguments import check_passphrase
 from securedl.arguments import path as checked_path
-from securedl.client.checks import check_plan
 from securedl.client.display import owner_card
+from securedl.client.given import check_plan
 from securedl.client.inference import Inference, Wish
 from securedl.client.keys import Keys
 from securedl.client.verification import Verification

@@ -154,6 +154,8 @@ class ProbeCheck(Check):
         lanes: int64 [batch], which probe each lane holds, or EMPTY.
     """
 
+    name = "probes"
+
     def __init__(self, verification: Verification, lanes: NDArray[np.int64]) -> None:
         self._verification, self.lanes = verification, lanes.copy()
 

@@ -24,13 +24,16 @@ def fuse(graph: Graph, x: np.ndarray) -> Graph:
     sigmoid on a symmetric interval has a2 of 1e-17); those left with degree 1 become affine.
 
     Raises:
-        CompileError: a network without any layer, or one that overflows on `x`.
+        CompileError: a network without any layer, with branches or other nodes than affine maps and
+            polynomials, or one that overflows on `x`.
     """
     if not graph.straight:
         raise CompileError("networks with branches cannot be compiled yet: write the layers in a row")
     nodes: list[Node] = []
     value = np.asarray(x, dtype=np.float64).reshape(len(x), -1)
     for node in graph.nodes:
+        if not isinstance(node, Affine | Polynomial):
+            raise CompileError(f"{node.name!r}: a {type(node).__name__} cannot be compiled yet")
         with np.errstate(over="ignore", invalid="ignore"):
             after = node.apply(ArrayDomain(), [value])
         if not np.all(np.isfinite(after)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -50,6 +50,15 @@ class Node(ABC):
     def apply(self, on: Domain[V], xs: Sequence[V]) -> V:
         """The value of the node, from those that it reads."""
 
+    @abstractmethod
+    def to_arrays(self) -> dict[str, Any]:
+        """All but the name, for a file."""
+
+    @classmethod
+    @abstractmethod
+    def from_arrays(cls, arrays: Mapping[str, Any], name: str) -> Node:
+        """The inverse of `to_arrays`."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Affine(Node):
@@ -76,6 +85,15 @@ class Affine(Node):
         """One value in."""
         (x,) = xs
         return on.affine(self, x)
+
+    def to_arrays(self) -> dict[str, Any]:
+        """Matrix and bias."""
+        return {"bias": self.bias, **matrix_arrays(self.matrix)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any], name: str) -> Affine:
+        """See `Node`."""
+        return cls(matrix_from(arrays), arrays["bias"], name)
 
     @property
     def pattern(self) -> sparse.csr_matrix:
@@ -127,6 +145,15 @@ class Polynomial(Node):
         (x,) = xs
         return on.polynomial(self, x)
 
+    def to_arrays(self) -> dict[str, Any]:
+        """The coefficients."""
+        return {"coefficients": self.coefficients}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any], name: str) -> Polynomial:
+        """See `Node`."""
+        return cls(arrays["coefficients"], name)
+
     @property
     def degree(self) -> int:
         """Highest power stored."""
@@ -149,6 +176,32 @@ class Sum(Node):
     def apply(self, on: Domain[V], xs: Sequence[V]) -> V:
         """Two values in, or more."""
         return on.add(xs)
+
+    def to_arrays(self) -> dict[str, Any]:
+        """None."""
+        return {}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any], name: str) -> Sum:
+        """See `Node`."""
+        return cls(name)
+
+
+#: Kinds of node by the names that files have for them.
+NODES: dict[str, type[Node]] = {kind.__name__: kind for kind in (Affine, Polynomial, Sum)}
+
+
+def matrix_arrays(matrix: sparse.csr_matrix) -> dict[str, Any]:
+    """A sparse matrix for a file, its stored zeros too."""
+    parts = {"data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr}
+    return {**parts, "shape": np.array(matrix.shape)}
+
+
+def matrix_from(arrays: Mapping[str, Any]) -> sparse.csr_matrix:
+    """The inverse of `matrix_arrays`."""
+    rows, cols = arrays["shape"]
+    parts = tuple(arrays[part] for part in ("data", "indices", "indptr"))
+    return sparse.csr_matrix(parts, shape=(int(rows), int(cols)))
 
 
 class ArrayDomain:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from securedl.arguments import path as checked_path
 from securedl.display import Card
@@ -18,7 +17,7 @@ from securedl.errors import InputError
 from securedl.files import OWNER, write_atomically
 from securedl.he.record import Shape
 from securedl.he.scheme import Simulator
-from securedl.network.graph import Affine, Array, Graph, Node, Polynomial
+from securedl.network.graph import NODES, Array, Graph, matrix_arrays, matrix_from
 from securedl.plan.forms import FORMS
 from securedl.plan.layouts import Interleaved, LayerValues, Layout
 from securedl.plan.normalised import Layer, Normalised, within_headroom
@@ -203,12 +202,9 @@ class Plan:
         for i, layer in enumerate(self.network.layers):
             arrays |= {f"layer{i}.bias": layer.bias, f"layer{i}.constant": layer.form.constant}
             for j, matrix in enumerate(layer.matrices):
-                arrays |= _matrix_arrays(f"layer{i}.matrix{j}", matrix)
+                arrays |= _under(f"layer{i}.matrix{j}", matrix_arrays(matrix))
         for i, node in enumerate(self.graph.nodes):
-            if isinstance(node, Affine):
-                arrays |= {f"node{i}.bias": node.bias, **_matrix_arrays(f"node{i}", node.matrix)}
-            elif isinstance(node, Polynomial):
-                arrays[f"node{i}.coefficients"] = node.coefficients
+            arrays |= _under(f"node{i}", node.to_arrays())
         buffer = io.BytesIO()
         np.savez(buffer, meta=np.array(json.dumps(meta)), **arrays)
         return buffer.getvalue()
@@ -219,19 +215,14 @@ def _features(layout: Layout | None) -> int:
     return 0 if layout is None else len(layout.place)
 
 
-def _matrix_arrays(name: str, matrix: sparse.csr_matrix) -> dict[str, Any]:
-    return {
-        f"{name}.data": matrix.data,
-        f"{name}.indices": matrix.indices,
-        f"{name}.indptr": matrix.indptr,
-        f"{name}.shape": np.array(matrix.shape),
-    }
+def _under(name: str, arrays: dict[str, Any]) -> dict[str, Any]:
+    """Arrays of one thing, by the names that a file has for them."""
+    return {f"{name}.{key}": array for key, array in arrays.items()}
 
 
-def _matrix(arrays: Any, name: str) -> sparse.csr_matrix:
-    parts = tuple(arrays[f"{name}.{part}"] for part in ("data", "indices", "indptr"))
-    rows, cols = arrays[f"{name}.shape"]
-    return sparse.csr_matrix(parts, shape=(int(rows), int(cols)))
+def _of(name: str, arrays: Any) -> dict[str, Any]:
+    """The inverse of `_under`."""
+    return {key[len(name) + 1 :]: arrays[key] for key in arrays if key.startswith(f"{name}.")}
 
 
 def load_plan(path: str | Path) -> Plan:
@@ -272,16 +263,13 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
     program = Program.from_json(meta["program"].encode())
     layers = []
     for i, (name, form, degree, count) in enumerate(meta["layers"]):
-        matrices = tuple(_matrix(arrays, f"layer{i}.matrix{j}") for j in range(count))
+        matrices = tuple(matrix_from(_of(f"layer{i}.matrix{j}", arrays)) for j in range(count))
         layers.append(
             Layer(name, matrices, arrays[f"layer{i}.bias"], FORMS[form](degree, arrays[f"layer{i}.constant"]))
         )
-    nodes: list[Node] = []
-    for i, (kind, name) in enumerate(meta["nodes"]):
-        if kind == "Affine":
-            nodes.append(Affine(_matrix(arrays, f"node{i}"), arrays[f"node{i}.bias"], name))
-        else:
-            nodes.append(Polynomial(arrays[f"node{i}.coefficients"], name))
+    nodes = tuple(
+        NODES[kind].from_arrays(_of(f"node{i}", arrays), name) for i, (kind, name) in enumerate(meta["nodes"])
+    )
 
     def layout(features: int) -> Interleaved | None:
         return Interleaved(features, program.width, program.batch) if features else None
@@ -295,4 +283,4 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
         (program,), checkpoints, shape, *scales, float(meta["input_limit"]), Cost(**meta["cost"])
     )
     network = Normalised(scales[0], tuple(layers), scales[1])
-    return Plan(signature, network, Graph(shape, tuple(nodes)), arrays["samples"])
+    return Plan(signature, network, Graph(shape, nodes), arrays["samples"])

@@ -13,7 +13,7 @@ import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from securedl.errors import FormatError
 from securedl.he.params import Parameters
@@ -21,7 +21,7 @@ from securedl.he.record import Shape
 from securedl.he.scheme import Scheme
 from securedl.he.schemes import scheme_of
 from securedl.program.count import Counted, Counter, Counts, SameWeight
-from securedl.program.steps import MAX_TILES, STEPS, Block, Port, Step, require
+from securedl.program.steps import MAX_TILES, STEPS, Port, Step, require
 
 VERSION = 1
 MAX_STEPS = 1 << 12
@@ -137,9 +137,6 @@ class Program:
             fields = json.loads(data)
             if fields.pop("version") != VERSION:
                 raise FormatError(f"the program is not of version {VERSION}: upgrade the older side")
-            fields["params"] = _build(Parameters, fields["params"])
-            fields["query"] = _build(Port, fields["query"])
-            fields["steps"] = tuple(_build(STEPS[s.pop("step")], s) for s in fields["steps"])
             program: Program = _build(Program, fields)
             return program
         except FormatError:
@@ -152,27 +149,31 @@ def _fields(step: Any) -> dict[str, Any]:
     return dataclasses.asdict(step)
 
 
-def _build(kind: type[Any], fields: dict[str, Any]) -> Any:
+def _build(kind: type[Any], fields: Any, where: str = "") -> Any:
     """A dataclass from parsed JSON: exact field names, exact scalar types, lists to tuples."""
-    types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
-    if not isinstance(fields, dict) or set(fields) != set(types):
-        raise FormatError(f"{kind.__name__} needs the fields {sorted(types)}")
-    return kind(
-        **{name: _value(types[name], value, f"{kind.__name__}.{name}") for name, value in fields.items()}
-    )
+    hints = get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)]
+    if not isinstance(fields, dict) or set(fields) != set(names):
+        raise FormatError(f"{where or kind.__name__} needs the fields {sorted(names)}")
+    return kind(**{name: _value(hints[name], fields[name], f"{kind.__name__}.{name}") for name in names})
 
 
-def _value(kind: str, value: Any, where: str) -> Any:
-    if kind.startswith("tuple[") and isinstance(value, list):
-        inner = kind[len("tuple[") :].split(",")[0]
-        return tuple(_build(Block, v) if inner == "Block" else _value(inner, v, where) for v in value)
-    exact: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool, "tuple": tuple}
-    kind = "tuple" if kind.startswith("tuple[") else kind
-    if kind in exact and type(value) is not exact[kind]:
-        raise FormatError(f"{where} must be of type {kind}, got {value!r}")
-    if kind == "int" and not 0 <= value < 1 << 62:
+def _value(kind: Any, value: Any, where: str) -> Any:
+    if kind is Step:
+        return _build(STEPS[value.pop("step")], value)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return _build(kind, value, where)
+    if get_origin(kind) is tuple:
+        if type(value) is not list:
+            raise FormatError(f"{where} must be a list, got {value!r}")
+        return tuple(_value(get_args(kind)[0], one, where) for one in value)
+    if kind not in (int, float, str, bool):
+        raise TypeError(f"{where} has a type that bytes cannot carry: {kind}")
+    if type(value) is not kind:
+        raise FormatError(f"{where} must be of type {kind.__name__}, got {value!r}")
+    if kind is int and not 0 <= value < 1 << 62:
         raise FormatError(f"{where} is out of range: {value}")
-    if kind == "float" and not (math.isfinite(value) and value > 0):
+    if kind is float and not (math.isfinite(value) and value > 0):
         raise FormatError(f"{where} must be a positive number, got {value}")
     return value
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -48,7 +49,13 @@ class Finding:
 
 
 class Check(ABC):
-    """One way to check the answers of one batch."""
+    """One way to check the answers of one batch.
+
+    Attributes:
+        name: what the batch keeps its findings under.
+    """
+
+    name: ClassVar[str]
 
     @abstractmethod
     def segment(self, segment: Segment) -> Finding:
@@ -64,6 +71,8 @@ class RangeCheck(Check):
     Args:
         limit: largest magnitude.
     """
+
+    name = "range"
 
     def __init__(self, limit: float) -> None:
         self._limit = limit

@@ -12,6 +12,7 @@ from torch import nn
 
 import securedl
 from polyapprox import least_squares
+from securedl.client.inference import Batch, Inference
 from securedl.client.keys import Keys
 from securedl.errors import FormatError, InputError, ProtocolError
 from securedl.he.record import Shape, pack, unpack, unpack_key
@@ -19,6 +20,7 @@ from securedl.he.seal import SealEvaluator
 from securedl.network.polynomial import PolynomialActivation
 from securedl.program.drive import drive
 from securedl.program.execute import execute
+from securedl.verify.check import Check, Finding, Segment
 
 pytestmark = pytest.mark.he
 
@@ -252,7 +254,35 @@ class TestDishonest:
         lanes = before >= 0
         assert (probes.lanes[~lanes] == before[~lanes]).all()
         assert (probes.lanes[lanes] != before[lanes]).any()
-        assert batch.compared == lanes.sum() * 5
+        assert batch.compared("probes") == (lanes.sum() * 4, lanes.sum())
+
+    def test_another_check_is_heard_and_counts_no_probes(self, server):
+        class Suspicious(Check):
+            name = "suspicious"
+
+            def segment(self, segment: Segment) -> Finding:
+                return Finding(compared=len(segment.received), worst=2.0, alarms=("hm",))
+
+        owner = server.owner
+        inference = Inference(
+            owner.keys, owner.plan, owner.verification, QUERIES, 8, [lambda lanes: Suspicious()]
+        )
+        (batch,) = inference.batches
+        server.serve(batch)
+        report = inference.answer({}, {}).report
+        assert report.probes == (batch.checks[0].lanes >= 0).sum()
+        assert report.alarms.count("hm") == 5
+        assert report.worst_ratio >= 2.0
+        assert batch.compared("suspicious") == (4 * len(batch.checks[0].lanes), len(batch.checks[0].lanes))
+
+    def test_a_batch_needs_no_check(self, server):
+        owner = server.owner
+        signature = owner.plan.signature
+        values = np.zeros((owner.plan.batch, owner.plan.graph.features))
+        batch = Batch(owner.keys, signature, values, 0, ())
+        server.serve(batch)
+        assert batch.answer is not None
+        assert (batch.worst, batch.alarms) == (0.0, [])
 
     def test_swapped_weights_are_seen(self, server):
         swapped = [server.weights[1], server.weights[0], *server.weights[2:]]
