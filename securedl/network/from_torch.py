@@ -52,7 +52,8 @@ class _UnsupportedError(UnsupportedLayerError):
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, PolynomialActivation) or super().is_leaf_module(m, module_qualified_name)
+        known = type(m) in _IMPORTERS or isinstance(m, PolynomialActivation)
+        return known or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(model: nn.Module) -> fx.GraphModule:

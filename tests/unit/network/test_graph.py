@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from scipy import sparse
 
 from securedl.compiler.fuse import fuse
 from securedl.errors import CompileError, InputError
-from securedl.network.graph import Affine, Graph, Polynomial, Sum, samples_of
+from securedl.network.graph import NODES, Affine, ArrayDomain, Graph, Polynomial, Sum, samples_of
 
 
 def affine(random, outputs: int, inputs: int, density: float = 0.5) -> Affine:
@@ -197,3 +198,41 @@ def test_branches_join():
 def test_a_node_reads_what_is_there(reads):
     with pytest.raises(InputError, match=r"reads values|as many"):
         Graph((3,), (affine(np.random.default_rng(0), 3, 3),), reads)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        Affine(
+            sparse.csr_matrix(np.array([[1.5, 0.0, -2.0], [0.0, 3.0, 0.5]])), np.array([0.25, -1.0]), "fc"
+        ),
+        Polynomial(np.array([[0.5, 1.0], [0.0, -2.0], [0.125, 0.0]]), "act"),
+        Sum("join"),
+    ],
+)
+def test_a_node_comes_back_from_its_arrays(node):
+    kind = NODES[type(node).__name__]
+    again = kind.from_arrays(node.to_arrays(), node.name)
+    values = [np.array([[0.5, -1.5, 2.0], [1.0, 0.25, -3.0]])[:, : 2 if isinstance(node, Polynomial) else 3]]
+    values *= 2 if isinstance(node, Sum) else 1
+    assert type(again) is type(node)
+    assert again.name == node.name
+    np.testing.assert_array_equal(again.apply(ArrayDomain(), values), node.apply(ArrayDomain(), values))
+
+
+def test_stored_zeros_come_back():
+    matrix = sparse.csr_matrix((np.array([1.0, 0.0]), np.array([0, 1]), np.array([0, 2])), shape=(1, 3))
+    node = Affine(matrix, np.zeros(1))
+    assert Affine.from_arrays(node.to_arrays(), "").matrix.nnz == 2
+
+
+def test_fuse_says_what_it_does_not_know():
+    @dataclass(frozen=True)
+    class Double(Sum):
+        name: str = "twice"
+
+        def apply(self, on, xs):
+            return on.add([xs[0], xs[0]])
+
+    with pytest.raises(CompileError, match="'twice': a Double cannot be compiled yet"):
+        fuse(Graph((2,), (Double(),)), np.ones((3, 2)))

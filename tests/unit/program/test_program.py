@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import make_dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from securedl.errors import FormatError
 from securedl.he.ckks import ckks_parameters
 from securedl.he.record import Shape
-from securedl.program.program import MAX_DIAGONALS, MAX_STEPS, Program
+from securedl.program.program import MAX_DIAGONALS, MAX_STEPS, Program, _build
 from securedl.program.steps import MAX_TILES, AddWeight, Block, Matvec, Multiply, Port, Refresh
 
 PARAMS = ckks_parameters(8192, 4)
@@ -211,6 +212,32 @@ def test_too_many_weights():
     fields["output"] = 1
     with pytest.raises(FormatError, match=f"more than {MAX_DIAGONALS} weights"):
         Program.from_json(json.dumps(fields).encode())
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "what"),
+    [
+        (int, -1, "out of range"),
+        (int, True, "must be of type int"),
+        (float, 1, "must be of type float"),
+        (float, float("inf"), "a positive number"),
+        (tuple[int, ...], 3, "must be a list"),
+        (tuple[int, ...], [1, -2], "out of range"),
+        (Port, {"tiles": 1}, "needs the fields"),
+    ],
+)
+def test_fields_are_checked_by_their_types_however_they_are_written(kind, value, what):
+    """A step's file may spell its annotations as text or as types."""
+    for spelling in (kind, str(kind) if kind == tuple[int, ...] else kind.__name__):
+        step = make_dataclass("Loose", [("field", spelling)], frozen=True)
+        step.__module__ = __name__
+        with pytest.raises(FormatError, match=what):
+            _build(step, {"field": value})
+
+
+def test_a_field_of_another_type_is_a_mistake_in_the_step():
+    with pytest.raises(TypeError, match="a type that bytes cannot carry"):
+        _build(make_dataclass("Loose", [("field", int | None)]), {"field": 1})
 
 
 json_values = st.recursive(
