@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from securedl.client.verification import Verification
+from securedl.client.probes import Verification
 from securedl.display import Card, shortened
 from securedl.network.graph import Array
 from securedl.plan.plan import Plan
@@ -20,12 +20,12 @@ SHOWN_LABELS = 10
 
 def owner_card(model_id: bytes, plan: Plan, verification: Verification) -> Card:
     """The model's name, the plan in a line, and what the key has served; nothing is computed for it."""
-    params, layers = plan.program.params, plan.network.layers
+    params, layers, ledger = plan.program.params, plan.network.layers, verification.ledger
     rows = (
         ("plan", f"{len(layers)} layers, {network_shape(layers)}, ring {params.ring}, batch {plan.batch}"),
         ("key", "secret, in this process; save(path, passphrase=...) keeps it"),
-        ("served", f"{verification.batches} batches"),
-        ("probes", f"{verification.checked} compared, {verification.alarmed} in batches with an alarm"),
+        ("served", f"{ledger.batches} batches"),
+        ("probes", f"{ledger.checked} compared, {ledger.alarmed} in batches with an alarm"),
     )
     return Card(f"Owner of model {model_id.hex()}", rows)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from securedl.client.display import answer_card
 from securedl.client.keys import Keys
-from securedl.client.verification import ProbeCheck, Verification
+from securedl.client.probes import ProbeCheck, Verification
 from securedl.display import Card
 from securedl.errors import InputError, ProtocolError
 from securedl.he.record import Shape
@@ -177,7 +177,7 @@ class Inference:
         self._placement: Placement = place(len(flat), plan.batch, wish, len(known) if known else 0)
         samples = known.samples if known else np.zeros((0, flat.shape[1]))
         values = self._placement.assemble(flat, samples)
-        verification.ask(len(values))
+        verification.ledger.ask(len(values))
         limit = plan.program.scheme.value_limit * RANGE_SLACK
         makers: tuple[Callable[[NDArray[np.int64]], Check], ...] = (
             partial(ProbeCheck, verification),
@@ -210,7 +210,7 @@ class Inference:
         alarms = tuple(alarm for batch in self.batches for alarm in batch.alarms)
         compared = [batch.compared(ProbeCheck.name) for batch in self.batches]
         probes = sum(answers for _, answers in compared)
-        ledger = self._verification
+        ledger = self._verification.ledger
         ledger.checked += probes
         ledger.alarmed += sum(
             answers for (_, answers), batch in zip(compared, self.batches, strict=True) if batch.alarms

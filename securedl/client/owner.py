@@ -20,7 +20,7 @@ from securedl.client.display import owner_card
 from securedl.client.given import check_plan
 from securedl.client.inference import Inference, Wish
 from securedl.client.keys import Keys
-from securedl.client.verification import Verification
+from securedl.client.probes import Verification
 from securedl.errors import InputError, KeyFileError
 from securedl.files import ARCHIVE, OWNER, write_atomically
 from securedl.plan.plan import Plan, plan_from_bytes

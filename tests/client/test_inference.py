@@ -14,6 +14,7 @@ import securedl
 from polyapprox import least_squares
 from securedl.client.inference import Batch, Inference
 from securedl.client.keys import Keys
+from securedl.client.ledger import KEY_TERM, Ledger
 from securedl.errors import FormatError, InputError, ProtocolError
 from securedl.he.record import Shape, pack, unpack, unpack_key
 from securedl.he.seal import SealEvaluator
@@ -177,9 +178,9 @@ class TestHonest:
         np.testing.assert_allclose(answer.logits, server.owner.plan.graph(QUERIES), atol=1e-3)
 
     def test_the_ledger_counts(self, server):
-        before = server.owner.verification.checked
+        before = server.owner.verification.ledger.checked
         report = predict(server, probes=4).report
-        assert server.owner.verification.checked == before + report.probes
+        assert server.owner.verification.ledger.checked == before + report.probes
 
 
 class Sent:
@@ -294,9 +295,9 @@ class TestDishonest:
         assert not predict(deep, tamper=lambda index, tiles: old[0]).report.passed
 
     def test_an_alarmed_call_counts(self, server):
-        before = server.owner.verification.alarmed
+        before = server.owner.verification.ledger.alarmed
         report = predict(server, tamper=scaled(server, "answer", 2)).report
-        assert server.owner.verification.alarmed == before + report.probes
+        assert server.owner.verification.ledger.alarmed == before + report.probes
 
 
 class TestProtocol:
@@ -396,11 +397,7 @@ class TestRefusals:
 
 def test_a_key_serves_its_term_and_no_more():
     """The batch that would exceed the term is refused before it is counted."""
-    from types import SimpleNamespace
-
-    from securedl.client.verification import KEY_TERM, Verification
-
-    ledger = Verification(SimpleNamespace(), batches=KEY_TERM - 2)
+    ledger = Ledger(batches=KEY_TERM - 2)
     ledger.ask(2)
     with pytest.raises(InputError, match="make a new Owner"):
         ledger.ask(1)

@@ -120,7 +120,7 @@ class TestClient:
             rf"this client is closed: open another, protocol.Client\('{NOWHERE}', owner\)",
         )
         assert "probes" not in vars(owner.verification)  # which take long
-        assert owner.verification.batches == 0
+        assert owner.verification.ledger.batches == 0
 
     def test_a_client_after_its_block(self, things, tmp_path):
         with protocol.Server(tmp_path, "127.0.0.1:0", evaluator="seal") as server:

@@ -41,7 +41,7 @@ def owner(plan):
 @pytest.fixture(scope="module")
 def saved(owner, tmp_path_factory):
     path = tmp_path_factory.mktemp("owner") / "owner.key"
-    owner.verification.checked, owner.verification.alarmed = 41, 2
+    owner.verification.ledger.checked, owner.verification.ledger.alarmed = 41, 2
     owner.save(path, "correct horse")
     return path
 
@@ -176,7 +176,7 @@ class TestSaving:
         assert found.model_id == owner.model_id
         assert found.program == owner.program
         assert found.plan.to_bytes() == owner.plan.to_bytes()
-        assert (found.verification.checked, found.verification.alarmed) == (41, 2)
+        assert (found.verification.ledger.checked, found.verification.ledger.alarmed) == (41, 2)
         shape = query_shape(owner)
         np.testing.assert_array_equal(
             *(

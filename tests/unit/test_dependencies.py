@@ -205,7 +205,7 @@ def test_a_server_loads_no_torch_no_seal_and_no_secrets():
         "securedl.compiler.compile",
         "securedl.client.inference",
     }
-    assert not loaded & ({"torch", "tenseal", "securedl.client.verification"} | secret)
+    assert not loaded & ({"torch", "tenseal", "securedl.client.probes"} | secret)
 
 
 def test_a_server_with_its_usual_evaluator_loads_neither():

@@ -20,7 +20,8 @@ from torch import nn
 import protocol
 import securedl
 from securedl.client.display import answer_card, owner_card
-from securedl.client.verification import Verification
+from securedl.client.ledger import Ledger
+from securedl.client.probes import Verification
 from securedl.display import SCREEN_LINES, SCREEN_WIDTH, Card, middle_left_out
 from securedl.plan.summary import plan_card
 from securedl.verify.report import Report
@@ -206,7 +207,7 @@ class TestPlan:
 
 class TestOwner:
     def test_it_names_model_and_plan_only(self, plan):
-        card = owner_card(bytes(range(16)), plan, Verification(plan, checked=7, alarmed=2, batches=3))
+        card = owner_card(bytes(range(16)), plan, Verification(plan, Ledger(checked=7, alarmed=2, batches=3)))
         text = card.text()
         assert fits(text)
         assert text.splitlines()[0] == "Owner of model 000102030405060708090a0b0c0d0e0f"

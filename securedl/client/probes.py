@@ -1,4 +1,4 @@
-"""What the owner knows about its probes: samples, tolerances at every checkpoint, and the ledger."""
+"""What the owner knows about its probes: samples, and tolerances at every checkpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from securedl.errors import InputError
+from securedl.client.ledger import Ledger
 from securedl.network.graph import Array
 from securedl.plan.normalised import within_headroom
 from securedl.plan.plan import Plan
@@ -24,8 +24,6 @@ from securedl.verify.placement import EMPTY
 RUNS = 24
 #: Probes in a fingerprint: one ciphertext of them, but at least 16 and at most 128.
 FEWEST, MOST = 16, 128
-#: Batches that one key may serve.
-KEY_TERM = 1 << 20
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -47,14 +45,11 @@ class Verification:
     """Probes, made when first needed, and what all calls so far have seen.
 
     Attributes:
-        checked: probe answers compared. alarmed: those in batches with an alarm. batches: ciphertext batches
-            asked under this key.
+        ledger: counts over all calls.
     """
 
     plan: Plan
-    checked: int = 0
-    alarmed: int = 0
-    batches: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
     _saved: Fingerprint | None = field(default=None, repr=False)
 
     @cached_property
@@ -86,20 +81,6 @@ class Verification:
             own, factors = calibrate(errors[point], placed, count=count)
             tolerances.append((np.maximum(own, floor), factors))
         return Probed(fingerprint, expected, tuple(tolerances))
-
-    def ask(self, batches: int) -> None:
-        """Count batches against the key's fixed term.
-
-        Raises:
-            InputError: the key has served its term; an owner who reacts to alarms leaks at most
-                log2(Q + 1) bits over Q queries, and the term bounds Q.
-        """
-        if self.batches + batches > KEY_TERM:
-            raise InputError(
-                f"this key has served {self.batches} of {KEY_TERM} batches and cannot serve {batches} more: "
-                "make a new Owner of the same plan and upload it"
-            )
-        self.batches += batches
 
     def prepare(self) -> None:
         """Make the probes now rather than in the first query."""
@@ -134,17 +115,17 @@ class Verification:
         made = self.__dict__.get("probes")
         kept = made.fingerprint if made else self._saved
         arrays = {} if kept is None else {f"probe.{k}": v for k, v in kept.to_arrays().items()}
-        return {**arrays, "ledger": np.array([self.checked, self.alarmed, self.batches])}
+        return {**arrays, "ledger": self.ledger.to_array()}
 
     @classmethod
     def from_arrays(cls, plan: Plan, arrays: Mapping[str, Any]) -> Verification:
         """The inverse of `to_arrays`; tolerances are measured again when needed."""
         names = ("samples", "kinds", "logits")
-        checked, alarmed, batches = (int(n) for n in arrays["ledger"])
+        ledger = Ledger.from_array(arrays["ledger"])
         if "probe.samples" not in arrays:
-            return cls(plan, checked, alarmed, batches)
+            return cls(plan, ledger)
         saved = Fingerprint.from_arrays({name: arrays[f"probe.{name}"] for name in names})
-        return cls(plan, checked, alarmed, batches, saved)
+        return cls(plan, ledger, saved)
 
 
 class ProbeCheck(Check):
