@@ -9,8 +9,10 @@ the report.
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -30,6 +32,8 @@ from securedl.verify.check import Check, Finding, RangeCheck, Segment
 from securedl.verify.placement import Placement, Probes, place
 from securedl.verify.report import Report
 from securedl.verify.statistics import detection_by_fraction, upper_bound_tampered
+
+_log = logging.getLogger(__name__)
 
 #: Honest values stay below the scheme's limit; noise and rounding may add this factor.
 RANGE_SLACK = 1.1
@@ -62,6 +66,13 @@ class Answer:
         return answer_card(self.logits, self.labels, self.report, self.timings, self.traffic)
 
 
+def read_only(values: Array) -> Array:
+    """The same values; checks look at them and change nothing."""
+    view: Array = values.view()
+    view.flags.writeable = False
+    return view
+
+
 class Batch:
     """One ciphertext batch: its query, its refreshes in order, its answer.
 
@@ -82,6 +93,8 @@ class Batch:
         self.answer: Array | None = None
         self.alarms: list[str] = []
         self.findings: dict[str, list[Finding]] = {check.name: [] for check in checks}
+        if len(self.findings) < len(checks):
+            raise InputError(f"checks need a name each, got {[check.name for check in checks]}")
 
     def query(self) -> list[bytes]:
         """Packed ciphertexts of the query, one a tile."""
@@ -132,16 +145,23 @@ class Batch:
         self.answer = self._signature.outputs(values)
 
     def _check(self, point: int, values: Array, where: str) -> None:
-        segment = Segment(point, self._sent, values, where)
+        segment = Segment(point, read_only(self._sent), read_only(values), where)
         for check in self.checks:
-            finding = check.segment(segment)
+            try:
+                finding = check.segment(segment)
+            except Exception as error:  # raised, it would tell the server what the values are
+                _log.exception("the check %r failed", check.name)
+                finding = Finding(worst=math.inf, alarms=(f"{check.name} failed at the {where}: {error}",))
+            if not finding.worst <= 1 and not finding.alarms:
+                finding = replace(finding, alarms=(f"{check.name} alarms at the {where}",))
             self.findings[check.name].append(finding)
             self.alarms += finding.alarms
 
     @property
     def worst(self) -> float:
-        """Largest deviation over its tolerance so far."""
-        return max((f.worst for found in self.findings.values() for f in found), default=0.0)
+        """Largest deviation over its tolerance so far; infinite if one is no number."""
+        ratios = [finding.worst for found in self.findings.values() for finding in found]
+        return max((math.inf if math.isnan(ratio) else ratio for ratio in ratios), default=0.0)
 
     def compared(self, name: str) -> tuple[int, int]:
         """Lanes that a check compared at refreshes, and in the answer."""

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, get_args, get_origin, get_type_hints
 
 from securedl.errors import FormatError
@@ -135,8 +135,11 @@ class Program:
         """
         try:
             fields = json.loads(data)
-            if fields.pop("version") != VERSION:
+            version = fields.pop("version")
+            if type(version) is not int or version != VERSION:
                 raise FormatError(f"the program is not of version {VERSION}: upgrade the older side")
+            if len(fields["steps"]) > MAX_STEPS:  # before any is built
+                raise FormatError(f"more than {MAX_STEPS} steps")
             program: Program = _build(Program, fields)
             return program
         except FormatError:
@@ -149,9 +152,14 @@ def _fields(step: Any) -> dict[str, Any]:
     return dataclasses.asdict(step)
 
 
-def _build(kind: type[Any], fields: Any, where: str = "") -> Any:
+@lru_cache(maxsize=None)
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _build(kind: Any, fields: Any, where: str = "") -> Any:
     """A dataclass from parsed JSON: exact field names, exact scalar types, lists to tuples."""
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     names = [field.name for field in dataclasses.fields(kind)]
     if not isinstance(fields, dict) or set(fields) != set(names):
         raise FormatError(f"{where or kind.__name__} needs the fields {sorted(names)}")
@@ -165,17 +173,21 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return _build(kind, value, where)
     if get_origin(kind) is tuple:
         if type(value) is not list:
-            raise FormatError(f"{where} must be a list, got {value!r}")
+            raise FormatError(f"{where} must be a list, got {_short(value)}")
         return tuple(_value(get_args(kind)[0], one, where) for one in value)
     if kind not in (int, float, str, bool):
         raise TypeError(f"{where} has a type that bytes cannot carry: {kind}")
     if type(value) is not kind:
-        raise FormatError(f"{where} must be of type {kind.__name__}, got {value!r}")
+        raise FormatError(f"{where} must be of type {kind.__name__}, got {_short(value)}")
     if kind is int and not 0 <= value < 1 << 62:
         raise FormatError(f"{where} is out of range: {value}")
     if kind is float and not (math.isfinite(value) and value > 0):
         raise FormatError(f"{where} must be a positive number, got {value}")
     return value
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:80] if isinstance(value, str | int | float | None) else type(value).__name__
 
 
 def check_program(program: Program) -> dict[int, Port]:

@@ -22,6 +22,7 @@ from securedl.he.record import Shape
 from securedl.he.scheme import Scheme
 
 MAX_TILES = 1 << 12
+MAX_SOURCES = 1 << 6
 W = TypeVar("W", covariant=True)
 
 
@@ -206,11 +207,13 @@ class Matvec(Step):
         require(
             len(self.sources) == len(self.weight_scales) >= 1, f"{where} needs a weight scale for each source"
         )
+        require(len(self.sources) <= MAX_SOURCES, f"{where} reads {len(self.sources)} registers")
         scheme = setting.scheme
         for port, weight_scale in zip(inputs, self.weight_scales, strict=True):
             _reaches(port, self.level, where)
             product = scheme.product(setting.params, self.level, port.scale, weight_scale)
             require(math.isclose(product, self.scale, rel_tol=1e-9), f"{where}: scales")
+        require(len(self.folds) <= setting.width.bit_length(), f"{where} folds {len(self.folds)} times")
         for fold in self.folds:
             require(0 < fold < setting.width, f"{where} folds by {fold}")
         self._check_blocks(setting, inputs, where)

@@ -52,14 +52,16 @@ class Check(ABC):
     """One way to check the answers of one batch.
 
     Attributes:
-        name: what the batch keeps its findings under.
+        name: what the batch keeps its findings under; no two checks of a batch have one name.
     """
 
     name: ClassVar[str]
 
     @abstractmethod
     def segment(self, segment: Segment) -> Finding:
-        """Look at a segment, in the order in which they run."""
+        """Look at a segment, in the order in which they run; its values cannot be written. What this raises
+        becomes an alarm, and so does a `worst` that is not at most 1.
+        """
 
     def refill(self, point: int, values: Array) -> None:  # noqa: B027 - most checks change nothing
         """Change, in place, the values [batch, features] that start the next segment; nothing by default."""

@@ -15,6 +15,7 @@ from polyapprox import least_squares
 from securedl.client.inference import Batch, Inference
 from securedl.client.keys import Keys
 from securedl.client.ledger import KEY_TERM, Ledger
+from securedl.client.probes import ProbeCheck
 from securedl.errors import FormatError, InputError, ProtocolError
 from securedl.he.record import Shape, pack, unpack, unpack_key
 from securedl.he.seal import SealEvaluator
@@ -275,6 +276,37 @@ class TestDishonest:
         assert report.alarms.count("hm") == 5
         assert report.worst_ratio >= 2.0
         assert batch.compared("suspicious") == (4 * len(batch.checks[0].lanes), len(batch.checks[0].lanes))
+
+    @pytest.mark.parametrize("worst", [np.nan, np.inf, 7.0, ValueError("values")])
+    def test_no_check_passes_by_what_it_forgets(self, server, worst):
+        """No number, a ratio above 1 without a word, and an exception: alarms, and zeros from then on."""
+
+        class Careless(Check):
+            name = "careless"
+
+            def segment(self, segment: Segment) -> Finding:
+                with pytest.raises(ValueError, match="read-only"):
+                    segment.received[:] = 0.125
+                if isinstance(worst, Exception):
+                    raise worst
+                return Finding(compared=1, worst=worst)
+
+        owner = server.owner
+        inference = Inference(
+            owner.keys, owner.plan, owner.verification, QUERIES, 0, [lambda lanes: Careless()]
+        )
+        (batch,) = inference.batches
+        sent = server.serve(batch)
+        assert np.abs(Sent(server)(sent[0], 0)).max() < 1e-3
+        report = inference.answer({}, {}).report
+        assert not report.passed
+        assert report.worst_ratio > 1
+
+    def test_two_checks_of_one_name_are_refused(self, server):
+        owner = server.owner
+        posing = [lambda lanes: ProbeCheck(owner.verification, lanes)]
+        with pytest.raises(InputError, match="checks need a name each"):
+            Inference(owner.keys, owner.plan, owner.verification, QUERIES, 8, posing)
 
     def test_a_batch_needs_no_check(self, server):
         owner = server.owner

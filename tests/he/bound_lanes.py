@@ -83,26 +83,42 @@ class BoundMemory(Memory):
     def __init__(self) -> None:
         super().__init__()
         self.stored: dict[int, tuple[int, Any]] = {}
+        self.words: set[int] = set()  # of eight octets each, that were stored
 
     def find(self, address: int, octets: int) -> Any:
         """What was stored there, or None if nothing was."""
-        self.check(address, octets)
         found = self.stored.get(address)
-        if found is None:
-            return None
-        if found[0] != octets:
-            raise RefusedError(f"{octets} octets are read where {found[0]} were written")
-        return found[1]
+        if found is not None and found[0] == octets:
+            return found[1]
+        self.check(address, octets)
+        if found is not None or self.written(address, octets):
+            raise RefusedError(f"{octets} octets are read where others were written")
+        return None
+
+    def written(self, address: int, octets: int) -> bool:
+        """Whether something was stored in any of these octets."""
+        return any(word in self.words for word in range(address >> 3, (address + octets + 7) >> 3))
+
+    def read(self, address: int, octets: int) -> bytes:
+        if self.written(address, octets):
+            raise RefusedError(f"{octets} octets are read as NumPy wrote them, and were written since")
+        return super().read(address, octets)
 
     def register(self, array: NDArray[Any]) -> int:
         """An array that NumPy wrote: nothing that was stored in its place is there any more."""
         start = super().register(array)
         for address in [at for at in self.stored if start <= at < start + array.nbytes]:
-            del self.stored[address]
+            octets, _ = self.stored.pop(address)
+            self.words.difference_update(range(address >> 3, (address + octets + 7) >> 3))
         return start
 
     def keep(self, address: int, octets: int, value: Any) -> None:
-        self.check(address, octets)
+        found = self.stored.get(address)
+        if found is None or found[0] != octets:
+            self.check(address, octets)
+            if found is not None or self.written(address, octets):
+                raise RefusedError(f"{octets} octets are written across what was stored")
+            self.words.update(range(address >> 3, (address + octets + 7) >> 3))
         self.stored[address] = octets, value
 
 
@@ -127,6 +143,8 @@ class BoundLanes(ScalarLanes):
         values = np.frombuffer(self.memory.read(address + octets, 64), np.float64)
         if not np.isfinite(values).all():
             raise RefusedError("what nobody wrote is read")
+        if (values != np.rint(values)).any():
+            raise RefusedError("doubles that are no integers are read")
         return Doubles(int(values.min()), int(values.max()))
 
     def load_words(self, address: int, octets: int = 0) -> Any:
@@ -208,7 +226,7 @@ class BoundLanes(ScalarLanes):
     def permute(self, a: Any, order: Any) -> Any:
         if not 0 <= order.low <= order.high < LANES:
             raise RefusedError(f"{order} is no order of eight lanes")
-        return a
+        return replace(a, moved=None, twice=None) if isinstance(a, Words) else a
 
     def _remainder(self, size: int, twice: int) -> Doubles:
         """x - kq of |x| <= size, for a quotient x/q that was rounded `twice` or once before k was."""
@@ -337,9 +355,12 @@ class BoundWords(words.Words):
     def _remainder(self, y: Any, factor: Any) -> int:
         """The greatest remainder of a product."""
         q = self.lanes.modulus
-        high = WORD - 1 if y.clean and y.high >= WORD else y.operand()[1]
-        if factor is not None and not 0 <= factor.low <= factor.high < q:
-            raise RefusedError(f"{factor} is no residue modulo {q}")
+        if factor is None:  # a remainder of the low 52 bits, where others are told from them
+            high = WORD - 1 if y.clean and y.high >= WORD else y.operand()[1]
+        else:
+            high = y.operand()[1]
+            if not 0 <= factor.low <= factor.high < q:
+                raise RefusedError(f"{factor} is no residue modulo {q}")
         return q - 1 + (q * high >> 52)
 
     def product(self, y: Any, w: Any, quotient: Any, start: Any = None) -> Words:

@@ -214,6 +214,20 @@ def test_too_many_weights():
         Program.from_json(json.dumps(fields).encode())
 
 
+def test_work_is_bounded_before_anything_is_built():
+    """Folds cost rotations and no bytes of keys; long lists cost time to check."""
+    for path, value, what in (
+        ("steps.0.folds", [1] * 40, "folds 40 times"),
+        ("steps.0.sources", [0] * 100, "weight scale for each source"),
+        ("steps", [{}] * (MAX_STEPS + 1), f"more than {MAX_STEPS} steps"),
+        ("version", True, "not of version"),
+        ("batch", "x" * 10_000_000, "must be of type int"),
+    ):
+        with pytest.raises(FormatError, match=what) as caught:
+            Program.from_json(broken(path, value))
+        assert len(str(caught.value)) < 200
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "what"),
     [
