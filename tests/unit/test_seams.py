@@ -86,6 +86,58 @@ def test_the_searches_find(search, text):
     assert list(search(ast.parse(text)))
 
 
+# --- who may know what by name -----------------------------------------------------------------------
+
+#: Names that few files import, whatever they do with them, and these.
+KNOWN_BY = {
+    "securedl.program.steps": (
+        STEPS,
+        {"securedl/compiler/layout.py", "securedl/compiler/lower.py", "securedl/plan/layouts.py"},
+    ),
+    "securedl.plan.forms": (
+        {"Straight", "Square", "Cubic", "Powers", "Form"},
+        {"securedl/compiler/forms.py"},
+    ),
+    "securedl.he": ({"VectorEvaluator", "SealEvaluator"}, set()),
+}
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """Modules and what is imported from them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (tuple(alias.name.rpartition(".")[::2]) for alias in node.names)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("home", KNOWN_BY)
+def test_few_import_what_only_rooms_may_know(home):
+    names, allowed = KNOWN_BY[home]
+    own = home.replace(".", "/").rpartition("/")[0] if home != "securedl.he" else "securedl/he"
+    for path in SOURCES:
+        relative = str(path.relative_to(ROOT))
+        if relative.startswith(own) or relative in allowed:
+            continue
+        for module, name in imported(ast.parse(path.read_text())):
+            assert not (module.startswith(home) and name in names), f"{relative} imports {name}"
+            whole = f"{module}.{name}"
+            assert whole != home or home == "securedl.he", f"{relative} imports {home} whole"
+
+
+def named_at_run_time(tree: ast.AST) -> Iterator[int]:
+    """Lines that import by a text: no search of imports sees what."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and named(node.func) & {"import_module", "__import__"}:
+            yield node.lineno
+
+
+def test_few_import_by_a_text():
+    files = {line.partition(":")[0] for line in found(named_at_run_time)}
+    lazy = {"securedl/__init__.py", "protocol/__init__.py"}
+    assert files == lazy | {"securedl/he/backends.py", "securedl/datasets/tables.py"}
+
+
 # --- one name for one thing ------------------------------------------------------------------------
 
 #: What a file is started with.
