@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from typing import Any, get_args, get_origin, get_type_hints
 
 from securedl.errors import FormatError
@@ -152,7 +152,7 @@ def _fields(step: Any) -> dict[str, Any]:
     return dataclasses.asdict(step)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind)
 
