@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyapprox import Approximation, FitError, activation, least_squares, lowest_degree
+from polyapprox import Activation, Approximation, FitError, least_squares, lowest_degree
 
 #: Values of a pre-activation used in a fit; more changes the coefficients by less than 1 %.
 FIT_SAMPLES = 20_000
@@ -67,11 +67,12 @@ def _rows(part: Tensor, per_channel: bool) -> Tensor:
 
 
 def fit(
-    name: str, values: NDArray[np.float64], degree: int, bound: float | None, quantile: float
+    function: Activation, values: NDArray[np.float64], degree: int, bound: float | None, quantile: float
 ) -> Approximation:
     """The least-squares polynomial on `values` [count], with a light uniform grid beside them.
 
     Args:
+        function: what is fitted.
         degree: of the polynomial, or the highest one tried when `bound` is given.
         bound: largest error on the interval; the lowest degree within it is taken.
         quantile: share of the values to leave out at either end of the interval.
@@ -89,12 +90,12 @@ def fit(
     half = max(WIDEN * (hi - lo) / 2, 1e-3, 1e-6 * abs(mid))
     domain = (float(mid - half), float(mid + half))
     if bound is not None:
-        return lowest_degree(activation(name), bound, domain, max_degree=degree, min_degree=1)
+        return lowest_degree(function, bound, domain, max_degree=degree, min_degree=1)
     inside = values[(values >= domain[0]) & (values <= domain[1])]
     data = np.full(len(inside), (1 - GRID_WEIGHT) / len(inside))
     grid = np.full(GRID_POINTS, GRID_WEIGHT / GRID_POINTS)
     return least_squares(
-        activation(name),
+        function,
         degree,
         domain,
         samples=np.concatenate([inside, np.linspace(*domain, GRID_POINTS)]),

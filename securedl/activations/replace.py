@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from securedl.activations.options import check_options
 from securedl.activations.report import Accuracy, ApproximationReport, Replacement
 from securedl.activations.sites import PART, activation_sites, device_of, replace_activation, replace_pools
+from securedl.activations.targets import agreement, found_task, score, targets
 from securedl.activations.tune import Lessons, Recipe, bar, tune
-from securedl.errors import InputError
-from securedl.network.from_torch import trace
+from securedl.errors import InputError, UnsupportedLayerError
+from securedl.network.capture import Captured, alike, capture, owned
+from securedl.network.from_torch import check_importable, head_of
 from securedl.network.given import check_given
 from securedl.network.graph import samples_of
+from securedl.network.outputs import Head
 from securedl.network.polynomial import PolynomialActivation
 
 
-class PolynomialNetwork(fx.GraphModule):
+class PolynomialNetwork(Captured):
     """What `approximate` returns: a network without activations other than polynomials.
 
     Attributes:
@@ -36,23 +37,8 @@ class PolynomialNetwork(fx.GraphModule):
         """One Replacement for each activation, in order."""
         return self.report.replacements
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> PolynomialNetwork:
-        copied = cast(PolynomialNetwork, super().__deepcopy__(memo))  # fx keeps its own attributes only
-        copied.report = self.report
-        return copied
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        rebuild, arguments = super().__reduce__()[:2]  # which would make an fx.GraphModule
-        return _rebuilt, (rebuild, arguments, self.report)
-
-
-def _rebuilt(
-    rebuild: Callable[..., fx.GraphModule], arguments: tuple[Any, ...], report: ApproximationReport
-) -> PolynomialNetwork:
-    module = rebuild(*arguments)
-    network = PolynomialNetwork(module, module.graph, type(module).__name__)
-    network.report = report
-    return network
+    def _kept(self) -> dict[str, Any]:
+        return {**super()._kept(), "report": self.report}
 
 
 def approximate(
@@ -75,16 +61,20 @@ def approximate(
     validation: tuple[Any, Any] | None = None,
     progress: bool | None = None,
     seed: int = 0,
+    task: str | None = None,
 ) -> PolynomialNetwork:
-    """A copy of the model whose activations are polynomials; max-pooling modules become average pooling.
+    """A copy of the model whose activations are polynomials; max pooling becomes average pooling.
 
     Each polynomial is the least-squares fit on the pre-activations that the calibration data produce
     in the network replaced so far (SecureDL, section 4.1), with a light uniform grid beside them.
 
     Args:
-        model: any network that torch.fx can trace. It is not changed.
+        model: a network in whatever style, as `torch.export` takes it; its evaluation mode counts. It is not
+            changed. A Softmax, LogSoftmax or Sigmoid at its end stays: the client applies it.
         x_train: calibration samples [samples, ...].
-        y_train: integer labels; if given, the copy is fine-tuned on them.
+        y_train: targets; if given, the copy is fine-tuned on them: class numbers [samples], 0 and 1 [samples]
+            for one logit or [samples, labels] for several, or numbers in the shape of the answers
+            (regression).
         degree: degree of every polynomial, or the highest one tried when `bound` is given.
         bound: largest error allowed on the calibration data's interval: the lowest degree within it is
             taken (SecureDL, Algorithm 1).
@@ -99,49 +89,57 @@ def approximate(
         range_penalty: weight of Σ over layers of mean max(|u| - 1, 0)², where u is the pre-activation
             scaled to [-1, 1] on its interval: keeps values where the polynomials were fitted. On the CNN
             of tests/system/test_mnist_cnn.py it costs no accuracy and a tenth as many values are outside.
-        distillation: 0 learns from labels, 1 from the original's logits alone, between from both.
-        temperature: of the logits when distilling.
-        validation: (x, y) whose accuracy the report also gives. Nothing is chosen by it: the returned
-            network is always the one of the last epoch.
+        distillation: 0 learns from targets, 1 from the original's answers alone, between from both.
+        temperature: of the logits when distilling labels.
+        validation: (x, y) whose accuracy (R² for regression) the report also gives. Nothing is chosen by it:
+            the returned network is always the one of the last epoch.
         progress: show a bar on standard error; by default on a terminal only.
         seed: of the fine-tuning's shuffles. Equal seeds give equal models.
+        task: "classes", "binary", "multilabel" or "regression"; by default told by targets and answers. It
+            decides what is learnt and reported, and `compile` takes it from here.
 
     Returns:
         The new module, in evaluation mode; `print(poly.report)` tells what became of each activation.
 
     Raises:
-        InputError: bad samples, labels or options, or an error bound that no degree reaches.
-        UnsupportedLayerError: control flow that depends on data, or max pooling that no average pooling
-            resembles.
+        InputError: bad samples, targets or options, or an error bound that no degree reaches.
+        UnsupportedLayerError: what cannot be encrypted even so, each with its place and a remedy, before any
+            work; max pooling that no average pooling resembles.
     """
     check_given(model, x_train, "approximate")
     recipe = Recipe(learning_rate, batch_size, range_penalty, distillation, temperature)
     check_options(recipe, degree=degree, bound=bound, quantile=quantile, epochs=epochs, seed=seed)
-    epochs = (20 if y_train is not None else 0) if epochs is None else epochs
+    epochs, asked = (20 if y_train is not None else 0) if epochs is None else epochs, task is not None
     if epochs and y_train is None and distillation < 1:
         raise InputError(
             f"fine-tuning for {epochs} epochs needs labels: pass y_train, or distillation=1 to learn from "
             "the original's logits alone"
         )
-    traced = trace(copy.deepcopy(model)).eval()
-    x = _samples(x_train, traced, "x_train")
+    x = torch.as_tensor(samples_of(x_train, what="x_train"))
+    try:
+        traced = owned(capture(model, tuple(x.shape[1:])))
+    except UnsupportedLayerError as error:
+        raise _of_samples(error, x, "x_train") from error
+    _check(alike(traced), tuple(x.shape[1:]))
+    head, end = _without_head(traced)
+    x = _typed(x, traced)
     teacher = _outputs(traced, x, "x_train")
-    if epochs:
-        _check_logits(teacher, "fine-tuning")
-    y = None if y_train is None else _labels(y_train, teacher, "y_train")
-    scores = [_Scores("x_train", x, y)] if y is not None else []
+    shape = tuple(teacher.shape[1:])
+    task = found_task(task, y_train, shape, head)
+    y = None if y_train is None else targets(y_train, teacher, task, "y_train")
+    scores = [_Scores("x_train", x, y, task)] if y is not None else []
     if validation is not None:
         if not isinstance(validation, tuple | list) or len(validation) != 2:
             raise InputError(f"validation must be a pair (x, y), got {type(validation).__name__}")
-        x_held = _samples(validation[0], traced, "validation x")
-        logits = _outputs(traced, x_held, "validation x")
-        scores.append(_Scores("validation", x_held, _labels(validation[1], logits, "validation y")))
-    for score in scores:
-        score.take(traced)
+        x_held = _typed(torch.as_tensor(samples_of(validation[0], what="validation x")), traced)
+        held = targets(validation[1], _outputs(traced, x_held, "validation x"), task, "validation y")
+        scores.append(_Scores("validation", x_held, held, task))
+    for one in scores:
+        one.take(traced)
 
     pools = replace_pools(traced)
     sites = activation_sites(traced)
-    lessons = Lessons(x, y, teacher)
+    lessons = Lessons(x, y, teacher, task if y is not None or asked else None)
     generator = torch.Generator().manual_seed(seed)
     found: dict[nn.Module, Replacement] = {}
     stages = [[site] for site in sites] if layer_by_layer and epochs and sites else [sites]
@@ -154,19 +152,55 @@ def approximate(
                 found[module] = row
             traced.recompile()
             if len(stages) == 1:
-                for score in scores:
-                    score.take(traced)
+                for one in scores:
+                    one.take(traced)
             share = epochs // len(stages) + (number >= len(stages) - epochs % len(stages))
             tune(traced, lessons, recipe, share, generator, tick)
-    for score in scores:
-        score.take(traced)
-    return _finished(traced, found, pools, epochs, x, teacher, scores)
+    for one in scores:
+        one.take(traced)
+    return _finished(traced, found, pools, epochs, x, teacher, scores, task, end)
 
 
-def _samples(x: Any, traced: fx.GraphModule, what: str) -> Tensor:
+def _check(draft: Captured, shape: tuple[int, ...]) -> None:
+    """Refuse what will not compile, before any work; `draft` may be changed."""
+    replace_pools(draft)
+    regions = {node for site in activation_sites(draft) for node in site.region}
+    check_importable(draft, shape, regions.__contains__)
+
+
+def _of_samples(error: UnsupportedLayerError, x: Tensor, what: str) -> Exception:
+    """A network that does not run on these samples: their fault as likely as its own."""
+    if "does not run on samples" not in str(error):
+        return error
+    return InputError(
+        f"the network does not take {what} of shape {list(x.shape)}: {error}; give samples "
+        "[samples, ...] as the network's first layer expects them"
+    )
+
+
+def _without_head(traced: Captured) -> tuple[Head, Callable[[Captured], None]]:
+    """Take the Softmax or Sigmoid at its end off a network; the function puts it back."""
+    head, node = head_of(traced)
+    if node is None:
+        return head, lambda network: None
+    target, rest, kwargs = node.target, tuple(node.args[1:]), dict(node.kwargs)
+    node.replace_all_uses_with(node.all_input_nodes[0])
+    traced.graph.erase_node(node)
+    traced.recompile()
+
+    def put_back(network: Captured) -> None:
+        (output,) = (n for n in network.graph.nodes if n.op == "output")
+        with network.graph.inserting_before(output):
+            new = network.graph.call_function(target, (output.args[0], *rest), kwargs)  # type: ignore[arg-type]
+        output.args = (new,)
+        network.recompile()
+
+    return head, put_back
+
+
+def _typed(x: Tensor, traced: Captured) -> Tensor:
     """Samples in the network's type."""
-    found = torch.as_tensor(samples_of(x, what=what))
-    return found.to(next((p.dtype for p in traced.parameters()), torch.float32))
+    return x.to(next((p.dtype for p in traced.parameters() if p.is_floating_point()), torch.float32))
 
 
 def _outputs(traced: fx.GraphModule, x: Tensor, what: str) -> Tensor:
@@ -183,43 +217,18 @@ def _outputs(traced: fx.GraphModule, x: Tensor, what: str) -> Tensor:
                 f"the network does not take {what} of shape {list(x.shape)}: {reason}; give samples "
                 "[samples, ...] as the network's first layer expects them"
             ) from error
-    if not isinstance(found[0], Tensor):
-        raise InputError(f"the network must give one tensor, not a {type(found[0]).__name__}")
     return torch.cat([part.cpu() for part in found])
 
 
-def _check_logits(logits: Tensor, what: str) -> None:
-    if logits.ndim != 2:
-        raise InputError(
-            f"{what} needs a network that gives logits [samples, classes], not {list(logits.shape)}"
-        )
-
-
-def _labels(y: Any, logits: Tensor, what: str) -> Tensor:
-    _check_logits(logits, what)
-    found = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
-    samples, classes = len(logits), logits.shape[-1]
-    if found.shape != (samples,) or not np.issubdtype(found.dtype, np.integer) or found.min() < 0:
-        raise InputError(
-            f"{what} must be {samples} class numbers (integers from 0), got {found.dtype} {list(found.shape)}"
-        )
-    if found.max() >= classes:
-        raise InputError(
-            f"{what} holds class {found.max()}, but the network has the classes 0 to {classes - 1}"
-        )
-    return torch.as_tensor(found.astype(np.int64))
-
-
 class _Scores:
-    """Accuracy on one set, taken at each stage."""
+    """How well the network does on one set, taken at each stage."""
 
-    def __init__(self, what: str, x: Tensor, y: Tensor) -> None:
-        self.what, self.x, self.y = what, x, y
+    def __init__(self, what: str, x: Tensor, y: Tensor, task: str) -> None:
+        self.what, self.x, self.y, self.task = what, x, y, task
         self.taken: list[float] = []
 
-    def take(self, traced: fx.GraphModule) -> None:
-        labels = _outputs(traced, self.x, self.what).argmax(1)
-        self.taken.append(float((labels == self.y).double().mean()))
+    def take(self, traced: Captured) -> None:
+        self.taken.append(score(_outputs(traced, self.x, self.what), self.y, self.task))
 
     @property
     def accuracy(self) -> Accuracy:
@@ -227,18 +236,25 @@ class _Scores:
 
 
 def _finished(
-    traced: fx.GraphModule,
+    traced: Captured,
     found: dict[nn.Module, Replacement],
     pools: tuple[str, ...],
     epochs: int,
     x: Tensor,
     teacher: Tensor,
     scores: Sequence[_Scores],
+    task: str,
+    put_back: Callable[[Captured], None],
 ) -> PolynomialNetwork:
     """The module that is returned, its report measured on the calibration data."""
+    traced.graph.eliminate_dead_code()
     network = PolynomialNetwork(traced, traced.graph, type(traced).__name__).eval()
+    network.origins, network.title = traced.origins, traced.title
     logits, ranges = _ranges(network, x)
-    by_name = {score.what: score.accuracy for score in scores}
+    for module, (share, _) in ranges.items():
+        assert isinstance(module, PolynomialActivation)
+        module.outside = share
+    by_name = {one.what: one.accuracy for one in scores}
     network.report = ApproximationReport(
         tuple(
             replace(row, outside=ranges[module][0], observed=ranges[module][1])
@@ -246,10 +262,12 @@ def _finished(
         ),
         pools,
         epochs,
-        float((logits.argmax(-1) == teacher.argmax(-1)).double().mean()),
+        agreement(logits, teacher, task),
         by_name.get("x_train"),
         by_name.get("validation"),
+        task,
     )
+    put_back(network)
     return network
 
 

@@ -33,7 +33,7 @@ class Replacement:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of samples with the right label, 0 to 1.
+    """Shares of samples with the right label, 0 to 1; R² for regression.
 
     Attributes:
         original: of the network that was given. replaced: after all replacements, before any tuning;
@@ -54,8 +54,10 @@ class ApproximationReport:
     Attributes:
         replacements: one for each activation, in order. pools: paths of max pools made average pools.
         epochs: of fine-tuning, in all.
-        agreement: share of x_train on which the finished network's label is the original's.
-        train, validation: accuracy on x_train with y_train and on the validation set; None without labels.
+        agreement: share of x_train on which the finished network's label is the original's; for regression
+            the share of the original's variance that it explains.
+        train, validation: accuracy on x_train with y_train and on the validation set; None without targets.
+        task: "classes", "binary", "multilabel" or "regression".
     """
 
     replacements: tuple[Replacement, ...]
@@ -64,6 +66,7 @@ class ApproximationReport:
     agreement: float
     train: Accuracy | None = None
     validation: Accuracy | None = None
+    task: str = "classes"
 
     def __str__(self) -> str:
         lines = [_HEAD, "-" * len(_HEAD), *map(_row, self.replacements)]
@@ -75,9 +78,16 @@ class ApproximationReport:
             if found is not None:
                 stages = [("original", found.original), ("replaced", found.replaced)]
                 stages += [("tuned", found.tuned)] if self.epochs else []
-                figures = ", ".join(f"{stage} {share:.2%}" for stage, share in stages if share is not None)
-                lines.append(f"accuracy on {name}: {figures}")
-        lines.append(f"labels equal to the original's on x_train: {self.agreement:.2%}")
+                numbers = self.task == "regression"
+                shown = [
+                    (stage, f"{n:.4f}" if numbers else f"{n:.2%}") for stage, n in stages if n is not None
+                ]
+                figures = ", ".join(f"{stage} {figure}" for stage, figure in shown)
+                lines.append(f"{'R²' if numbers else 'accuracy'} on {name}: {figures}")
+        if self.task == "regression":
+            lines.append(f"variance of the original explained on x_train: {self.agreement:.2%}")
+        else:
+            lines.append(f"labels equal to the original's on x_train: {self.agreement:.2%}")
         return "\n".join(part for line in lines for part in textwrap.wrap(line, _WIDTH))
 
 

@@ -32,12 +32,15 @@ class Lessons:
     """What is learnt from.
 
     Attributes:
-        x: samples. y: labels [samples], None without. teacher: the original's logits [samples, classes].
+        x: samples. y: targets (`targets.targets`), None without. teacher: the original's logits [samples,
+            ...].
+        task: what the answers are; None where nobody said: the teacher's answers are then learnt as numbers.
     """
 
     x: Tensor
     y: Tensor | None
     teacher: Tensor
+    task: str | None = "classes"
 
 
 @torch.enable_grad()
@@ -85,19 +88,50 @@ def tune(
 
 
 def _loss(logits: Tensor, lessons: Lessons, chosen: Tensor, recipe: Recipe) -> Tensor:
-    """(1 - d) cross-entropy + d T² KL(original || model) at temperature T (Hinton et al., 2015)."""
+    """(1 - d) · loss on targets + d · loss on the original's answers.
+
+    Cross-entropy and T² KL at temperature T (Hinton et al., 2015) for classes, both on sigmoids for labels,
+    and mean squares in units of the variance for numbers.
+    """
     loss = torch.zeros((), dtype=logits.dtype, device=logits.device)
-    if lessons.y is not None and recipe.distillation < 1:
-        truth = lessons.y[chosen].to(logits.device)
-        loss = loss + (1 - recipe.distillation) * functional.cross_entropy(logits, truth)
-    if recipe.distillation > 0:
-        want = lessons.teacher[chosen].to(logits.device) / recipe.temperature
-        found = functional.log_softmax(logits / recipe.temperature, 1)
-        gap = functional.kl_div(
-            found, functional.log_softmax(want, 1), reduction="batchmean", log_target=True
-        )
-        loss = loss + recipe.distillation * recipe.temperature**2 * gap
+    d = recipe.distillation
+    if lessons.y is not None and d < 1:
+        loss = loss + (1 - d) * _on_targets(logits, lessons.y, chosen, lessons.task)
+    if d > 0:
+        loss = loss + d * _on_teacher(logits, lessons.teacher, chosen, lessons.task, recipe.temperature)
     return loss
+
+
+def _on_targets(logits: Tensor, y: Tensor, chosen: Tensor, task: str | None) -> Tensor:
+    truth = y[chosen].to(logits.device)
+    if task == "classes":
+        return functional.cross_entropy(logits, truth)
+    if task in ("binary", "multilabel"):
+        return functional.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype))
+    return (logits - truth.to(logits.dtype)).square().mean() / _variance(y).to(logits)
+
+
+def _on_teacher(
+    logits: Tensor, teacher: Tensor, chosen: Tensor, task: str | None, temperature: float
+) -> Tensor:
+    want = teacher[chosen].to(logits.device)
+    if task is None and logits.ndim == 2 and logits.shape[1] > 1:  # classes or numbers, who knows: both
+        parts = (
+            _on_teacher(logits, teacher, chosen, known, temperature) for known in ("classes", "regression")
+        )
+        return torch.stack(list(parts)).sum()
+    if task == "classes":
+        found, want = (functional.log_softmax(some / temperature, 1) for some in (logits, want))
+        gap = functional.kl_div(found, want, reduction="batchmean", log_target=True)
+        return temperature**2 * gap
+    if task in ("binary", "multilabel"):
+        soft = torch.sigmoid(want / temperature)
+        return temperature**2 * functional.binary_cross_entropy_with_logits(logits / temperature, soft)
+    return (logits - want).square().mean() / _variance(teacher).to(logits)
+
+
+def _variance(values: Tensor) -> Tensor:
+    return (values - values.mean(0)).square().mean().clamp_min(1e-12)
 
 
 @contextlib.contextmanager

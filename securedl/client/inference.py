@@ -46,12 +46,17 @@ class Answer:
     """What predict returns.
 
     Attributes:
-        logits: float64 [samples, classes]. labels: int64 [samples].
+        logits: float64 [samples, ...], in the shape of the network's answers, before a Softmax or Sigmoid at
+            its end.
+        labels: int64 [samples]: the largest class, or 1 where one logit is above 0; [samples, labels] for
+            multilabel; None for regression.
+        probabilities: float64 in the shape of the logits, by softmax or sigmoid; None for regression.
         report: the verdict of the verification. timings: ms by stage. traffic: bytes by message kind.
     """
 
     logits: Array
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
+    probabilities: Array | None
     report: Report
     timings: dict[str, float]
     traffic: dict[str, int]
@@ -190,7 +195,8 @@ class Inference:
         probes: Wish = 8,
         checks: Sequence[Callable[[NDArray[np.int64]], Check]] = (),
     ) -> None:
-        self._verification, signature = verification, plan.signature
+        self._verification, self._output = verification, plan.signature.output
+        signature = plan.signature
         flat = plan.checked(x)
         wish = self._wish(probes)
         known = verification.probes.fingerprint if wish.count or wish.fill else None
@@ -222,9 +228,9 @@ class Inference:
         answers = [batch.answer for batch in self.batches]
         if any(found is None for found in answers):
             raise ProtocolError("the server left a query without an answer")
-        logits = self._placement.collect(np.array(answers))
-        labels = np.argmax(logits, axis=1).astype(np.int64)
-        return Answer(logits, labels, self._report(), timings, traffic)
+        logits = self._output.shaped(self._placement.collect(np.array(answers)))
+        labels, probabilities = self._output.labels(logits), self._output.probabilities(logits)
+        return Answer(logits, labels, probabilities, self._report(), timings, traffic)
 
     def _report(self) -> Report:
         alarms = tuple(alarm for batch in self.batches for alarm in batch.alarms)

@@ -13,11 +13,13 @@ from securedl.compiler.layout import LayerLayout, lay_out
 from securedl.compiler.levels import Segments, no_place, operations, place_refreshes
 from securedl.compiler.lower import lower
 from securedl.compiler.precision import check_precision, input_limit
+from securedl.compiler.straighten import straighten
 from securedl.errors import CompileError, InputError
 from securedl.he.params import MAX_MODULUS_BITS, Parameters
 from securedl.he.scheme import Scheme
 from securedl.he.schemes import scheme_named
 from securedl.network.graph import Array, Graph, samples_of
+from securedl.network.outputs import Head, Output, task_of
 from securedl.plan.normalised import Normalised
 from securedl.plan.plan import Plan
 from securedl.plan.signature import Link, Signature
@@ -43,22 +45,29 @@ def compile(
     link: Link | None = None,
     ring: int | None = None,
     refreshes: int | None = None,
+    task: str | None = None,
 ) -> Plan:
     """Compile a polynomial network for encrypted inference.
 
     Args:
-        model: straight-line network of linear layers and polynomial activations (see `approximate`).
+        model: a network whose activations are polynomials (see `approximate`), in whatever style it is
+            written. Its evaluation mode counts; it is left as it was.
         x_train: calibration samples [samples, ...], which set the ranges of all encrypted values.
         scheme: "ckks". batch: samples in a ciphertext, rounded up to a power of two; "latency" is 1,
             "throughput" as many as there are slots.
         weights: "encrypted" or "plain" (the server may read the network).
         link: the connection the refreshes will cross; 20 ms and 100 Mbit/s by default.
         ring: force N. refreshes: force the number of refreshes.
+        task: "classes", "binary", "multilabel" or "regression": what an answer's labels are. By default what
+            `approximate` found, else by the shape of the answer (`network.outputs.task_of`).
 
     Raises:
-        UnsupportedLayerError: every layer that cannot be encrypted, with its path.
-        CompileError: no plan fits. InputError: a bad argument.
+        UnsupportedLayerError: every operation that cannot be encrypted, with its path, line and remedy.
+        CompileError: no plan fits, the graph is not the model, or samples outside what `approximate` saw.
+        InputError: a bad argument.
     """
+    from securedl.activations.replace import PolynomialNetwork
+    from securedl.network.compare import check_intervals, check_same
     from securedl.network.from_torch import import_torch
     from securedl.network.given import check_given
 
@@ -77,9 +86,19 @@ def compile(
         raise InputError(f"link: pass securedl.Link(rtt_ms=..., mbit_s=...), got {shown(link)}")
     ring, refreshes = (None if forced is None else int(forced) for forced in (ring, refreshes))
     x = samples_of(x_train, what="x_train")
-    graph = import_torch(model, x.shape[1:])
-    flat = _calibration(x).reshape(-1, graph.features)
-    return compile_graph(graph, flat, batch, weights == "encrypted", link or Link(), ring, refreshes, scheme)
+    if task is None and isinstance(model, PolynomialNetwork):
+        task = model.report.task
+    imported = import_torch(model, x.shape[1:])
+    shape, head = imported.output_shape, imported.head
+    output = Output(shape, task_of(shape, head) if task is None else task, head)
+    used = _calibration(x)
+    check_intervals(model, used)
+    check_same(model, imported, used)
+    flat = used.reshape(len(used), -1)
+    encrypted = weights == "encrypted"
+    return compile_graph(
+        imported.graph, flat, batch, encrypted, link or Link(), ring, refreshes, scheme, output
+    )
 
 
 def _whole(value: Any) -> bool:
@@ -101,10 +120,11 @@ def compile_graph(
     ring: int | None,
     refreshes: int | None,
     scheme: str = "ckks",
+    output: Output | None = None,
 ) -> Plan:
-    """The passes in order. x: calibration samples [samples, features]."""
+    """The passes in order. x: calibration samples [samples, features]. output: a vector by default."""
     rules = scheme_named(scheme)
-    fused = fuse(graph, x)
+    fused = fuse(straighten(graph), x)
     network = normalise(fused, x)
     for values in network.stages(x)[0]:
         if not np.all(np.isfinite(values)):
@@ -113,11 +133,16 @@ def compile_graph(
     program, checkpoints = lower(params, network, layouts, chosen, encrypted)
     signature = Signature(
         (program,), checkpoints, graph.input_shape, network.input_scale, network.output_scale,
-        input_limit(network, rules.value_limit), chosen.cost,
+        input_limit(network, rules.value_limit), chosen.cost, output or _vector(network),
     )  # fmt: skip
     plan = Plan(signature, network, fused, x[:KEPT_SAMPLES].copy())
     check_precision(plan, x)
     return plan
+
+
+def _vector(network: Normalised) -> Output:
+    shape = (len(network.output_scale),)
+    return Output(shape, task_of(shape, Head()))
 
 
 def lanes(batch: int | str, slots: int) -> int:

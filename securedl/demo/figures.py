@@ -31,7 +31,8 @@ def collect_figures(
     error = float(np.abs(answer.logits - polynomial).max())
     best = np.sort(polynomial, axis=1)
     clear = best[:, -1] - best[:, -2] > error
-    same = answer.labels == polynomial.argmax(axis=1)
+    labels = np.asarray(answer.labels)
+    same = labels == polynomial.argmax(axis=1)
     return {
         "data": data,
         "scheme": plan.program.params.scheme,
@@ -40,7 +41,7 @@ def collect_figures(
         "accuracy": {
             "original": _accuracy(original, split.y_test),
             "polynomial": _accuracy(polynomial.argmax(axis=1), split.y_test),
-            "encrypted": _accuracy(answer.labels, split.y_test),
+            "encrypted": _accuracy(labels, split.y_test),
         },
         "label_agreement": float(np.mean(same)),
         "label_agreement_outside_error": float(np.mean(same[clear])) if clear.any() else 1.0,

@@ -1,375 +1,251 @@
-"""PyTorch to graph: torch.fx, straight-line networks, one registered function a layer."""
+"""PyTorch to graph: a captured network, operation by operation, on tensors without values."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy import sparse
-from torch import fx, nn
-from torch.nn import functional
+from torch import Tensor, fx, nn
 
-from polyapprox import ACTIVATIONS
-from securedl.errors import UnsupportedLayerError
-from securedl.network.graph import Affine, Graph, Node, Polynomial
+from securedl.errors import CompileError, UnsupportedLayerError
+from securedl.network.capture import BATCH, Captured, capture
+from securedl.network.graph import Graph
+from securedl.network.operations import Call, apply, is_random, kind_of, traced_arguments
+from securedl.network.outputs import Head
 from securedl.network.polynomial import PolynomialActivation
+from securedl.network.tensors import Builder, RefusedError, Traced
 
 Dims = tuple[int, ...]
-Importer = Callable[[Any, Dims, str], tuple[list[Node], Dims]]
-_IMPORTERS: dict[type[nn.Module], Importer] = {}
-#: Functional forms that stand for a module.
-FUNCTIONS: dict[Any, Callable[[], nn.Module]] = {
-    torch.relu: nn.ReLU,
-    torch.sigmoid: nn.Sigmoid,
-    torch.tanh: nn.Tanh,
-    functional.relu: nn.ReLU,
-    functional.sigmoid: nn.Sigmoid,
-    functional.tanh: nn.Tanh,
-    functional.silu: nn.SiLU,
-    functional.gelu: nn.GELU,
-    functional.softplus: nn.Softplus,
+#: Entries that the matrices of a network may have: 16 bytes each, and as much again while they are
+#: multiplied.
+MAX_ENTRIES = 1 << 28
+#: What a network may end in, which the client applies to the decrypted answer: names by operation.
+HEADS = {
+    "softmax": "softmax",
+    "_softmax": "softmax",
+    "log_softmax": "log_softmax",
+    "_log_softmax": "log_softmax",
+    "sigmoid": "sigmoid",
 }
-METHODS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 
 
-def layer(*kinds: type[nn.Module]) -> Callable[[Importer], Importer]:
-    """Register how modules of these classes become nodes."""
+@dataclass(frozen=True, eq=False)
+class Imported:
+    """A network as the compiler takes it.
 
-    def register(function: Importer) -> Importer:
-        _IMPORTERS.update(dict.fromkeys(kinds, function))
-        return function
-
-    return register
-
-
-class _UnsupportedError(UnsupportedLayerError):
-    """Why one layer cannot be imported."""
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = type(m) in _IMPORTERS or isinstance(m, PolynomialActivation)
-        return known or super().is_leaf_module(m, module_qualified_name)
-
-
-def trace(model: nn.Module) -> fx.GraphModule:
-    """The model as torch.fx sees it.
-
-    Raises:
-        UnsupportedLayerError: control flow that depends on data.
+    Attributes:
+        graph: up to the head. output_shape: of one sample's answer. head: what the network ends in, for the
+            client.
+        captured: the operations it was made from.
+        upto: the graph of one node's value, None where it is no value; to find where a difference begins.
     """
-    try:
-        root = nn.Sequential(model) if _Tracer().is_leaf_module(model, "") else model
-        return fx.GraphModule(root, _Tracer().trace(root), type(model).__name__)
-    except Exception as error:
-        raise UnsupportedLayerError(
-            f"torch.fx cannot trace {type(model).__name__}: {error}. Write the network as layers in a row, "
-            "without control flow that depends on data"
-        ) from error
+
+    graph: Graph
+    output_shape: Dims
+    head: Head
+    captured: Captured
+    upto: Callable[[fx.Node], Graph | None]
 
 
-def import_torch(model: nn.Module, input_shape: Dims) -> Graph:
-    """The graph of a straight-line network.
+def import_torch(model: nn.Module, input_shape: Dims) -> Imported:
+    """The graph of a network.
 
     Args:
-        model: in evaluation mode or not: dropout is left out and batch norm uses its running statistics.
-        input_shape: of one sample, without the batch axis.
+        model: in any mode; evaluation mode counts. input_shape: of one sample, without the axis of samples.
 
     Raises:
-        UnsupportedLayerError: with every layer that cannot be imported, and why.
+        UnsupportedLayerError: with every operation that cannot be encrypted, where it is, and what to do.
+        CompileError: matrices that are too large to be built.
     """
-    traced = trace(model)
-    nodes: list[Node] = []
-    problems: list[str] = []
-    shape: Dims | None = tuple(input_shape)
-    previous: fx.Node | None = None
-    for node in traced.graph.nodes:
-        if node.op == "placeholder":
-            if previous is not None:
-                problems.append(f"{node.name}: a network has one input")
-            previous = node
-            continue
-        if _is_size(node):
-            continue
-        inputs = [i for i in node.all_input_nodes if not _is_size(i)]
-        if inputs != [previous]:
-            problems.append(f"{node.name}: branches are not supported, only layers in a row")
-        if node.op == "output":
-            break
-        previous = node
-        path = str(node.target) if node.op == "call_module" else f"{node.name} ({_called(node)})"
-        try:
-            module = module_of(traced, node)
-            if shape is not None:
-                found, shape = _import(module, shape, path)
-                nodes += found
-            elif type(module) not in _IMPORTERS and not isinstance(module, PolynomialActivation):
-                _refuse(module)
-        except _UnsupportedError as reason:
-            problems.append(f"{path}: {reason}")
-            if not _keeps_shape(traced, node):
-                shape = None
-    if problems:
-        raise UnsupportedLayerError(
-            f"{len(problems)} layer(s) of {type(model).__name__} cannot be encrypted:\n  "
-            + "\n  ".join(problems)
+    captured = capture(model, tuple(input_shape))
+    found = _Import(captured, tuple(input_shape), lambda node: False)
+    answer = found.run()
+    entries = sum(count for _, count in found.builder.sizes)
+    if entries > MAX_ENTRIES:
+        name, count = max(found.builder.sizes, key=lambda row: row[1])
+        raise CompileError(
+            f"the matrices of {captured.title} have {entries:,} entries, of which {name} has {count:,}; at "
+            f"most {MAX_ENTRIES:,} can be compiled: use smaller images, fewer channels, or strides"
         )
-    return Graph(tuple(input_shape), tuple(nodes))
-
-
-def _is_size(node: fx.Node) -> bool:
-    """x.size(0), which only a view to [samples, -1] uses."""
-    return node.op == "call_method" and node.target == "size"
-
-
-def _called(node: fx.Node) -> str:
-    return getattr(node.target, "__name__", str(node.target))
-
-
-def module_of(traced: fx.GraphModule, node: fx.Node) -> nn.Module:
-    """The module that a traced node stands for, functional forms included."""
-    if node.op == "call_module":
-        module: nn.Module = traced.get_submodule(str(node.target))
-        return module
-    if node.op == "call_function":
-        if node.target in FUNCTIONS:
-            if len(node.args) > 1 or set(node.kwargs) - {"inplace"}:
-                raise _UnsupportedError(f"{_called(node)} with options is not supported; use its defaults")
-            return FUNCTIONS[node.target]()
-        if node.target is torch.flatten and _flattens(node.args[1:], node.kwargs):
-            return nn.Flatten()
-        squares = node.target is torch.square or (
-            node.target in (operator.pow, torch.pow) and node.args[1:] == (2,)
-        )
-        twice = len(node.args) == 2 and node.args[0] is node.args[1]
-        product = node.target in (operator.mul, torch.mul) and twice
-        if squares or product:
-            return PolynomialActivation(np.array([0.5, 0.0, 0.5]), (-1.0, 1.0), name="square")
-    if node.op == "call_method":
-        if node.target in METHODS:
-            return METHODS[str(node.target)]()
-        if node.target == "flatten" and _flattens(node.args[1:], node.kwargs):
-            return nn.Flatten()
-        if node.target in ("view", "reshape") and len(node.args) == 3 and node.args[2] == -1:
-            samples = node.args[1]
-            if isinstance(samples, fx.Node) and _is_size(samples) and samples.args[1:] == (0,):
-                return nn.Flatten()
-    raise _UnsupportedError(f"{_called(node)} is not supported; use the corresponding module of torch.nn")
-
-
-def _flattens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    start = args[0] if args else kwargs.get("start_dim", 0)
-    end = args[1] if len(args) > 1 else kwargs.get("end_dim", -1)
-    return bool(start == 1 and end == -1)
-
-
-def _keeps_shape(traced: fx.GraphModule, node: fx.Node) -> bool:
     try:
-        module = module_of(traced, node)
-    except _UnsupportedError:
-        return False
-    return activation_name(module) is not None or isinstance(module, nn.Softmax | nn.LogSoftmax)
+        graph, shape = found.builder.graph(answer)
+    except RefusedError as reason:
+        raise UnsupportedLayerError(f"{type(model).__name__}: {reason}") from reason
+
+    def upto(node: fx.Node) -> Graph | None:
+        value = found.known.get(node)
+        if not isinstance(value, Traced) or node is found.head_node:
+            return None
+        try:
+            return found.builder.graph(value)[0]
+        except RefusedError:  # samples elsewhere than first
+            return None
+
+    return Imported(graph, shape, found.head, captured, upto)
 
 
-def _import(module: nn.Module, shape: Dims, path: str) -> tuple[list[Node], Dims]:
-    if isinstance(module, PolynomialActivation):
-        return _polynomial(module, shape, path)
-    importer = _IMPORTERS.get(type(module))
-    if importer is None:
-        _refuse(module)
-    assert importer is not None
-    return importer(module, shape, path)
+def check_importable(captured: Captured, input_shape: Dims, activations: Callable[[fx.Node], bool]) -> Head:
+    """Run the importer without building anything; returns what the network ends in.
+
+    Args:
+        activations: which nodes will become polynomials.
+
+    Raises:
+        UnsupportedLayerError: see `import_torch`.
+    """
+    found = _Import(captured, tuple(input_shape), activations)
+    found.run()
+    return found.head
 
 
-def _refuse(module: nn.Module) -> None:
-    kind = type(module).__name__
-    if activation_name(module):
-        raise _UnsupportedError(f"{kind} is not a polynomial yet: call securedl.approximate first")
-    if isinstance(module, nn.Softmax | nn.LogSoftmax):
-        raise _UnsupportedError(f"{kind}: leave it out, the client applies it to the logits")
-    if isinstance(module, nn.MaxPool1d | nn.MaxPool2d):
-        raise _UnsupportedError(f"{kind}: use average pooling (securedl.approximate replaces it)")
-    known = sorted({k.__name__ for k in _IMPORTERS} | {"PolynomialActivation"})
-    raise _UnsupportedError(f"{kind} is not supported; supported are {', '.join(known)}")
-
-
-def activation_name(module: nn.Module) -> str | None:
-    """Name in polyapprox's table, or None if the module is not one of its activations."""
-    kind = type(module)
-    full = f"torch.nn.{kind.__name__}"
-    if (isinstance(module, nn.Softplus) and module.beta != 1) or (
-        isinstance(module, nn.GELU) and module.approximate != "none"
+def head_of(captured: Captured) -> tuple[Head, fx.Node | None]:
+    """What a network ends in, and the node that does it: a sigmoid before moves, or a softmax of all."""
+    graph = captured.graph
+    (node,) = next(n for n in graph.nodes if n.op == "output").args
+    last = node
+    assert isinstance(node, fx.Node)
+    while node.op == "call_function" and kind_of(node.target) in (
+        "view",
+        "flatten",
+        "squeeze",
+        "reshape",
+        "unsqueeze",
     ):
-        return None  # the table's function is another one
-    for name, row in ACTIVATIONS.items():
-        if row.torch_class == full and kind.__module__.startswith("torch.nn") and name != "identity":
-            return name
-    return None
+        node = node.all_input_nodes[0]
+    kind = HEADS.get(kind_of(node.target), "") if node.op == "call_function" else ""
+    if not kind or len(node.users) != 1 or (kind != "sigmoid" and node is not last):
+        return Head(), None
+    axis = node.args[1] if len(node.args) > 1 and isinstance(node.args[1], int) else 0
+    return Head(kind, axis), node
 
 
-def _array(tensor: torch.Tensor) -> NDArray[np.float64]:
-    return tensor.detach().cpu().double().numpy()
+class _Import:
+    """One run over the nodes of a captured network."""
+
+    def __init__(self, captured: Captured, shape: Dims, activations: Callable[[fx.Node], bool]) -> None:
+        self.captured = captured
+        self.activations = activations
+        self.builder = Builder(shape)
+        self.known: dict[fx.Node, Any] = {}
+        self.problems: list[str] = []
+        self.head, self.head_node = head_of(captured)
+
+    def run(self) -> Traced:
+        """What the network gives."""
+        graph = self.captured.graph
+        inputs = [node for node in graph.nodes if node.op == "placeholder"]
+        if len(inputs) != 1:
+            raise UnsupportedLayerError(f"the network takes {len(inputs)} inputs: give one tensor of samples")
+        answer: Any = None
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                self.known[node] = self.builder.input()
+            elif node.op == "get_attr":
+                self.known[node] = _attribute(self.captured, str(node.target))
+            elif node.op == "output":
+                answer = self.known[node.args[0]]
+            else:
+                self._step(node)
+        if isinstance(answer, Traced) and not self.problems:
+            try:
+                self.builder.check_answer(answer)
+            except RefusedError as reason:
+                self.problems.append(str(reason))
+        if self.problems:
+            raise UnsupportedLayerError(
+                f"{len(self.problems)} operation(s) of {self.captured.title} cannot be encrypted:\n  "
+                + "\n  ".join(self.problems)
+            )
+        if not isinstance(answer, Traced):
+            raise UnsupportedLayerError("what the network gives does not depend on the samples")
+        if self.head.kind and self.head.kind != "sigmoid":
+            axis = self.head.axis % len(answer.shape)
+            if axis == 0:
+                raise UnsupportedLayerError(
+                    f"{self.head.kind} across samples: give it the axis of the classes, as in dim=1"
+                )
+            self.head = Head(self.head.kind, axis - 1)
+        return answer
+
+    def _step(self, node: fx.Node) -> None:
+        origin = self.captured.origin(node)
+        try:
+            self.known[node] = self._result(node, origin.path)
+        except RefusedError as reason:
+            where = f" ({origin.line})" if origin.line else ""
+            self.problems.append(f"{origin.path}: {reason}{where}")
+            self.known[node] = self._unknown(node)
+
+    def _result(self, node: fx.Node, name: str) -> Any:
+        args, kwargs = traced_arguments(node, self.known)
+        if node is self.head_node:
+            return args[0]
+        if self.activations(node):
+            return self.builder.opaque(name, next(a for a in args if isinstance(a, Traced)))
+        if node.op == "call_module":
+            return self._polynomial(node, args[0], name)
+        if not any(isinstance(leaf, Traced) for leaf in _leaves((args, list(kwargs.values())))):
+            if is_random(node.target):
+                raise RefusedError(f"{kind_of(node.target)} gives other values at each call")
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+        if kind_of(node.target) == "getitem" and isinstance(args[0], list):
+            return args[0][args[1]]
+        return apply(Call(self.builder, name, node.target, args, kwargs))
+
+    def _polynomial(self, node: fx.Node, x: Traced, name: str) -> Traced:
+        module = self.captured.get_submodule(str(node.target))
+        if not isinstance(module, PolynomialActivation):
+            raise RefusedError(f"{type(module).__name__} is not an operation of torch")
+        table = module.power()
+        if table.shape[1] not in (1, x.shape[1]):
+            raise RefusedError(f"{table.shape[1]} polynomials for {x.shape[1]} channels")
+        source = node.all_input_nodes[0]
+        base = self.known[source] = self.builder.dense(name, x)
+        form = (-1, *[1] * (len(x.shape) - 2))
+        rows = [torch.as_tensor(row).reshape(form) if len(row) > 1 else torch.as_tensor(row) for row in table]
+        found = Traced(base.source, base.index, torch.stack([row.expand(base.shape) for row in rows]))
+        meets = set(source.users) & set(node.users)
+        return found if meets else self.builder.linear(name, found)
+
+    def _unknown(self, node: fx.Node) -> Any:
+        """What is put for a refused operation: something of its shape, so that the rest is looked at too."""
+
+        def zeros(value: Any) -> Any:
+            if isinstance(value, Traced):
+                return torch.zeros(value.shape, dtype=torch.float64)
+            return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+        args, kwargs = traced_arguments(node, self.known)
+        try:
+            made = _mapped(args, zeros), {name: _mapped(value, zeros) for name, value in kwargs.items()}
+            found = node.target(*made[0], **made[1])  # type: ignore[operator]
+        except Exception as error:
+            raise UnsupportedLayerError("\n  ".join(self.problems)) from error
+        return _mapped(found, self._like)
+
+    def _like(self, result: Any) -> Any:
+        if isinstance(result, Tensor) and result.ndim and result.shape[0] == BATCH:
+            return self.builder.unknown(tuple(result.shape))
+        return result
 
 
-def _polynomial(module: PolynomialActivation, shape: Dims, path: str) -> tuple[list[Node], Dims]:
-    table = module.power()
-    if table.shape[1] not in (1, shape[0]):
-        raise _UnsupportedError(f"{table.shape[1]} polynomials for {shape[0]} channels")
-    per_channel = np.broadcast_to(table, (table.shape[0], shape[0]))
-    return [Polynomial(np.repeat(per_channel, int(np.prod(shape[1:])), axis=1), path)], shape
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_mapped(one, change) for one in value)
+    return change(value)
 
 
-def _want(shape: Dims, axes: int, channels: int | None, kind: str) -> None:
-    if len(shape) != axes or (channels is not None and shape[0] != channels):
-        want = f"[{channels or 'channels'}{', length' * (axes == 2)}{', height, width' * (axes == 3)}]"
-        raise _UnsupportedError(f"{kind} expects samples of shape {want}, got {list(shape)}")
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, list | tuple):
+        return [leaf for one in value for leaf in _leaves(one)]
+    return [value]
 
 
-@layer(nn.Linear)
-def _linear(module: nn.Linear, shape: Dims, path: str) -> tuple[list[Node], Dims]:
-    if len(shape) != 1 or shape[0] != module.in_features:
-        raise _UnsupportedError(
-            f"Linear expects samples of shape [{module.in_features}], got {list(shape)}; flatten first"
-        )
-    weight = _array(module.weight)
-    rows, cols = np.indices(weight.shape).reshape(2, -1)
-    matrix = _stored(weight.ravel(), rows, cols, weight.shape)
-    bias = _array(module.bias) if module.bias is not None else np.zeros(module.out_features)
-    return [Affine(matrix, bias, path)], (module.out_features,)
-
-
-def _stored(values: NDArray[Any], rows: NDArray[Any], cols: NDArray[Any], shape: Any) -> sparse.csr_matrix:
-    """CSR with every given entry stored, zeros too: the pattern must not show pruned weights."""
-    order = np.lexsort((cols, rows))
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=shape[0]))])
-    return sparse.csr_matrix((values[order], cols[order], indptr), shape=shape)
-
-
-def _window(
-    weight: NDArray[np.float64],
-    shape: Dims,
-    stride: Dims,
-    padding: Dims,
-    dilation: Dims,
-    groups: int,
-) -> tuple[sparse.csr_matrix, Dims]:
-    """The matrix of a 2-d convolution. weight: [out, in / groups, kh, kw]; shape: [in, h, w]."""
-    channels, height, width = shape
-    out, per_group, kh, kw = weight.shape
-    rows_out = (height + 2 * padding[0] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
-    cols_out = (width + 2 * padding[1] - dilation[1] * (kw - 1) - 1) // stride[1] + 1
-    if rows_out < 1 or cols_out < 1:
-        raise _UnsupportedError(f"the kernel {kh}x{kw} is larger than its input {height}x{width}")
-    o, i, a, b, y, x = np.ogrid[:out, :per_group, :kh, :kw, :rows_out, :cols_out]
-    source_y = y * stride[0] + a * dilation[0] - padding[0]
-    source_x = x * stride[1] + b * dilation[1] - padding[1]
-    inside = (source_y >= 0) & (source_y < height) & (source_x >= 0) & (source_x < width)
-    group = o // (out // groups)
-    col = ((group * per_group + i) * height + source_y) * width + source_x
-    row = (o * rows_out + y) * cols_out + x
-    full = np.broadcast_shapes(col.shape, row.shape, inside.shape)
-    keep = np.broadcast_to(inside, full).ravel()
-    values = np.broadcast_to(weight[..., None, None], full).ravel()[keep]
-    matrix = _stored(
-        values, np.broadcast_to(row, full).ravel()[keep], np.broadcast_to(col, full).ravel()[keep],
-        (out * rows_out * cols_out, channels * height * width),
-    )  # fmt: skip
-    return matrix, (out, rows_out, cols_out)
-
-
-@layer(nn.Conv1d, nn.Conv2d)
-def _conv(module: nn.Conv1d | nn.Conv2d, shape: Dims, path: str) -> tuple[list[Node], Dims]:
-    flat = isinstance(module, nn.Conv1d)
-    _want(shape, 2 if flat else 3, module.in_channels, type(module).__name__)
-    if module.padding_mode != "zeros" or isinstance(module.padding, str):
-        raise _UnsupportedError(f"padding {module.padding!r} ({module.padding_mode}); use numbers and zeros")
-    weight = _array(module.weight)
-    stride = (1, *module.stride) if flat else module.stride
-    padding = (0, *module.padding) if flat else module.padding
-    dilation = (1, *module.dilation) if flat else module.dilation
-    if flat:
-        weight, shape = weight[:, :, None, :], (shape[0], 1, shape[1])
-    matrix, out = _window(weight, shape, stride, padding, dilation, module.groups)
-    positions = out[1] * out[2]
-    bias = _array(module.bias) if module.bias is not None else np.zeros(module.out_channels)
-    return [Affine(matrix, np.repeat(bias, positions), path)], ((out[0], out[2]) if flat else out)
-
-
-def _pair(value: Any, flat: bool, fill: int = 1) -> Dims:
-    values = tuple(value) if isinstance(value, tuple | list) else (value,) * (1 if flat else 2)
-    return (fill, *values) if flat else values
-
-
-@layer(nn.AvgPool1d, nn.AvgPool2d)
-def _average(module: nn.AvgPool1d | nn.AvgPool2d, shape: Dims, path: str) -> tuple[list[Node], Dims]:
-    flat = isinstance(module, nn.AvgPool1d)
-    _want(shape, 2 if flat else 3, None, type(module).__name__)
-    kernel, stride = _pair(module.kernel_size, flat), _pair(module.stride, flat)
-    padding = _pair(module.padding, flat, fill=0)
-    if module.ceil_mode or (any(padding) and not module.count_include_pad):
-        raise _UnsupportedError("ceil_mode, and padding that is not counted, are not supported")
-    divisor = getattr(module, "divisor_override", None) or int(np.prod(kernel))
-    return _pool(shape, flat, kernel, stride, padding, 1 / divisor, path)
-
-
-@layer(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
-def _adaptive(
-    module: nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d, shape: Dims, path: str
-) -> tuple[list[Node], Dims]:
-    flat = isinstance(module, nn.AdaptiveAvgPool1d)
-    _want(shape, 2 if flat else 3, None, type(module).__name__)
-    size = (1, *shape[1:]) if flat else shape[1:]
-    want = tuple(w or s for w, s in zip(_pair(module.output_size, flat), size, strict=True))
-    if any(s % w for s, w in zip(size, want, strict=True)):
-        raise _UnsupportedError(f"the output size {want} does not divide the input size {size}")
-    kernel = tuple(s // w for s, w in zip(size, want, strict=True))
-    return _pool(shape, flat, kernel, kernel, (0, 0), 1 / int(np.prod(kernel)), path)
-
-
-def _pool(
-    shape: Dims,
-    flat: bool,
-    kernel: Dims,
-    stride: Dims,
-    padding: Dims,
-    factor: float,
-    path: str,
-) -> tuple[list[Node], Dims]:
-    planes = (shape[0], 1, shape[1]) if flat else shape
-    weight = np.full((shape[0], 1, *kernel), factor)
-    matrix, out = _window(weight, planes, stride, padding, (1, 1), shape[0])
-    return [Affine(matrix, np.zeros(matrix.shape[0]), path)], ((out[0], out[2]) if flat else out)
-
-
-@layer(nn.BatchNorm1d, nn.BatchNorm2d)
-def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, shape: Dims, path: str) -> tuple[list[Node], Dims]:
-    if shape[0] != module.num_features:
-        raise _UnsupportedError(
-            f"{type(module).__name__} of {module.num_features} channels got {list(shape)}"
-        )
-    if module.running_mean is None or module.running_var is None:
-        raise _UnsupportedError("batch norm without running statistics")
-    gain = 1 / np.sqrt(_array(module.running_var) + module.eps)
-    if module.affine:
-        gain = gain * _array(module.weight)
-    shift = -_array(module.running_mean) * gain + (_array(module.bias) if module.affine else 0.0)
-    positions = int(np.prod(shape[1:]))
-    count = np.arange(shape[0] * positions)
-    matrix = _stored(np.repeat(gain, positions), count, count, (len(count), len(count)))
-    return [Affine(matrix, np.repeat(shift, positions), path)], shape
-
-
-@layer(nn.Flatten)
-def _flatten(module: nn.Flatten, shape: Dims, path: str) -> tuple[list[Node], Dims]:
-    if module.start_dim != 1 or module.end_dim not in (-1, len(shape)):
-        raise _UnsupportedError("only Flatten() of all axes but the first is supported")
-    return [], (int(np.prod(shape)),)
-
-
-@layer(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
-def _nothing(module: nn.Module, shape: Dims, path: str) -> tuple[list[Node], Dims]:
-    return [], shape
+def _attribute(module: nn.Module, path: str) -> Tensor:
+    holder: Any = module
+    for part in path.split("."):
+        holder = getattr(holder, part)
+    tensor: Tensor = holder.detach()
+    return tensor

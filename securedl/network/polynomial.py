@@ -13,6 +13,17 @@ from polyapprox import Approximation
 from securedl.errors import InputError
 
 
+@torch.library.custom_op("securedl::polynomial", mutates_args=())
+def _exported(x: Tensor, coefficients: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
+    """What an exported network has in place of the activation; `capture` puts the module back."""
+    raise NotImplementedError
+
+
+@_exported.register_fake
+def _(x: Tensor, coefficients: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
 class PolynomialActivation(nn.Module):
     """p(x) = Σ_k c_k T_k((x - mid) / half), one polynomial for all features or one for each channel.
 
@@ -23,6 +34,9 @@ class PolynomialActivation(nn.Module):
         domain: (lo, hi), the interval of the fit, or one such pair for each channel.
         trainable: whether fine-tuning may move the coefficients.
         name: the activation it stands for.
+
+    Attributes:
+        outside: share of the calibration values outside the interval when it was fitted; None if it was not.
     """
 
     coefficients: Tensor
@@ -52,6 +66,7 @@ class PolynomialActivation(nn.Module):
                 f"channels, got {len(lo)}"
             )
         self.name = name
+        self.outside: float | None = None
         if trainable:
             self.coefficients = nn.Parameter(table)
         else:
@@ -83,6 +98,8 @@ class PolynomialActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [samples, channels, ...] to the same shape, by Clenshaw's recurrence."""
+        if torch.compiler.is_exporting():
+            return torch.ops.securedl.polynomial(x, self.coefficients, self.centre, self.radius)  # type: ignore[no-any-return]
         u = self.normalised(x)
         rows = [self._along_channels(row, x) for row in self.coefficients]
         after, current = torch.zeros_like(rows[-1]), rows[-1]

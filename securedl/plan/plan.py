@@ -18,6 +18,7 @@ from securedl.files import OWNER, write_atomically
 from securedl.he.record import Shape
 from securedl.he.scheme import Simulator
 from securedl.network.graph import NODES, Array, Graph, matrix_arrays, matrix_from
+from securedl.network.outputs import Head, Output
 from securedl.plan.forms import FORMS
 from securedl.plan.layouts import Interleaved, LayerValues, Layout
 from securedl.plan.normalised import Layer, Normalised, within_headroom
@@ -27,7 +28,7 @@ from securedl.program.drive import drive
 from securedl.program.execute import RefreshRequest, execute
 from securedl.program.program import Program
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,11 @@ class Plan:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return self.signature.input_shape
+
+    @property
+    def task(self) -> str:
+        """What an answer is: "classes", "binary", "multilabel" or "regression"."""
+        return self.signature.output.task
 
     @property
     def classes(self) -> int:
@@ -114,17 +120,19 @@ class Plan:
         return [values[point.value] for point in self.signature.checkpoints]
 
     def simulate(self, x: Any, noise_seed: int | None = 0) -> Array:
-        """Logits without encryption, by the program itself on slot vectors, noise modelled.
+        """What the network gives, without encryption: by the program itself on slot vectors, noise modelled.
 
         Args:
             x: samples [samples, ...]. noise_seed: None for exact arithmetic.
 
         Returns:
-            float64 [samples, classes].
+            float64 [samples, ...] in the shape of the network's own answers: logits, with the Softmax or
+            Sigmoid that the network ends in applied, as a client does.
         """
         flat = self.checked(x)
         answers = [seen[-1] for seen in self.simulate_checkpoints(self.batches(flat), noise_seed)]
-        return self.signature.outputs(np.concatenate(answers)[: len(flat)])
+        output = self.signature.output
+        return output.head(output.shaped(self.signature.outputs(np.concatenate(answers)[: len(flat)])))
 
     def batches(self, flat: Array) -> list[Array]:
         """[samples, features] cut into ciphertext batches, the last one filled with zeros."""
@@ -191,6 +199,7 @@ class Plan:
             "input_shape": self.signature.input_shape,
             "input_limit": self.signature.input_limit,
             "cost": asdict(self.signature.cost),
+            "output": asdict(self.signature.output),
             "checkpoints": [
                 (p.value, _features(p.sent), _features(p.back)) for p in self.signature.checkpoints
             ],
@@ -255,6 +264,11 @@ def plan_from_bytes(data: bytes, name: str = "the plan") -> Plan:
         raise InputError(f"{name} is not a plan that this version can read: {error}") from error
 
 
+def _output(fields: dict[str, Any]) -> Output:
+    head = fields["head"]
+    return Output(tuple(fields["shape"]), fields["task"], Head(head["kind"], int(head["axis"])))
+
+
 def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
     if meta["format"] != FORMAT:
         raise InputError(
@@ -280,7 +294,8 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
     shape = tuple(meta["input_shape"])
     scales = arrays["input_scale"], arrays["output_scale"]
     signature = Signature(
-        (program,), checkpoints, shape, *scales, float(meta["input_limit"]), Cost(**meta["cost"])
-    )
+        (program,), checkpoints, shape, *scales, float(meta["input_limit"]), Cost(**meta["cost"]),
+        _output(meta["output"]),
+    )  # fmt: skip
     network = Normalised(scales[0], tuple(layers), scales[1])
     return Plan(signature, network, Graph(shape, nodes), arrays["samples"])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from securedl.arguments import number
 from securedl.he.record import Shape
 from securedl.network.graph import Array, samples_of
+from securedl.network.outputs import Output
 from securedl.plan.layouts import Layout
 from securedl.program.program import Program
 from securedl.program.steps import Port
@@ -94,6 +95,7 @@ class Signature:
         output_scale: [outputs]; an answer is the decrypted value · output_scale.
         input_limit: the box, in multiples of `input_scale`, in which no query overflows.
         cost: the estimate for one ciphertext batch.
+        output: what one sample's answer is.
     """
 
     channels: tuple[Program, ...]
@@ -103,6 +105,7 @@ class Signature:
     output_scale: Array
     input_limit: float
     cost: Cost
+    output: Output
 
     @property
     def program(self) -> Program:

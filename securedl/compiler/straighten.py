@@ -1,0 +1,139 @@
+"""Pass 0: a graph that branches and joins becomes a row of layers, whose features are all that is still to be
+read.
+
+Between two rounds of polynomials everything is affine, whichever way it went, so each value is an affine map
+of *sources*: the input and the values of polynomials. A round computes the polynomials that need no later
+one, and carries the sources that later rounds still read through the polynomial x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from securedl.errors import CompileError
+from securedl.network.graph import Affine, Array, Graph, Node, Polynomial, Sum
+
+
+@dataclass(frozen=True, eq=False)
+class _Map:
+    """Σ over sources of matrix · source, plus bias. Sources are numbers of values of the graph."""
+
+    matrices: Mapping[int, sparse.csr_matrix]
+    bias: Array
+    name: str
+
+    def then(self, node: Affine) -> _Map:
+        found = {}
+        for source, matrix in self.matrices.items():
+            found[source] = node.after(Affine(matrix, np.zeros(matrix.shape[0]))).matrix
+        return _Map(found, np.asarray(node.matrix @ self.bias + node.bias), node.name)
+
+
+def _identity(value: int, features: int) -> _Map:
+    matrix = sparse.csr_matrix(sparse.eye(features, format="csr"))
+    return _Map({value: matrix}, np.zeros(features), "")
+
+
+def _total(maps: Sequence[_Map], name: str) -> _Map:
+    found: dict[int, sparse.csr_matrix] = {}
+    for one in maps:
+        for source, matrix in one.matrices.items():
+            found[source] = matrix if source not in found else _added(found[source], matrix)
+    return _Map(found, np.sum([one.bias for one in maps], axis=0), name)
+
+
+def _added(a: sparse.csr_matrix, b: sparse.csr_matrix) -> sparse.csr_matrix:
+    """The sum, with every entry stored that either has."""
+    one, two = a.tocoo(), b.tocoo()
+    rows, cols = np.concatenate([one.row, two.row]), np.concatenate([one.col, two.col])
+    values = np.concatenate([one.data, two.data])
+    total: sparse.csr_matrix = sparse.coo_matrix((values, (rows, cols)), shape=a.shape).tocsr()
+    return total
+
+
+def straighten(graph: Graph) -> Graph:
+    """The same function as affine map, polynomial, ..., affine map, each reading the value before it.
+
+    A graph that is straight already is returned as it is.
+
+    Raises:
+        CompileError: a kind of node that it does not know.
+    """
+    if graph.straight:
+        return graph
+    maps: list[_Map] = [_identity(0, graph.features)]
+    rounds = {0: 0}  # of each source
+    inputs: dict[int, _Map] = {}  # of each polynomial
+    for number, (node, reads) in enumerate(zip(graph.nodes, graph.reads, strict=True), start=1):
+        if isinstance(node, Affine):
+            maps.append(maps[reads[0]].then(node))
+        elif isinstance(node, Sum):
+            maps.append(_total([maps[value] for value in reads], node.name))
+        elif isinstance(node, Polynomial):
+            inputs[number] = maps[reads[0]]
+            rounds[number] = 1 + max(rounds[source] for source in inputs[number].matrices)
+            maps.append(_identity(number, len(node.coefficients[0])))
+        else:
+            raise CompileError(f"{node.name!r}: a {type(node).__name__} cannot be compiled yet")
+    return _rows(graph, inputs, rounds, maps[-1])
+
+
+def _rows(graph: Graph, inputs: Mapping[int, _Map], rounds: Mapping[int, int], answer: _Map) -> Graph:
+    """The layers, from the answer's need backwards."""
+    needed = set(answer.matrices)
+    for number in sorted(inputs, reverse=True):
+        if number in needed:
+            needed |= set(inputs[number].matrices)
+    last = max(rounds[source] for source in answer.matrices)
+    sizes = {source: graph.features if source == 0 else len(inputs[source].bias) for source in needed}
+
+    def read_after(source: int, turn: int) -> bool:
+        later = (number for number in inputs if number in needed and rounds[number] > turn)
+        return source in answer.matrices or any(source in inputs[number].matrices for number in later)
+
+    nodes: list[Node] = []
+    held = [0]
+    for turn in range(1, last + 1):
+        new = [number for number in sorted(inputs) if number in needed and rounds[number] == turn]
+        kept = [source for source in held if read_after(source, turn)]
+        parts = [*(inputs[number] for number in new), *(_identity(source, sizes[source]) for source in kept)]
+        name = " | ".join(dict.fromkeys(part.name for part in parts[: len(new)]))
+        nodes += [_stacked(parts, held, sizes, name), _together(graph, new, [sizes[k] for k in kept])]
+        held = new + kept
+    nodes.append(_stacked([answer], held, sizes, answer.name or "answer"))
+    return Graph(graph.input_shape, tuple(nodes))
+
+
+def _stacked(parts: Sequence[_Map], held: Sequence[int], sizes: Mapping[int, int], name: str) -> Affine:
+    """All maps in one matrix over the sources that are held."""
+    starts = dict(zip(held, np.cumsum([0, *(sizes[source] for source in held)]).tolist(), strict=False))
+    rows, cols, values, above = [], [], [], 0
+    for part in parts:
+        for source, matrix in part.matrices.items():
+            entries = matrix.tocoo()
+            rows.append(entries.row + above)
+            cols.append(entries.col + starts[source])
+            values.append(entries.data)
+        above += len(part.bias)
+    width = sum(sizes[source] for source in held)
+    places = (np.concatenate(rows), np.concatenate(cols))
+    matrix = sparse.coo_matrix((np.concatenate(values), places), shape=(above, width)).tocsr()
+    matrix.sort_indices()
+    return Affine(matrix, np.concatenate([part.bias for part in parts]), name)
+
+
+def _together(graph: Graph, new: Sequence[int], kept: Sequence[int]) -> Polynomial:
+    """The polynomials of a round beside each other, and x for what is carried."""
+    made = [graph.nodes[number - 1] for number in new]
+    tables = [node.coefficients for node in made if isinstance(node, Polynomial)]
+    degree = max(len(table) for table in tables) - 1
+    columns = [np.pad(table, ((0, degree + 1 - len(table)), (0, 0))) for table in tables]
+    for size in kept:
+        carried = np.zeros((degree + 1, size))
+        carried[1] = 1.0
+        columns.append(carried)
+    return Polynomial(np.concatenate(columns, axis=1), " | ".join(dict.fromkeys(node.name for node in made)))

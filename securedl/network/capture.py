@@ -1,0 +1,344 @@
+"""A PyTorch network as one flat graph of tensor operations, whatever style it is written in.
+
+`torch.export` runs the network once on symbols, in evaluation mode: hooks, parametrisations and Python code
+run as they do in a call. Operations in place become ordinary ones. Polynomial activations stay modules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from securedl.errors import UnsupportedLayerError
+from securedl.network.polynomial import PolynomialActivation
+
+#: Samples of the run. More than one, so that what mixes samples can be told from what does not.
+BATCH = 3
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an operation comes from.
+
+    Attributes:
+        path: of its module; with the operation's own name where several belong to the module.
+        line: file, number and text of the user's line, "" if it is not known.
+    """
+
+    path: str
+    line: str = ""
+
+
+class Captured(fx.GraphModule):
+    """A network whose nodes are the samples, constants, operations of `torch.ops`, and polynomial
+    activations.
+
+    Attributes:
+        origins: by the name of a node. title: of the class that it was. Copies and pickled ones keep both.
+    """
+
+    origins: dict[str, Origin]
+    title: str
+
+    def origin(self, node: fx.Node) -> Origin:
+        """Of one node."""
+        return self.origins.get(node.name) or Origin(node.name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = super().__deepcopy__(memo)  # fx keeps its own attributes only
+        copied.__dict__.update(self._kept())
+        return copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rebuild, arguments = super().__reduce__()[:2]  # which would make an fx.GraphModule
+        kept = {**self._kept(), "origins": [self.origin(node) for node in _calls(self.graph)]}
+        kind = type(self).__mro__[1]  # each graph module has a class of its own
+        return _rebuilt, (kind, rebuild, arguments, kept)
+
+    def _kept(self) -> dict[str, Any]:
+        """Attributes of our own."""
+        return {"origins": dict(self.origins), "title": self.title}
+
+
+def _rebuilt(
+    kind: type[Captured],
+    rebuild: Callable[..., fx.GraphModule],
+    arguments: tuple[Any, ...],
+    kept: dict[str, Any],
+) -> Captured:
+    module = rebuild(*arguments)
+    network = kind(module, module.graph, type(module).__name__)
+    names = [node.name for node in _calls(network.graph)]  # new ones, in the old order
+    network.__dict__.update({**kept, "origins": dict(zip(names, kept["origins"], strict=True))})
+    return network
+
+
+def _calls(graph: fx.Graph) -> list[fx.Node]:
+    return [node for node in graph.nodes if node.op.startswith("call")]
+
+
+def capture(model: nn.Module, shape: tuple[int, ...]) -> Captured:
+    """The network's operations on samples of a shape, for any number of samples; weights are shared.
+
+    Args:
+        model: in any mode; it is in evaluation mode meanwhile. shape: of one sample.
+
+    Raises:
+        UnsupportedLayerError: control flow that depends on data or on the number of samples, a network
+            that changes itself when it runs, or one whose result is not one tensor.
+    """
+    if isinstance(model, Captured):
+        return model
+    if isinstance(model, PolynomialActivation):
+        model = nn.Sequential(model)
+    first = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    sample = torch.zeros((BATCH, *shape), dtype=first.dtype, device=first.device)
+    with evaluation(model), _quiet():
+        try:
+            program = torch.export.export(model, (sample,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+            if any(_mutates(node) for node in program.graph.nodes):
+                program = program.run_decompositions({})
+        except Exception as error:
+            raise UnsupportedLayerError(_why(model, shape, error)) from error
+    return _flat(model, program)
+
+
+@contextlib.contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, every module's own mode after."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+_LOGGERS = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What torch prints meanwhile, a graph for each failure, our own errors say better."""
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stderr(io.StringIO()),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        loggers = [logging.getLogger(name) for name in _LOGGERS]
+        levels = [logger.level for logger in loggers]
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _mutates(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def _why(model: nn.Module, shape: tuple[int, ...], error: Exception) -> str:
+    """What export says, in one sentence with the user's line."""
+    name, text = type(model).__name__, str(error).strip()
+    line = _user_line(text) or _raised_at(error)
+    at = f" ({line})" if line else ""
+    if "data-dependent" in text or "GuardOnDataDependent" in type(error).__name__ or "unbacked" in text:
+        return (
+            f"{name} decides by the values of its data{at}: an encrypted network does the same for every "
+            "sample; "
+            "write it without `if`, `while`, `.item()` or masks on tensors"
+        )
+    reason = text.splitlines()[0] if text else type(error).__name__
+    return f"{name} does not run on samples of shape {list(shape)}{at}: {type(error).__name__}: {reason}"
+
+
+_FRAME = re.compile(
+    r'File "(?P<file>[^"]+)", line (?P<number>\d+), in (?P<function>[^\n]+)\n\s*(?P<text>[^\n]*)'
+)
+
+
+def _user_line(stack: str) -> str:
+    """The innermost line of a stack that is not torch's."""
+    found = [m for m in _FRAME.finditer(stack) if not _is_torch(m["file"])]
+    return f"{_short(found[-1]['file'])}:{found[-1]['number']}: {found[-1]['text'].strip()}" if found else ""
+
+
+def _is_torch(file: str) -> bool:
+    return "/torch/" in file or file.startswith(("torch/", "<")) or "/securedl/network/" in file
+
+
+def _short(file: str) -> str:
+    return file.replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def _raised_at(error: Exception) -> str:
+    """The innermost line of the user's that an exception passed."""
+    line, trace = "", error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if not _is_torch(file):
+            line = f"{_short(file)}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return line
+
+
+_ASSERTIONS = ("aten._assert", "aten.sym_constrain_range")
+
+
+def _flat(model: nn.Module, program: Any) -> Captured:
+    name = type(model).__name__
+    signature = program.graph_signature
+    changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+    if changed:
+        raise UnsupportedLayerError(
+            f"{name} changes {', '.join(map(str, changed))} when it runs in evaluation mode: what the server "
+            "runs "
+            "stays as it is; let forward change nothing"
+        )
+    with _quiet():
+        module = program.module()
+    graph, origins = fx.Graph(), {}
+    known: dict[fx.Node, fx.Node] = {}
+    made: dict[str, fx.Node] = {}  # what was computed once is not computed again
+    results = []
+    for node in module.graph.nodes:
+        if node.op == "call_module" or str(node.target).startswith(_ASSERTIONS):  # guards of export
+            continue
+        if node.op == "output":
+            results = _leaves(node.args[0])
+            continue
+        again = made.get(key) if (key := _key(node, known)) else None
+        known[node] = again or graph.node_copy(node, lambda old: known[old])
+        if node.op == "call_function" and again is None:
+            origins[known[node].name] = _origin(node)
+        if key is not None:
+            made[key] = known[node]
+    given = [node for node in graph.nodes if node.op == "placeholder"]
+    size = given[0].meta["val"].shape[0]
+    if isinstance(size, int):
+        raise UnsupportedLayerError(
+            f"{name} fixes the number of samples{_where_fixed(program)}: use x.shape[0] or -1 where it "
+            "counts samples"
+        )
+    if (
+        len(results) != 1
+        or not isinstance(results[0], fx.Node)
+        or not isinstance(results[0].meta.get("val"), Tensor)
+    ):
+        raise UnsupportedLayerError(
+            f"{name} gives {len(results)} results: return one tensor, the rest concatenated or left out"
+        )
+    graph.output(known[results[0]])
+    for node in list(graph.nodes):
+        if node.target is torch.ops.securedl.polynomial.default:
+            _as_module(graph, node, origins)
+    captured = Captured(_held(module, model), graph, name)
+    captured.graph.eliminate_dead_code()
+    captured.recompile()
+    captured.origins, captured.title = origins, name
+    captured.eval()
+    return captured
+
+
+def _key(node: fx.Node, known: dict[fx.Node, fx.Node]) -> str | None:
+    """Equal for operations that give the same; None where two calls may differ."""
+    if node.op != "call_function" or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        return None
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda old: known[old])
+    return repr((node.target, args, kwargs))
+
+
+def _held(module: nn.Module, model: nn.Module) -> nn.Module:
+    """The constants of an exported module, with the polynomial activations of the model in their places."""
+    for path, activation in model.named_modules():
+        if isinstance(activation, PolynomialActivation):
+            parent, _, leaf = path.rpartition(".")
+            holder = module
+            for part in parent.split(".") if parent else []:
+                if not hasattr(holder, part):
+                    setattr(holder, part, nn.Module())
+                holder = getattr(holder, part)
+            setattr(holder, leaf, activation)
+    return module
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, tuple | list):
+        return [leaf for one in value for leaf in _leaves(one)]
+    if isinstance(value, dict):
+        return [leaf for one in value.values() for leaf in _leaves(one)]
+    return [] if value is None else [value]
+
+
+def _as_module(graph: fx.Graph, node: fx.Node, origins: dict[str, Origin]) -> None:
+    """A call of the polynomial activation whose coefficients the operation reads."""
+    x, coefficients = node.args[:2]
+    assert isinstance(x, fx.Node)
+    assert isinstance(coefficients, fx.Node)
+    path = str(coefficients.target).rpartition(".")[0]
+    with graph.inserting_before(node):
+        new = graph.call_module(path, (x,))
+    new.meta = dict(node.meta)
+    origins[new.name] = Origin(path)
+    node.replace_all_uses_with(new)
+    graph.erase_node(node)
+
+
+def _origin(node: fx.Node) -> Origin:
+    line = _user_line(node.meta.get("stack_trace") or "")
+    stack = [entry for entry in (node.meta.get("nn_module_stack") or {}).values() if entry[0] != entry[1]]
+    if not stack:
+        return Origin(node.name, line)
+    path, kind = stack[-1][0], str(stack[-1][1])
+    if kind.startswith("torch.nn.") and path and not kind.endswith(".Sequential"):
+        return Origin(path, line)
+    return Origin(f"{path}.{node.name}" if path else node.name, line)
+
+
+def _where_fixed(program: Any) -> str:
+    """The line of a view with a fixed number of samples, if there is one."""
+    for node in program.graph.nodes:
+        sizes = node.args[1] if node.op == "call_function" and len(node.args) > 1 else None
+        if isinstance(sizes, list | tuple) and sizes and sizes[0] == BATCH:
+            line = _user_line(node.meta.get("stack_trace") or "")
+            return f" ({line})" if line else ""
+    return ""
+
+
+def owned(network: Captured) -> Captured:
+    """A copy with weights of its own that can be trained."""
+    copied: Captured = copy.deepcopy(network)
+    for module in copied.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.is_inference():
+                setattr(module, name, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
+    return copied
+
+
+def alike(network: Captured) -> Captured:
+    """A copy of the operations alone: changing it leaves the network as it is; weights are shared."""
+    graph = fx.Graph()
+    places: dict[fx.Node, fx.Node] = {}
+    graph.output(graph.graph_copy(network.graph, places))
+    copied = Captured(network, graph)
+    copied.title = network.title
+    copied.origins = {
+        places[node].name: network.origin(node) for node in places if node.op.startswith("call")
+    }
+    return copied
