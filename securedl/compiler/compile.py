@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from securedl.arguments import shown
+from securedl.arguments import number, shown
 from securedl.compiler.forms import normalise
 from securedl.compiler.fuse import fuse
 from securedl.compiler.layout import LayerLayout, lay_out
 from securedl.compiler.levels import Segments, no_place, operations, place_refreshes
+from securedl.compiler.limit import Limit
 from securedl.compiler.lower import lower
 from securedl.compiler.precision import check_precision, input_limit
 from securedl.compiler.straighten import straighten
@@ -46,6 +47,7 @@ def compile(
     ring: int | None = None,
     refreshes: int | None = None,
     task: str | None = None,
+    limit_gb: float = 8.0,
 ) -> Plan:
     """Compile a polynomial network for encrypted inference.
 
@@ -60,6 +62,8 @@ def compile(
         ring: force N. refreshes: force the number of refreshes.
         task: "classes", "binary", "multilabel" or "regression": what an answer's labels are. By default what
             `approximate` found, else by the shape of the answer (`network.outputs.task_of`).
+        limit_gb: refuse a plan whose weights take more, in memory while it is prepared or in the upload;
+            GB of 10^9 bytes.
 
     Raises:
         UnsupportedLayerError: every operation that cannot be encrypted, with its path, line and remedy.
@@ -80,6 +84,7 @@ def compile(
         raise InputError(f"weights must be 'encrypted' or 'plain', got {weights!r}")
     if ring is not None and (not _whole(ring) or ring not in MAX_MODULUS_BITS):
         raise InputError(f"ring must be one of {sorted(MAX_MODULUS_BITS)}, got {ring!r}")
+    number(limit_gb, "limit_gb", above=0)
     if refreshes is not None and (not _whole(refreshes) or refreshes < 0):
         raise InputError(f"refreshes must be a number from 0, got {refreshes!r}")
     if link is not None and not isinstance(link, Link):
@@ -97,8 +102,8 @@ def compile(
     flat = used.reshape(len(used), -1)
     encrypted = weights == "encrypted"
     return compile_graph(
-        imported.graph, flat, batch, encrypted, link or Link(), ring, refreshes, scheme, output
-    )
+        imported.graph, flat, batch, encrypted, link or Link(), ring, refreshes, scheme, output, limit_gb
+    )  # fmt: skip
 
 
 def _whole(value: Any) -> bool:
@@ -121,6 +126,7 @@ def compile_graph(
     refreshes: int | None,
     scheme: str = "ckks",
     output: Output | None = None,
+    limit_gb: float = 8.0,
 ) -> Plan:
     """The passes in order. x: calibration samples [samples, features]. output: a vector by default."""
     rules = scheme_named(scheme)
@@ -129,8 +135,10 @@ def compile_graph(
     for values in network.stages(x)[0]:
         if not np.all(np.isfinite(values)):
             raise CompileError("the network overflows on its calibration data: standardise the inputs")
-    params, layouts, chosen = _choose(rules, network, batch, encrypted, link, ring, refreshes)
+    limit = Limit(limit_gb, network, batch)
+    params, layouts, chosen = _choose(rules, network, batch, encrypted, link, ring, refreshes, limit)
     program, checkpoints = lower(params, network, layouts, chosen, encrypted)
+    limit.check_upload(program, layouts)
     signature = Signature(
         (program,), checkpoints, graph.input_shape, network.input_scale, network.output_scale,
         input_limit(network, rules.value_limit), chosen.cost, output or _vector(network),
@@ -165,6 +173,7 @@ def _choose(
     link: Link,
     ring: int | None,
     refreshes: int | None,
+    limit: Limit,
 ) -> tuple[Parameters, tuple[LayerLayout, ...], Segments]:
     """Ring, primes and refresh checkpoints with the least time for each sample."""
     depth = sum(op.levels for op in operations(network))
@@ -177,6 +186,11 @@ def _choose(
             failed = CompileError(f"batch {batch} does not fit the {slots} slots of ring {candidate}")
             continue
         layouts = lay_out(network, slots // count, count, encrypted)
+        try:
+            limit.check_memory(layouts, slots)
+        except CompileError as error:
+            failed = failed or error
+            continue
         for levels in range(1, depth + 1):
             try:
                 params = rules.parameters(candidate, levels)

@@ -345,7 +345,8 @@ def _mul(call: Call) -> Traced:
     if not isinstance(a, Traced):
         a, b = b, a
     if not isinstance(b, Traced):
-        return a.times(_finite(_constant(b), "a factor"))
+        scaled: Traced = a.times(_finite(_constant(b), "a factor"))
+        return scaled
     return _product(a, b)
 
 
@@ -431,7 +432,8 @@ def _chosen(call: Call, mask: Tensor, a: Any, b: Any) -> Traced:
         some.times(factor) if isinstance(some, Traced) else _constant(some) * factor
         for some, factor in ((a, mask), (b, 1 - mask))
     ]
-    return _add(Call(call.builder, call.name, torch.ops.aten.add.Tensor, tuple(parts), {}))
+    chosen: Traced = _add(Call(call.builder, call.name, torch.ops.aten.add.Tensor, tuple(parts), {}))
+    return chosen
 
 
 # --- sums over features ----------------------------------------------------------------------------
