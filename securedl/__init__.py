@@ -8,6 +8,7 @@
         answer = client.predict(x)
 
 From a network to a plan:
+    from_sklearn     a torch network that computes what a fitted estimator of scikit-learn does
     approximate      a copy of a torch network with polynomials for activations
     compile          a plan for such a network: ring, primes, refreshes, cost
     Link             the connection that a plan is made for: round trip and bandwidth
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from securedl.client.owner import Owner as Owner
     from securedl.compiler.compile import compile as compile
     from securedl.errors import SecureDLError as SecureDLError
+    from securedl.network.from_sklearn import from_sklearn as from_sklearn
     from securedl.plan.plan import Plan as Plan
     from securedl.plan.plan import load_plan as load_plan
     from securedl.plan.signature import Link as Link
@@ -59,6 +61,7 @@ _HOMES = {
     "__version__": "securedl.version",
     "approximate": "securedl.activations.replace",
     "compile": "securedl.compiler.compile",
+    "from_sklearn": "securedl.network.from_sklearn",
     "load_plan": "securedl.plan.plan",
 }
 
@@ -71,6 +74,7 @@ __all__ = [
     "SecureDLError",
     "approximate",
     "compile",
+    "from_sklearn",
     "load_plan",
 ]
 
