@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from securedl.arguments import kind
 from securedl.errors import InputError
 
-Array = NDArray[np.float64]
-Converter = Callable[[Any], list[nn.Module]]
+_Array = NDArray[np.float64]
+_Converter = Callable[[Any], list[nn.Module]]
 
 _ACTIVATIONS: dict[str, Callable[[], list[nn.Module]]] = {
     "identity": lambda: [],
@@ -35,7 +35,7 @@ class Standardise(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, shift: Array, scale: Array) -> None:
+    def __init__(self, shift: _Array, scale: _Array) -> None:
         super().__init__()
         self.register_buffer("shift", torch.tensor(shift, dtype=torch.float64))
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
@@ -96,7 +96,7 @@ def _modules(estimator: Any) -> list[nn.Module]:
         raise InputError(f"the {name} is not fitted: call its fit first ({error})") from error
 
 
-def _array(values: Any) -> Array:
+def _array(values: Any) -> _Array:
     dense = values.toarray() if hasattr(values, "toarray") else values
     try:
         return np.asarray(dense, dtype=np.float64)
@@ -104,7 +104,7 @@ def _array(values: Any) -> Array:
         raise InputError(f"coefficients must be real numbers: {error}") from error
 
 
-def _linear(weight: Array, bias: Array) -> nn.Linear:
+def _linear(weight: _Array, bias: _Array) -> nn.Linear:
     """A layer without the random start of torch, which would move the generator. weight: [out, in]."""
     if weight.ndim != 2 or bias.size not in (1, len(weight)) or not weight.size:
         raise InputError(
@@ -219,7 +219,7 @@ _LINEAR = (
     "RidgeClassifier", "RidgeClassifierCV", "SGDRegressor", "TheilSenRegressor",
 )  # fmt: skip
 #: By the name of the class itself; a class derived from it may compute something else.
-_CONVERTERS: dict[str, Converter] = {
+_CONVERTERS: dict[str, _Converter] = {
     **dict.fromkeys(_LINEAR, _affine),
     "LinearDiscriminantAnalysis": _logistic,
     "LogisticRegression": _logistic,
