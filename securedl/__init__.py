@@ -8,6 +8,8 @@
         answer = client.predict(x)
 
 From a network to a plan:
+    from_sklearn     a torch network that computes what a fitted estimator of scikit-learn does
+    from_onnx        a torch network that computes what an ONNX file describes
     approximate      a copy of a torch network with polynomials for activations
     compile          a plan for such a network: ring, primes, refreshes, cost
     Link             the connection that a plan is made for: round trip and bandwidth
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from securedl.client.owner import Owner as Owner
     from securedl.compiler.compile import compile as compile
     from securedl.errors import SecureDLError as SecureDLError
+    from securedl.network.from_onnx import from_onnx as from_onnx
+    from securedl.network.from_sklearn import from_sklearn as from_sklearn
     from securedl.plan.plan import Plan as Plan
     from securedl.plan.plan import load_plan as load_plan
     from securedl.plan.signature import Link as Link
@@ -59,6 +63,8 @@ _HOMES = {
     "__version__": "securedl.version",
     "approximate": "securedl.activations.replace",
     "compile": "securedl.compiler.compile",
+    "from_onnx": "securedl.network.from_onnx",
+    "from_sklearn": "securedl.network.from_sklearn",
     "load_plan": "securedl.plan.plan",
 }
 
@@ -71,6 +77,8 @@ __all__ = [
     "SecureDLError",
     "approximate",
     "compile",
+    "from_onnx",
+    "from_sklearn",
     "load_plan",
 ]
 

@@ -12,6 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 from securedl.arguments import kind
 from securedl.errors import InputError
 
+#: Where torch keeps layers whose weights are small integers.
+_QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
+
 
 def check_given(model: Any, x_train: Any, function: str) -> None:
     """Refuse what is no torch module that can be looked into, or no module ready to use; and data sets.
@@ -35,8 +38,36 @@ def check_given(model: Any, x_train: Any, function: str) -> None:
             f"{function} takes samples as one array or tensor, got {kind(x_train)}: "
             "stack them, as in torch.stack([row[0] for row in dataset])"
         )
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith(_QUANTISED):
+            _refuse_quantised(f"{type(module).__name__} {name}".strip())
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        _check_numbers(name, tensor)
     for name, parameter in model.named_parameters():
         _check_parameter(name, parameter)
+
+
+def _refuse_quantised(what: str) -> None:
+    raise InputError(
+        f"the network is quantised ({what}), and encrypted arithmetic needs the weights as they were "
+        "trained: give the float model from before torch.ao quantised it"
+    )
+
+
+def _check_numbers(name: str, tensor: torch.Tensor) -> None:
+    if tensor.is_quantized:
+        _refuse_quantised(name)
+    if tensor.is_complex():
+        raise InputError(
+            f"{name} of the network is complex: write the network with real weights, real and imaginary "
+            "parts as features"
+        )
+    if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise InputError(
+            f"the network is of half precision or less ({name} is {kind}), too coarse to compare encrypted "
+            "answers with: call model.float() first"
+        )
 
 
 def _check_parameter(name: str, parameter: nn.Parameter) -> None:
@@ -57,9 +88,12 @@ def _instead(model: Any, x_train: Any) -> str:
     if isinstance(model, type):
         return "make one of it by calling it, and give that"
     if isinstance(model, str | os.PathLike):
+        if os.fsdecode(model).lower().endswith(".onnx"):
+            return "call securedl.from_onnx(path) first, and give the network that it returns"
         return "build the network in PyTorch, load its weights, and give that rather than a file"
     if isinstance(model, dict):
         return "build the network, call its load_state_dict with this, and give the network"
-    if type(model).__module__.split(".")[0] == "sklearn":
-        return "build the same network of torch layers and copy its coefficients into them"
+    package = type(model).__module__.split(".")[0]
+    if package in ("sklearn", "onnx"):
+        return f"call securedl.from_{package}(model) first, and give the network that it returns"
     return "give the network itself, made of torch layers"

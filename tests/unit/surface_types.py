@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import fx, nn
 from typing_extensions import assert_type
 
 import protocol
@@ -17,6 +17,8 @@ from securedl.verify.report import Report
 
 def user(model: nn.Module, x: Any) -> None:
     """A whole use, as in the README."""
+    assert_type(securedl.from_sklearn(x), nn.Sequential)
+    assert_type(securedl.from_onnx("model.onnx", sample_shape=(1, 28, 28)), fx.GraphModule)
     poly = securedl.approximate(model, x)
     assert_type(poly, PolynomialNetwork)
     link = securedl.Link(rtt_ms=20, mbit_s=100)

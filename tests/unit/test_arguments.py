@@ -60,7 +60,7 @@ class TestNetworks:
     def test_what_is_no_network(self, model, plan, function):
         for given, words in (
             (None, "got None: give the network itself"),
-            ("model.onnx", "got a str: build the network in PyTorch, load its weights"),
+            ("model.onnx", "got a str: call securedl.from_onnx"),
             (Path("model.pt"), "build the network in PyTorch, load its weights"),
             (model.state_dict(), "got an OrderedDict: build the network, call its load_state_dict"),
             (nn.Linear, "got the class Linear: make one of it by calling it"),
@@ -77,9 +77,7 @@ class TestNetworks:
     def test_an_estimator(self, function):
         linear_model = importlib.import_module("sklearn.linear_model")
         given = linear_model.LogisticRegression()
-        refused(
-            lambda: function(given, X), "got a LogisticRegression: build the same network of torch layers"
-        )
+        refused(lambda: function(given, X), "got a LogisticRegression: call securedl.from_sklearn")
 
     @pytest.mark.parametrize("value", [NAN, INF])
     def test_weights_that_are_no_numbers(self, function, value):

@@ -1,0 +1,325 @@
+"""What operators of ONNX become: nodes of torch.fx, or constants where nothing depends on the samples.
+
+Shapes are followed on the meta device, which holds no numbers, so no file can make the conversion large. The
+number of samples is not known then; `SAMPLES` stands for it. Integers that are computed from shapes become
+constants too, and those that count samples are told by it.
+"""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, fx, nn
+
+from securedl.errors import InputError
+from securedl.network.onnx_file import MAX_NUMBERS, first_line, name_of
+
+#: A prime that no size of a network is a multiple of.
+SAMPLES = 1_000_003
+#: Read and made where constants are computed from constants.
+MAX_FOLDED = 4 * MAX_NUMBERS
+#: Axes, sizes and places that one operator may name.
+MAX_SIZES = 1024
+#: What may be done to sizes when one of them counts samples.
+_ON_COUNTS = {
+    "Add", "Cast", "Concat", "Div", "Gather", "Identity", "Mul", "Reshape", "Slice", "Split", "Squeeze",
+    "Sub", "Unsqueeze",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Fixed:
+    """A constant.
+
+    Attributes:
+        weight: whether it is one of the file's, which training may move.
+    """
+
+    tensor: Tensor
+    weight: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether it holds the number of samples."""
+        whole = not self.tensor.is_floating_point()
+        return whole and bool(((self.tensor != 0) & (self.tensor % SAMPLES == 0)).any())
+
+
+@dataclass(frozen=True, eq=False)
+class Running:
+    """What depends on the samples. meta: of its shape and type, without numbers."""
+
+    node: fx.Node
+    meta: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """With multiples of SAMPLES where samples are counted."""
+        return tuple(self.meta.shape)
+
+
+OnnxValue: TypeAlias = Fixed | Running
+
+
+@dataclass(frozen=True)
+class OnnxOperation:
+    """One operator.
+
+    Attributes:
+        inputs: None where one is left out.
+        single: of each input, whether no other operator uses it.
+        outputs: how many it has.
+    """
+
+    kind: str
+    name: str
+    opset: int
+    inputs: tuple[OnnxValue | None, ...]
+    single: tuple[bool, ...]
+    attributes: dict[str, Any]
+    outputs: int
+
+    def input(self, index: int) -> OnnxValue:
+        """One that has to be there."""
+        value = self.optional(index)
+        if value is None:
+            raise InputError(f"input {index} is missing")
+        return value
+
+    def optional(self, index: int) -> OnnxValue | None:
+        """One that may be left out."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    def running(self, index: int = 0) -> Running:
+        """One that depends on the samples."""
+        value = self.input(index)
+        if not isinstance(value, Running):
+            raise InputError(f"input {index} does not depend on the samples: fold the constants first")
+        return value
+
+    def fixed(self, index: int) -> Tensor:
+        """A constant."""
+        value = self.input(index)
+        if not isinstance(value, Fixed):
+            raise InputError(f"input {index} depends on the samples, and has to be a constant")
+        return value.tensor
+
+    def numbers(self, index: int, attribute: str) -> list[int] | None:
+        """Integers that are an input in newer opsets and were an attribute in older ones; None without."""
+        found = self.attributes.get(attribute)
+        if self.optional(index) is not None:
+            found = self.fixed(index).reshape(-1)
+        if found is not None and len(found) > MAX_SIZES:
+            raise InputError(
+                f"input {index} has {len(found)} sizes or axes, and at most {MAX_SIZES} are read"
+            )
+        return None if found is None else [int(number) for number in found]
+
+
+Handler: TypeAlias = Callable[["Builder", OnnxOperation], "OnnxValue | list[OnnxValue]"]
+OPERATORS: dict[str, Handler] = {}
+
+
+def operator(*kinds: str) -> Callable[[Handler], Handler]:
+    """Register what operators of these names become."""
+
+    def register(function: Handler) -> Handler:
+        OPERATORS.update(dict.fromkeys(kinds, function))
+        return function
+
+    return register
+
+
+def with_values(module: nn.Module, **tensors: Tensor | None) -> nn.Module:
+    """A module with its values; it was made on the meta device, hence without a draw of torch's generator."""
+    for name, tensor in tensors.items():
+        if name in dict(module.named_buffers()):
+            setattr(module, name, tensor)
+        else:
+            setattr(module, name, None if tensor is None else _parameter(tensor))
+    return module
+
+
+def _parameter(tensor: Tensor) -> nn.Parameter:
+    """With memory of its own: a file may use a constant in several places."""
+    return nn.Parameter(tensor.detach().clone(memory_format=torch.contiguous_format))
+
+
+class Builder:
+    """A network that grows by operators.
+
+    Args:
+        shape: of one sample. dtype: of all numbers that are no integers.
+        exported: the number of samples that the file was written for, None if for any.
+    """
+
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype, exported: int | None) -> None:
+        self.dtype = dtype
+        self.exported = exported
+        self.graph = fx.Graph()
+        self.root = nn.Module()
+        self.input = Running(
+            self.graph.placeholder("x"), torch.empty((SAMPLES, *shape), dtype=dtype, device="meta")
+        )
+        self._names: Counter[str] = Counter()
+        self._reserved = {"self", *dir(fx.GraphModule(nn.Module(), fx.Graph()))}
+        self._folded = 0
+        self._kept: dict[Fixed, fx.Node] = {}
+        self._prefix = ""
+
+    def run(self, operation: OnnxOperation) -> list[OnnxValue]:
+        """The values that an operator gives.
+
+        Raises:
+            InputError: it cannot be converted; the message names it.
+        """
+        self._prefix = operation.name or operation.kind
+        try:
+            self._check_counts(operation)
+            found = OPERATORS[operation.kind](self, operation)
+        except Exception as error:  # what torch says of shapes and attributes that fit no operator
+            where = f"{name_of(operation.name) or 'without a name'} ({operation.kind})"
+            reason = first_line(error).replace(str(SAMPLES), "samples")
+            raise InputError(
+                f"the operator {where} of the ONNX network cannot be converted: {reason}"
+            ) from error
+        return found if isinstance(found, list) else [found]
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> OnnxValue:
+        """A function of torch on values and plain arguments; at once where all values are constants."""
+        parts = [args, kwargs]
+        meta = function(*_mapped(args, _meta), **_mapped(kwargs, _meta))
+        values = _values(parts)
+        if not any(isinstance(value, Running) for value in values):
+            self._bound(meta.numel(), *(_tensor(value).numel() for value in values))
+            result = function(*_mapped(args, _tensor), **_mapped(kwargs, _tensor))
+            return Fixed(result, any(isinstance(v, Fixed) and v.weight for v in values))
+        if any(isinstance(value, Fixed) and value.counts for value in values):
+            raise InputError("it computes with the number of samples")
+        node = self.graph.call_function(function, _mapped(args, self._node), _mapped(kwargs, self._node))
+        return Running(node, _checked(meta))
+
+    def module(self, module: nn.Module, value: OnnxValue) -> OnnxValue:
+        """A layer, in evaluation mode, on a value; at once where it is a constant."""
+        module.eval()
+        if isinstance(value, Fixed):
+            self._bound(value.tensor.numel())
+            with torch.no_grad():
+                return Fixed(module(value.tensor), value.weight)
+        state = {name: tensor.to("meta") for name, tensor in module.state_dict().items()}
+        meta = torch.func.functional_call(module, state, (value.meta,))
+        name = self._name(self._prefix)
+        self.root.add_module(name, module)
+        return Running(self.graph.call_module(name, (value.node,)), _checked(meta.detach()))
+
+    def layer(self, value: OnnxValue) -> nn.Module | None:
+        """The layer that gave a value, if one did."""
+        if isinstance(value, Running) and value.node.op == "call_module":
+            return self.root.get_submodule(str(value.node.target))
+        return None
+
+    def constant(self, values: Any) -> Fixed:
+        """Numbers of a file."""
+        tensor = torch.as_tensor(values)
+        return Fixed(tensor.to(self.dtype) if tensor.is_floating_point() else tensor)
+
+    def network(self, output: Running) -> fx.GraphModule:
+        """All of it, in evaluation mode."""
+        self.graph.output(output.node)
+        self.graph.lint()
+        whole = fx.GraphModule(self.root, self.graph)
+        whole.graph.eliminate_dead_code()
+        return fx.GraphModule(whole, whole.graph, "OnnxNetwork").eval()  # with what the graph still names
+
+    def _bound(self, *numbers: int) -> None:
+        """Keep count of the work on constants; a file may name the same ones again and again."""
+        self._folded += sum(numbers)
+        if self._folded > MAX_FOLDED:
+            raise InputError(f"constants would be computed from more than {MAX_FOLDED} numbers")
+
+    def _check_counts(self, operation: OnnxOperation) -> None:
+        """Refuse what would make wrong sizes of the number of samples, which is not known yet."""
+        given = [v.tensor for v in operation.inputs if isinstance(v, Fixed) and v.counts]
+        if not given or any(isinstance(v, Running) for v in operation.inputs):
+            return
+        if operation.kind not in _ON_COUNTS:
+            raise InputError("it computes with the number of samples")
+        if operation.kind in ("Add", "Sub", "Div"):
+            a, b = operation.fixed(0), operation.fixed(1)
+            if operation.kind == "Div":
+                wrong = (b == 0) | (a % b.clamp(min=1) != 0) | (b < 0)
+            else:
+                wrong = (a % SAMPLES == 0) != (b % SAMPLES == 0)
+            if bool(wrong.any()):
+                raise InputError("it computes with the number of samples")
+
+    def _node(self, value: OnnxValue) -> Any:
+        """What stands for a value among a node's arguments."""
+        if isinstance(value, Running):
+            return value.node
+        tensor = value.tensor
+        number = tensor.ndim == 1 and tensor.numel() == 1 and tensor.is_floating_point() and not value.weight
+        if tensor.ndim == 0 or number:
+            return tensor.item()
+        if value not in self._kept:
+            name = self._name(self._prefix)
+            if tensor.is_floating_point():
+                self.root.register_parameter(name, _parameter(tensor))
+            else:
+                self.root.register_buffer(name, tensor)
+            self._kept[value] = self.graph.get_attr(name)
+        return self._kept[value]
+
+    def _name(self, text: str) -> str:
+        """A new name of a part, after one that a file may hold."""
+        name = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_")[:60] or "part"
+        if name[0].isdigit() or name in self._reserved or keyword.iskeyword(name):
+            name = f"onnx_{name}"
+        while True:
+            self._names[name] += 1
+            new = name if self._names[name] == 1 else f"{name}_{self._names[name]}"
+            if new == name or new not in self._names:
+                self._names[new] += new != name
+                return new
+
+
+def _mapped(tree: Any, function: Callable[[OnnxValue], Any]) -> Any:
+    """Tuples, lists and dictionaries with their values replaced."""
+    if isinstance(tree, Fixed | Running):
+        return function(tree)
+    if isinstance(tree, tuple | list):
+        return type(tree)(_mapped(part, function) for part in tree)
+    if isinstance(tree, dict):
+        return {name: _mapped(part, function) for name, part in tree.items()}
+    return tree
+
+
+def _values(tree: Any) -> list[OnnxValue]:
+    found: list[OnnxValue] = []
+    _mapped(tree, found.append)
+    return found
+
+
+def _meta(value: OnnxValue) -> Tensor:
+    return value.meta if isinstance(value, Running) else value.tensor.to("meta")
+
+
+def _tensor(value: OnnxValue) -> Tensor:
+    assert isinstance(value, Fixed)
+    return value.tensor
+
+
+def _checked(meta: Tensor) -> Tensor:
+    """The same, unless it mixes samples or is too large."""
+    if not any(size and size % SAMPLES == 0 for size in meta.shape):
+        raise InputError("it mixes samples")
+    if math.prod(meta.shape) // SAMPLES > MAX_NUMBERS:
+        raise InputError(f"it gives more than {MAX_NUMBERS} numbers a sample")
+    return meta

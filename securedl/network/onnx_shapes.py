@@ -1,0 +1,259 @@
+"""ONNX's operators that move numbers without changing them, and sums and means along axes."""
+
+from __future__ import annotations
+
+import math
+import operator as python
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from securedl.errors import InputError
+from securedl.network.onnx_build import SAMPLES, Builder, Fixed, OnnxOperation, OnnxValue, Running, operator
+
+_PADDING = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+
+
+def _shape(value: OnnxValue) -> list[int]:
+    return list(value.shape if isinstance(value, Running) else value.tensor.shape)
+
+
+def _axes(value: OnnxValue, axes: list[int]) -> list[int]:
+    """Counted from the first one."""
+    rank = len(_shape(value))
+    if any(not -rank <= axis < rank for axis in axes):
+        raise InputError(f"it has axes {axes[:8]} of a value with {rank}")
+    return [axis % rank for axis in axes]
+
+
+@operator("Identity", "Dropout")
+def _same(build: Builder, op: OnnxOperation) -> OnnxValue:
+    return op.input(0)
+
+
+@operator("Cast")
+def _cast(build: Builder, op: OnnxOperation) -> OnnxValue:
+    """All numbers with fractions are of the network's one type."""
+    from onnx import TensorProto
+
+    to, value = op.attributes["to"], op.input(0)
+    if to in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16):
+        return value if isinstance(value, Running) else build.call(torch.Tensor.to, value, build.dtype)
+    whole = to in (TensorProto.INT64, TensorProto.INT32)
+    if isinstance(value, Running) or not (whole or to == TensorProto.BOOL):
+        raise InputError("casts of samples to whole numbers or truth values are not supported")
+    return build.call(torch.Tensor.to, value, torch.int64 if whole else torch.bool)
+
+
+@operator("Constant")
+def _constant(build: Builder, op: OnnxOperation) -> OnnxValue:
+    for name in ("value", "value_float", "value_floats", "value_int", "value_ints"):
+        if name in op.attributes:
+            return build.constant(op.attributes[name])
+    raise InputError("it holds no numbers")
+
+
+@operator("ConstantOfShape")
+def _constant_of_shape(build: Builder, op: OnnxOperation) -> OnnxValue:
+    value = build.constant(op.attributes.get("value", [0.0])).tensor.reshape(())
+    return build.call(torch.Tensor.expand, Fixed(value), op.numbers(0, ""))
+
+
+@operator("Shape")
+def _sizes(build: Builder, op: OnnxOperation) -> OnnxValue:
+    part = slice(op.attributes.get("start"), op.attributes.get("end"))
+    return Fixed(torch.tensor(_shape(op.input(0))[part], dtype=torch.int64))
+
+
+@operator("Flatten")
+def _flatten(build: Builder, op: OnnxOperation) -> OnnxValue:
+    value = op.input(0)
+    sizes, axis = _shape(value), op.attributes.get("axis", 1)
+    if axis not in (1, 1 - len(sizes)):
+        return build.call(torch.reshape, value, _free([math.prod(sizes[:axis]), math.prod(sizes[axis:])]))
+    return build.module(nn.Flatten(), value)
+
+
+@operator("Reshape")
+def _reshape(build: Builder, op: OnnxOperation) -> OnnxValue:
+    value = op.input(0)
+    target = op.numbers(1, "shape") or []
+    sizes = _shape(value)
+    if not op.attributes.get("allowzero", 0):
+        if any(size == 0 and axis >= len(sizes) for axis, size in enumerate(target)):
+            raise InputError(f"its shape {target[:8]} copies a size of an axis that is not there")
+        target = [size or sizes[axis] for axis, size in enumerate(target)]
+    if isinstance(value, Fixed):
+        return build.call(torch.reshape, value, target)
+    target = _for_any_count(build, sizes, target)
+    if len(sizes) > 2 and target == [SAMPLES, math.prod(sizes[1:])]:
+        return build.module(nn.Flatten(), value)
+    if target == sizes:
+        return value
+    several = target[0] // SAMPLES if target and target[0] % SAMPLES == 0 else 0
+    if several > 1:  # in two steps, for torch.export doubts that one is right for any number of samples
+        split = build.call(torch.reshape, value, (-1, several, *_free(target[1:])))
+        return build.call(torch.flatten, split, 0, 1)
+    return build.call(torch.reshape, value, _free(target))
+
+
+def _for_any_count(build: Builder, sizes: list[int], target: list[int]) -> list[int]:
+    """The shape with SAMPLES where the file has the number of samples that it was exported with."""
+    target, rest = list(target), target[1:]
+    counted = any(size and size % SAMPLES == 0 for size in target)
+    if target and sizes[0] and sizes[0] % SAMPLES == 0 and not counted:
+        each, known = math.prod(sizes) // SAMPLES, math.prod(size for size in rest if size != -1)
+        times = each // known if known and each % known == 0 else 0
+        if -1 in rest:
+            times = min(times, int(target[0] == build.exported))
+        elif target[0] != times * (build.exported or 0) and times != 1:
+            times = 0
+        target[0] = times * SAMPLES or target[0]
+    if target.count(-1) == 1:
+        known = -math.prod(target)
+        total = math.prod(sizes)
+        if known < 1 or total % known:
+            raise InputError(f"values of shape {_shown(sizes)} have no shape {_shown(target)}")
+        target[target.index(-1)] = total // known
+    return target
+
+
+def _shown(sizes: list[int]) -> str:
+    return "[" + ", ".join("samples" if size == SAMPLES else str(size) for size in sizes[:8]) + "]"
+
+
+def _free(sizes: list[int]) -> tuple[int, ...]:
+    """For torch: -1 where samples are counted."""
+    return tuple(-1 if size and size % SAMPLES == 0 else size for size in sizes)
+
+
+@operator("Transpose")
+def _transpose(build: Builder, op: OnnxOperation) -> OnnxValue:
+    value = op.input(0)
+    order = op.attributes.get("perm", list(range(len(_shape(value))))[::-1])
+    return build.call(torch.permute, value, tuple(order))
+
+
+@operator("Squeeze")
+def _squeeze(build: Builder, op: OnnxOperation) -> OnnxValue:
+    value = op.input(0)
+    sizes, axes = _shape(value), op.numbers(1, "axes")
+    axes = [i for i, n in enumerate(sizes) if n == 1] if axes is None else _axes(value, axes)
+    if any(sizes[axis] != 1 for axis in axes):
+        raise InputError(f"axes {axes[:8]} of {_shown(sizes)} are not all of size 1")
+    for axis in sorted(set(axes), reverse=True):
+        value = build.call(torch.squeeze, value, axis)
+    return value
+
+
+@operator("Unsqueeze")
+def _unsqueeze(build: Builder, op: OnnxOperation) -> OnnxValue:
+    value, axes = op.input(0), op.numbers(1, "axes") or []
+    rank = len(_shape(value)) + len(axes)
+    for axis in sorted(axis % rank for axis in axes):
+        value = build.call(torch.unsqueeze, value, axis)
+    return value
+
+
+@operator("Concat")
+def _concat(build: Builder, op: OnnxOperation) -> OnnxValue:
+    values = [op.input(index) for index in range(len(op.inputs))]
+    return build.call(torch.cat, values, _axes(values[0], [op.attributes["axis"]])[0])
+
+
+@operator("Split")
+def _split(build: Builder, op: OnnxOperation) -> list[OnnxValue]:
+    value = op.input(0)
+    (axis,) = _axes(value, [op.attributes.get("axis", 0)])
+    size = _shape(value)[axis]
+    parts = op.numbers(1, "split")
+    if parts is None:
+        each = -(-size // op.outputs)
+        parts = [min(each, size - each * index) for index in range(op.outputs)]
+    if size % SAMPLES == 0 or min(parts) < 0 or sum(parts) != size:
+        raise InputError(f"its parts {parts[:8]} do not make {_shown([size])}")
+    starts = [sum(parts[:index]) for index in range(len(parts))]
+    return [build.call(torch.narrow, value, axis, *part) for part in zip(starts, parts, strict=True)]
+
+
+@operator("Slice")
+def _slice(build: Builder, op: OnnxOperation) -> OnnxValue:
+    value = op.input(0)
+    sizes = _shape(value)
+    starts, ends = op.numbers(1, "starts") or [], op.numbers(2, "ends") or []
+    axes = op.numbers(3, "axes")
+    axes = _axes(value, list(range(len(starts))) if axes is None else axes)
+    steps = op.numbers(4, "steps") or [1] * len(starts)
+    for axis, *part in zip(axes, starts, ends, steps, strict=True):
+        kept = range(*slice(*_ends(part, sizes[axis])).indices(sizes[axis]))
+        if len(kept) == sizes[axis] and kept.step == 1:
+            continue
+        if sizes[axis] % SAMPLES == 0:
+            raise InputError("it takes some of the samples")
+        if kept.step > 0:
+            places = (slice(None),) * axis + (slice(kept.start, kept.stop, kept.step),)
+            value = build.call(python.getitem, value, places)
+        else:
+            value = build.call(
+                torch.index_select, value, axis, Fixed(torch.tensor(list(kept), dtype=torch.int64))
+            )
+    return value
+
+
+def _ends(part: list[int], size: int) -> tuple[int, int | None, int]:
+    """As Python has them: backwards, an end before the first place is none."""
+    start, end, step = part
+    return start, None if step < 0 and end < -size else end, step
+
+
+@operator("Gather")
+def _gather(build: Builder, op: OnnxOperation) -> OnnxValue:
+    value, places = op.input(0), op.fixed(1)
+    (axis,) = _axes(value, [op.attributes.get("axis", 0)])
+    sizes = _shape(value)
+    if sizes[axis] % SAMPLES == 0 and sizes[axis]:
+        raise InputError("it takes some of the samples")
+    if bool(((places < -sizes[axis]) | (places >= sizes[axis])).any()):
+        raise InputError(f"it takes places that an axis of size {sizes[axis]} has not")
+    places = places % sizes[axis]
+    if places.ndim == 0:
+        return build.call(torch.select, value, axis, int(places))
+    found = build.call(torch.index_select, value, axis, Fixed(places.reshape(-1)))
+    if places.ndim == 1:
+        return found
+    return build.call(torch.reshape, found, _free([*sizes[:axis], *places.shape, *sizes[axis + 1 :]]))
+
+
+@operator("Pad")
+def _pad(build: Builder, op: OnnxOperation) -> OnnxValue:
+    value = op.input(0)
+    sizes, pads = _shape(value), op.numbers(1, "pads") or []
+    axes = op.numbers(3, "axes")
+    axes = list(range(len(sizes))) if axes is None else _axes(value, axes)
+    fill = float(op.fixed(2).item()) if op.optional(2) else float(op.attributes.get("value", 0.0))
+    sides = [(0, 0)] * len(sizes)
+    for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
+        sides[axis] = (before, after)
+    if sizes[0] % SAMPLES == 0 and any(sides[0]):
+        raise InputError("it pads the samples")
+    mode = _PADDING[op.attributes.get("mode", "constant")]
+    first = 1 if mode == "constant" else 2
+    if any(any(pair) for pair in sides[:first]):
+        raise InputError("padding of channels with values of their own is not supported")
+    flat = [side for pair in sides[: first - 1 : -1] for side in pair]
+    options: dict[str, Any] = {"value": fill} if mode == "constant" else {}
+    return build.call(functional.pad, value, flat, mode, **options)
+
+
+@operator("ReduceMean", "ReduceSum")
+def _reduce(build: Builder, op: OnnxOperation) -> OnnxValue:
+    value = op.input(0)
+    axes = op.numbers(1, "axes")
+    if not axes:
+        if op.attributes.get("noop_with_empty_axes", 0):
+            return value
+        axes = list(range(len(_shape(value))))
+    function = torch.mean if op.kind == "ReduceMean" else torch.sum
+    return build.call(function, value, tuple(_axes(value, axes)), bool(op.attributes.get("keepdims", 1)))
