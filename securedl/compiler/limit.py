@@ -50,8 +50,8 @@ class Limit:
         raise CompileError(
             f"the plan needs {size / 1e9:.1f} GB of {what}, more than limit_gb={self.gb:g}: of {sum(counts):,} "
             f"diagonals {counts[largest]:,} are those of {layer.name!r} ({layer.matrices[0].shape[1]} -> "
-            f"{layer.features} features, batch {self.batch}). Fewer channels, smaller images, or pooling before "
-            "that layer make them fewer, and so does batch='latency'; or raise limit_gb"
+            f"{layer.features} features, batch {self.batch}). Fewer channels, smaller images, or pooling "
+            "before that layer make them fewer, and so does batch='latency'; or raise limit_gb"
         )
 
 
