@@ -48,8 +48,8 @@ class Limit:
         largest = max(range(len(counts)), key=counts.__getitem__)
         layer = self.network.layers[largest]
         raise CompileError(
-            f"the plan needs {size / 1e9:.1f} GB of {what}, more than limit_gb={self.gb:g}: of {sum(counts):,} "
-            f"diagonals {counts[largest]:,} are those of {layer.name!r} ({layer.matrices[0].shape[1]} -> "
+            f"the plan needs {size / 1e9:.1f} GB of {what}, more than limit_gb={self.gb:g}: of "
+            f"{sum(counts):,} diagonals {counts[largest]:,} are those of {layer.name!r} ({layer.matrices[0].shape[1]} -> "
             f"{layer.features} features, batch {self.batch}). Fewer channels, smaller images, or pooling "
             "before that layer make them fewer, and so does batch='latency'; or raise limit_gb"
         )
