@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from securedl.activations.options import check_options
 from securedl.activations.report import Accuracy, ApproximationReport, Replacement
 from securedl.activations.sites import PART, activation_sites, device_of, replace_activation, replace_pools
-from securedl.activations.targets import agreement, found_task, score, targets
+from securedl.activations.targets import agreement, as_targets, found_task, score
 from securedl.activations.tune import Lessons, Recipe, bar, tune
 from securedl.errors import InputError, UnsupportedLayerError
 from securedl.network.capture import Captured, alike, capture, owned
@@ -126,13 +126,13 @@ def approximate(
     teacher = _outputs(traced, x, "x_train")
     shape = tuple(teacher.shape[1:])
     task = found_task(task, y_train, shape, head)
-    y = None if y_train is None else targets(y_train, teacher, task, "y_train")
+    y = None if y_train is None else as_targets(y_train, teacher, task, "y_train")
     scores = [_Scores("x_train", x, y, task)] if y is not None else []
     if validation is not None:
         if not isinstance(validation, tuple | list) or len(validation) != 2:
             raise InputError(f"validation must be a pair (x, y), got {type(validation).__name__}")
         x_held = _typed(torch.as_tensor(samples_of(validation[0], what="validation x")), traced)
-        held = targets(validation[1], _outputs(traced, x_held, "validation x"), task, "validation y")
+        held = as_targets(validation[1], _outputs(traced, x_held, "validation x"), task, "validation y")
         scores.append(_Scores("validation", x_held, held, task))
     for one in scores:
         one.take(traced)
@@ -249,7 +249,7 @@ def _finished(
     """The module that is returned, its report measured on the calibration data."""
     traced.graph.eliminate_dead_code()
     network = PolynomialNetwork(traced, traced.graph, type(traced).__name__).eval()
-    network.origins, network.title = traced.origins, traced.title
+    network.origins, network.title, network.sample_shape = traced.origins, traced.title, traced.sample_shape
     logits, ranges = _ranges(network, x)
     for module, (share, _) in ranges.items():
         assert isinstance(module, PolynomialActivation)

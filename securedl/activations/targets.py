@@ -45,7 +45,7 @@ def _array(y: Any) -> NDArray[Any]:
     return np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
 
 
-def targets(y: Any, logits: Tensor, task: str, what: str) -> Tensor:
+def as_targets(y: Any, logits: Tensor, task: str, what: str) -> Tensor:
     """Targets as the loss takes them: class numbers int64 [samples], or float64 in the shape of the logits.
 
     Raises:

@@ -32,7 +32,7 @@ class Lessons:
     """What is learnt from.
 
     Attributes:
-        x: samples. y: targets (`targets.targets`), None without. teacher: the original's logits [samples,
+        x: samples. y: targets (`targets.as_targets`), None without. teacher: the original's logits [samples,
             ...].
         task: what the answers are; None where nobody said: the teacher's answers are then learnt as numbers.
     """

@@ -50,16 +50,16 @@ class Answer:
             its end.
         labels: int64 [samples]: the largest class, or 1 where one logit is above 0; [samples, labels] for
             multilabel; None for regression.
-        probabilities: float64 in the shape of the logits, by softmax or sigmoid; None for regression.
         report: the verdict of the verification. timings: ms by stage. traffic: bytes by message kind.
+        probabilities: float64 in the shape of the logits, by softmax or sigmoid; None for regression.
     """
 
     logits: Array
     labels: NDArray[np.int64] | None
-    probabilities: Array | None
     report: Report
     timings: dict[str, float]
     traffic: dict[str, int]
+    probabilities: Array | None = None
 
     def __repr__(self) -> str:
         return self._card().text()
@@ -230,7 +230,7 @@ class Inference:
             raise ProtocolError("the server left a query without an answer")
         logits = self._output.shaped(self._placement.collect(np.array(answers)))
         labels, probabilities = self._output.labels(logits), self._output.probabilities(logits)
-        return Answer(logits, labels, probabilities, self._report(), timings, traffic)
+        return Answer(logits, labels, self._report(), timings, traffic, probabilities)
 
     def _report(self) -> Report:
         alarms = tuple(alarm for batch in self.batches for alarm in batch.alarms)

@@ -11,7 +11,7 @@ from securedl.compiler.forms import normalise
 from securedl.compiler.fuse import fuse
 from securedl.compiler.layout import LayerLayout, lay_out
 from securedl.compiler.levels import Segments, no_place, operations, place_refreshes
-from securedl.compiler.limit import Limit
+from securedl.compiler.limit import SizeLimit
 from securedl.compiler.lower import lower
 from securedl.compiler.precision import check_precision, input_limit
 from securedl.compiler.straighten import straighten
@@ -135,7 +135,7 @@ def compile_graph(
     for values in network.stages(x)[0]:
         if not np.all(np.isfinite(values)):
             raise CompileError("the network overflows on its calibration data: standardise the inputs")
-    limit = Limit(limit_gb, network, batch)
+    limit = SizeLimit(limit_gb, network, batch)
     params, layouts, chosen = _choose(rules, network, batch, encrypted, link, ring, refreshes, limit)
     program, checkpoints = lower(params, network, layouts, chosen, encrypted)
     limit.check_upload(program, layouts)
@@ -173,7 +173,7 @@ def _choose(
     link: Link,
     ring: int | None,
     refreshes: int | None,
-    limit: Limit,
+    limit: SizeLimit,
 ) -> tuple[Parameters, tuple[LayerLayout, ...], Segments]:
     """Ring, primes and refresh checkpoints with the least time for each sample."""
     depth = sum(op.levels for op in operations(network))

@@ -13,7 +13,7 @@ from securedl.program.program import Program
 
 
 @dataclass(frozen=True, eq=False)
-class Limit:
+class SizeLimit:
     """What the weights of a plan may take.
 
     Attributes:
@@ -47,10 +47,11 @@ class Limit:
         counts = [_diagonals(layout) for layout in layouts]
         largest = max(range(len(counts)), key=counts.__getitem__)
         layer = self.network.layers[largest]
+        shape = f"{layer.matrices[0].shape[1]} -> {layer.features}"
         raise CompileError(
             f"the plan needs {size / 1e9:.1f} GB of {what}, more than limit_gb={self.gb:g}: of "
-            f"{sum(counts):,} diagonals {counts[largest]:,} are those of {layer.name!r} ({layer.matrices[0].shape[1]} -> "
-            f"{layer.features} features, batch {self.batch}). Fewer channels, smaller images, or pooling "
+            f"{sum(counts):,} diagonals {counts[largest]:,} are those of {layer.name!r} ({shape} "
+            f"features, batch {self.batch}). Fewer channels, smaller images, or pooling "
             "before that layer make them fewer, and so does batch='latency'; or raise limit_gb"
         )
 

@@ -44,11 +44,13 @@ class Captured(fx.GraphModule):
     activations.
 
     Attributes:
-        origins: by the name of a node. title: of the class that it was. Copies and pickled ones keep both.
+        origins: by the name of a node. title: of the class that it was. sample_shape: of one sample. Copies
+            and pickled ones keep them.
     """
 
     origins: dict[str, Origin]
     title: str
+    sample_shape: tuple[int, ...]
 
     def origin(self, node: fx.Node) -> Origin:
         """Of one node."""
@@ -67,7 +69,7 @@ class Captured(fx.GraphModule):
 
     def _kept(self) -> dict[str, Any]:
         """Attributes of our own."""
-        return {"origins": dict(self.origins), "title": self.title}
+        return {"origins": dict(self.origins), "title": self.title, "sample_shape": self.sample_shape}
 
 
 def _rebuilt(
@@ -98,6 +100,10 @@ def capture(model: nn.Module, shape: tuple[int, ...]) -> Captured:
             that changes itself when it runs, or one whose result is not one tensor.
     """
     if isinstance(model, Captured):
+        if model.sample_shape != shape:
+            raise UnsupportedLayerError(
+                f"{model.title} takes samples of shape {list(model.sample_shape)}, got {list(shape)}"
+            )
         return model
     if isinstance(model, PolynomialActivation):
         model = nn.Sequential(model)
@@ -110,7 +116,9 @@ def capture(model: nn.Module, shape: tuple[int, ...]) -> Captured:
                 program = program.run_decompositions({})
         except Exception as error:
             raise UnsupportedLayerError(_why(model, shape, error)) from error
-    return _flat(model, program)
+    captured = _flat(model, program)
+    captured.sample_shape = shape
+    return captured
 
 
 @contextlib.contextmanager
@@ -337,7 +345,7 @@ def alike(network: Captured) -> Captured:
     places: dict[fx.Node, fx.Node] = {}
     graph.output(graph.graph_copy(network.graph, places))
     copied = Captured(network, graph)
-    copied.title = network.title
+    copied.title, copied.sample_shape = network.title, network.sample_shape
     copied.origins = {
         places[node].name: network.origin(node) for node in places if node.op.startswith("call")
     }

@@ -16,10 +16,10 @@ from securedl.network.from_torch import Imported
 from securedl.network.polynomial import PolynomialActivation
 
 #: Samples of the comparison.
-SAMPLES = 64
+COMPARED = 64
 #: Differences of a network in double precision from its graph, in parts of the answers' size, that are
 #: rounding.
-ROUNDING = 1e-6
+DOUBLE_ROUNDING = 1e-6
 #: How many times a network's own difference between single and double precision.
 OWN_ROUNDING = 16
 #: Share of calibration values outside a fitted interval, above that of the fit, that is no accident.
@@ -30,13 +30,13 @@ def check_same(model: nn.Module, imported: Imported, x: NDArray[np.float64]) -> 
     """Refuse a graph that does not give what the model gives.
 
     Args:
-        x: samples [samples, *shape]; the first `SAMPLES` are compared.
+        x: samples [samples, *shape]; the first `COMPARED` are compared.
 
     Raises:
         CompileError: names the first operation that differs, or says that the model itself gives other values
             at each call, or for other numbers of samples.
     """
-    x = x[:SAMPLES]
+    x = x[:COMPARED]
     double, again = _run(model, x, torch.float64), _run(model, x, torch.float64)
     single = _run(model, x, torch.float32)
     given = next(found for found in (double, single) if found is not None)
@@ -47,7 +47,7 @@ def check_same(model: nn.Module, imported: Imported, x: NDArray[np.float64]) -> 
             f"the network gives {list(given.shape)} for {len(x)} samples, its graph {list(answer.shape)}"
         )
     size = float(np.abs(given).max())
-    allowed = ROUNDING * size
+    allowed = DOUBLE_ROUNDING * size
     if double is not None and single is not None:
         allowed += OWN_ROUNDING * float(np.abs(double - single).max())
     elif single is not None:

@@ -14,7 +14,15 @@ from torch import fx
 from securedl import arguments
 from securedl.errors import InputError
 from securedl.network import onnx_layers, onnx_pointwise, onnx_shapes  # noqa: F401  operators register there
-from securedl.network.onnx_build import OPERATORS, SAMPLES, Builder, Fixed, OnnxOperation, OnnxValue, Running
+from securedl.network.onnx_build import (
+    OPERATORS,
+    SAMPLES,
+    Fixed,
+    ModuleBuilder,
+    OnnxOperation,
+    OnnxValue,
+    Running,
+)
 from securedl.network.onnx_file import MAX_NUMBERS, array_of, check_model, name_of, read_model
 
 if TYPE_CHECKING:
@@ -54,7 +62,7 @@ def from_onnx(
     constants = {tensor.name: array_of(tensor) for tensor in graph.initializer}
     attributes = [_attributes(node) for node in nodes]
     shape, exported = _sizes(given, sample_shape)
-    build = Builder(shape, torch.float64 if _is_double(given) else torch.float32, exported)
+    build = ModuleBuilder(shape, torch.float64 if _is_double(given) else torch.float32, exported)
     values: dict[str, OnnxValue] = {given.name: build.input}
     values |= {name: Fixed(build.constant(array).tensor, True) for name, array in constants.items()}
     uses = Counter(name for node in nodes for name in node.input)

@@ -123,7 +123,7 @@ class OnnxOperation:
         return None if found is None else [int(number) for number in found]
 
 
-Handler: TypeAlias = Callable[["Builder", OnnxOperation], "OnnxValue | list[OnnxValue]"]
+Handler: TypeAlias = Callable[["ModuleBuilder", OnnxOperation], "OnnxValue | list[OnnxValue]"]
 OPERATORS: dict[str, Handler] = {}
 
 
@@ -152,7 +152,7 @@ def _parameter(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor.detach().clone(memory_format=torch.contiguous_format))
 
 
-class Builder:
+class ModuleBuilder:
     """A network that grows by operators.
 
     Args:

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from securedl.errors import InputError
 from securedl.network.onnx_build import (
-    Builder,
     Fixed,
+    ModuleBuilder,
     OnnxOperation,
     OnnxValue,
     Running,
@@ -29,14 +29,14 @@ _LARGEST: dict[int, type[nn.Module]] = {3: nn.MaxPool1d, 4: nn.MaxPool2d}
 _GLOBAL: dict[int, type[nn.Module]] = {3: nn.AdaptiveAvgPool1d, 4: nn.AdaptiveAvgPool2d}
 
 
-def dense(build: Builder, x: OnnxValue, weight: Tensor, bias: Tensor | None) -> OnnxValue:
+def dense(build: ModuleBuilder, x: OnnxValue, weight: Tensor, bias: Tensor | None) -> OnnxValue:
     """x · weightᵀ + bias. weight: [out, in]."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
     return build.module(with_values(layer, weight=weight, bias=bias), x)
 
 
 @operator("Gemm")
-def _gemm(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _gemm(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     a, b, c = op.input(0), op.input(1), op.optional(2)
     alpha, beta = op.attributes.get("alpha", 1.0), op.attributes.get("beta", 1.0)
     turned, weight_out_first = op.attributes.get("transA", 0), op.attributes.get("transB", 0)
@@ -52,7 +52,7 @@ def _gemm(build: Builder, op: OnnxOperation) -> OnnxValue:
 
 
 @operator("MatMul")
-def _matmul(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _matmul(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     a, b = op.input(0), op.input(1)
     if isinstance(a, Running) and isinstance(b, Fixed) and b.tensor.ndim == 2 and len(a.shape) > 1:
         return dense(build, a, b.tensor.T, None)
@@ -111,7 +111,7 @@ class _Window:
         small, large = [t // 2 for t in total], [t - t // 2 for t in total]
         self.before, self.after = (large, small) if way == "SAME_LOWER" else (small, large)
 
-    def padded(self, build: Builder, x: OnnxValue, value: float = 0.0) -> OnnxValue:
+    def padded(self, build: ModuleBuilder, x: OnnxValue, value: float = 0.0) -> OnnxValue:
         """x with the padding around it."""
         return build.call(functional.pad, x, self._sides(), value=value) if any(self._sides()) else x
 
@@ -122,7 +122,7 @@ class _Window:
 
 
 @operator("Conv")
-def _conv(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _conv(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     x, weight = op.running(0), op.fixed(1)
     bias = op.fixed(2) if op.optional(2) else None
     window, groups = _Window(op, x, weight.shape[2:]), op.attributes.get("group", 1)
@@ -137,7 +137,7 @@ def _conv(build: Builder, op: OnnxOperation) -> OnnxValue:
 
 
 @operator("ConvTranspose")
-def _conv_transpose(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _conv_transpose(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     x, weight = op.running(0), op.fixed(1)
     bias = op.fixed(2) if op.optional(2) else None
     window, groups = _Window(op, x, weight.shape[2:]), op.attributes.get("group", 1)
@@ -165,7 +165,7 @@ def _conv_transpose(build: Builder, op: OnnxOperation) -> OnnxValue:
 
 
 @operator("BatchNormalization")
-def _batch_norm(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _batch_norm(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     x = op.running(0)
     if op.attributes.get("training_mode", 0):
         raise InputError("it was exported in training mode: call model.eval() before exporting")
@@ -176,7 +176,7 @@ def _batch_norm(build: Builder, op: OnnxOperation) -> OnnxValue:
 
 
 @operator("AveragePool")
-def _average(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _average(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     x = op.running(0)
     window = _Window(op, x, op.attributes["kernel_shape"])
     if max(window.dilation) > 1:
@@ -205,7 +205,7 @@ def _torch_pads(window: _Window) -> bool:
 
 
 @operator("MaxPool")
-def _max(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _max(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     x = op.running(0)
     window = _Window(op, x, op.attributes["kernel_shape"])
     window.place(op, x.shape[2:])
@@ -219,6 +219,6 @@ def _max(build: Builder, op: OnnxOperation) -> OnnxValue:
 
 
 @operator("GlobalAveragePool")
-def _global_average(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _global_average(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     x = op.running(0)
     return build.module(_of_rank(_GLOBAL, x)(1), x)

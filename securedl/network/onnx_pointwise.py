@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from securedl.errors import InputError
 from securedl.network.onnx_build import (
-    Builder,
     Fixed,
+    ModuleBuilder,
     OnnxOperation,
     OnnxValue,
     Running,
@@ -50,17 +50,17 @@ _SIXTH = 1 / 6
 
 
 @operator(*_LAYERS)
-def _activation(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _activation(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     return build.module(_LAYERS[op.kind](), op.input(0))
 
 
 @operator(*_FUNCTIONS)
-def _function(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _function(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     return build.call(_FUNCTIONS[op.kind], *(op.input(index) for index in range(len(op.inputs))))
 
 
 @operator("Add")
-def _add(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _add(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     """A dense layer without a bias, and a vector after it, are one layer."""
     for first, second in ((0, 1), (1, 0)):
         value, other = op.input(first), op.input(second)
@@ -78,7 +78,7 @@ def _add(build: Builder, op: OnnxOperation) -> OnnxValue:
 
 
 @operator("Sum")
-def _sum(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _sum(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     total = op.input(0)
     for index in range(1, len(op.inputs)):
         total = build.call(python.add, total, op.input(index))
@@ -86,7 +86,7 @@ def _sum(build: Builder, op: OnnxOperation) -> OnnxValue:
 
 
 @operator("Div")
-def _div(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _div(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     a, b = op.input(0), op.input(1)
     if isinstance(a, Fixed) and isinstance(b, Fixed) and not a.tensor.is_floating_point():
         return build.call(torch.div, a, b, rounding_mode="trunc")
@@ -94,7 +94,7 @@ def _div(build: Builder, op: OnnxOperation) -> OnnxValue:
 
 
 @operator("Mul")
-def _mul(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _mul(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     """Products that older exporters write activations as become those again."""
     for value, other in ((op.input(0), op.input(1)), (op.input(1), op.input(0))):
         if isinstance(value, Running):
@@ -107,7 +107,7 @@ def _mul(build: Builder, op: OnnxOperation) -> OnnxValue:
     return build.call(python.mul, op.input(0), op.input(1))
 
 
-def _gate(build: Builder, x: fx.Node, factor: OnnxValue) -> nn.Module | None:
+def _gate(build: ModuleBuilder, x: fx.Node, factor: OnnxValue) -> nn.Module | None:
     """The activation that x · factor is, where factor is a function of x."""
     layer = build.layer(factor)
     if layer is None or not isinstance(factor, Running):
@@ -160,7 +160,7 @@ def _erf_plus_one(node: fx.Node) -> fx.Node | None:
 
 
 @operator("Where")
-def _where(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _where(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     """x where it is above 20, else softplus: so newer exporters write torch's softplus."""
     above, x, other = op.input(0), op.input(1), op.input(2)
     if isinstance(x, Running) and isinstance(above, Running) and isinstance(other, Running):
@@ -171,22 +171,22 @@ def _where(build: Builder, op: OnnxOperation) -> OnnxValue:
 
 
 @operator("LeakyRelu")
-def _leaky(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _leaky(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     return build.module(nn.LeakyReLU(op.attributes.get("alpha", 0.01)), op.input(0))
 
 
 @operator("Elu")
-def _elu(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _elu(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     return build.module(nn.ELU(op.attributes.get("alpha", 1.0)), op.input(0))
 
 
 @operator("Celu")
-def _celu(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _celu(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     return build.module(nn.CELU(op.attributes.get("alpha", 1.0)), op.input(0))
 
 
 @operator("Selu")
-def _selu(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _selu(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     alpha = op.attributes.get("alpha", 1.6732632423543772)
     gamma = op.attributes.get("gamma", 1.0507009873554805)
     if math.isclose(alpha, 1.6732632423543772, rel_tol=1e-6) and math.isclose(
@@ -197,12 +197,12 @@ def _selu(build: Builder, op: OnnxOperation) -> OnnxValue:
 
 
 @operator("Gelu")
-def _gelu(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _gelu(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     return build.module(nn.GELU(op.attributes.get("approximate", "none")), op.input(0))
 
 
 @operator("Swish")
-def _swish(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _swish(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     alpha, x = op.attributes.get("alpha", 1.0), op.input(0)
     if alpha == 1:
         return build.module(nn.SiLU(), x)
@@ -210,7 +210,7 @@ def _swish(build: Builder, op: OnnxOperation) -> OnnxValue:
 
 
 @operator("HardSigmoid")
-def _hard_sigmoid(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _hard_sigmoid(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     alpha, beta = op.attributes.get("alpha", 0.2), op.attributes.get("beta", 0.5)
     if math.isclose(alpha, _SIXTH, rel_tol=1e-6) and beta == 0.5:
         return build.module(nn.Hardsigmoid(), op.input(0))
@@ -219,7 +219,7 @@ def _hard_sigmoid(build: Builder, op: OnnxOperation) -> OnnxValue:
 
 
 @operator("PRelu")
-def _prelu(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _prelu(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     x, slope = op.running(0), op.input(1)
     if isinstance(slope, Fixed) and (along := _per_channel(slope.tensor, x)) is not None:
         return build.module(with_values(nn.PReLU(len(along), device="meta"), weight=along), x)
@@ -237,7 +237,7 @@ def _per_channel(slope: Tensor, x: Running) -> Tensor | None:
 
 
 @operator("Clip")
-def _clip(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _clip(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     low, high = (_bound(op, index, name) for index, name in ((1, "min"), (2, "max")))
     if low is None and high is None:
         return op.input(0)
@@ -260,7 +260,7 @@ def _bound(op: OnnxOperation, index: int, name: str) -> float | None:
 
 
 @operator("Softmax", "LogSoftmax")
-def _softmax(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _softmax(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     """Before opset 13 over all axes from the given one on."""
     x = op.running(0)
     rank, axis = len(x.shape), op.attributes.get("axis", -1 if op.opset >= 13 else 1)

@@ -11,7 +11,15 @@ from torch import nn
 from torch.nn import functional
 
 from securedl.errors import InputError
-from securedl.network.onnx_build import SAMPLES, Builder, Fixed, OnnxOperation, OnnxValue, Running, operator
+from securedl.network.onnx_build import (
+    SAMPLES,
+    Fixed,
+    ModuleBuilder,
+    OnnxOperation,
+    OnnxValue,
+    Running,
+    operator,
+)
 
 _PADDING = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
@@ -29,12 +37,12 @@ def _axes(value: OnnxValue, axes: list[int]) -> list[int]:
 
 
 @operator("Identity", "Dropout")
-def _same(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _same(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     return op.input(0)
 
 
 @operator("Cast")
-def _cast(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _cast(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     """All numbers with fractions are of the network's one type."""
     from onnx import TensorProto
 
@@ -48,7 +56,7 @@ def _cast(build: Builder, op: OnnxOperation) -> OnnxValue:
 
 
 @operator("Constant")
-def _constant(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _constant(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     for name in ("value", "value_float", "value_floats", "value_int", "value_ints"):
         if name in op.attributes:
             return build.constant(op.attributes[name])
@@ -56,19 +64,19 @@ def _constant(build: Builder, op: OnnxOperation) -> OnnxValue:
 
 
 @operator("ConstantOfShape")
-def _constant_of_shape(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _constant_of_shape(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value = build.constant(op.attributes.get("value", [0.0])).tensor.reshape(())
     return build.call(torch.Tensor.expand, Fixed(value), op.numbers(0, ""))
 
 
 @operator("Shape")
-def _sizes(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _sizes(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     part = slice(op.attributes.get("start"), op.attributes.get("end"))
     return Fixed(torch.tensor(_shape(op.input(0))[part], dtype=torch.int64))
 
 
 @operator("Flatten")
-def _flatten(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _flatten(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value = op.input(0)
     sizes, axis = _shape(value), op.attributes.get("axis", 1)
     if axis not in (1, 1 - len(sizes)):
@@ -77,7 +85,7 @@ def _flatten(build: Builder, op: OnnxOperation) -> OnnxValue:
 
 
 @operator("Reshape")
-def _reshape(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _reshape(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value = op.input(0)
     target = op.numbers(1, "shape") or []
     sizes = _shape(value)
@@ -99,7 +107,7 @@ def _reshape(build: Builder, op: OnnxOperation) -> OnnxValue:
     return build.call(torch.reshape, value, _free(target))
 
 
-def _for_any_count(build: Builder, sizes: list[int], target: list[int]) -> list[int]:
+def _for_any_count(build: ModuleBuilder, sizes: list[int], target: list[int]) -> list[int]:
     """The shape with SAMPLES where the file has the number of samples that it was exported with."""
     target, rest = list(target), target[1:]
     counted = any(size and size % SAMPLES == 0 for size in target)
@@ -130,14 +138,14 @@ def _free(sizes: list[int]) -> tuple[int, ...]:
 
 
 @operator("Transpose")
-def _transpose(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _transpose(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value = op.input(0)
     order = op.attributes.get("perm", list(range(len(_shape(value))))[::-1])
     return build.call(torch.permute, value, tuple(order))
 
 
 @operator("Squeeze")
-def _squeeze(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _squeeze(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value = op.input(0)
     sizes, axes = _shape(value), op.numbers(1, "axes")
     axes = [i for i, n in enumerate(sizes) if n == 1] if axes is None else _axes(value, axes)
@@ -149,7 +157,7 @@ def _squeeze(build: Builder, op: OnnxOperation) -> OnnxValue:
 
 
 @operator("Unsqueeze")
-def _unsqueeze(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _unsqueeze(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value, axes = op.input(0), op.numbers(1, "axes") or []
     rank = len(_shape(value)) + len(axes)
     for axis in sorted(axis % rank for axis in axes):
@@ -158,13 +166,13 @@ def _unsqueeze(build: Builder, op: OnnxOperation) -> OnnxValue:
 
 
 @operator("Concat")
-def _concat(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _concat(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     values = [op.input(index) for index in range(len(op.inputs))]
     return build.call(torch.cat, values, _axes(values[0], [op.attributes["axis"]])[0])
 
 
 @operator("Split")
-def _split(build: Builder, op: OnnxOperation) -> list[OnnxValue]:
+def _split(build: ModuleBuilder, op: OnnxOperation) -> list[OnnxValue]:
     value = op.input(0)
     (axis,) = _axes(value, [op.attributes.get("axis", 0)])
     size = _shape(value)[axis]
@@ -179,7 +187,7 @@ def _split(build: Builder, op: OnnxOperation) -> list[OnnxValue]:
 
 
 @operator("Slice")
-def _slice(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _slice(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value = op.input(0)
     sizes = _shape(value)
     starts, ends = op.numbers(1, "starts") or [], op.numbers(2, "ends") or []
@@ -209,7 +217,7 @@ def _ends(part: list[int], size: int) -> tuple[int, int | None, int]:
 
 
 @operator("Gather")
-def _gather(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _gather(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value, places = op.input(0), op.fixed(1)
     (axis,) = _axes(value, [op.attributes.get("axis", 0)])
     sizes = _shape(value)
@@ -227,7 +235,7 @@ def _gather(build: Builder, op: OnnxOperation) -> OnnxValue:
 
 
 @operator("Pad")
-def _pad(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _pad(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value = op.input(0)
     sizes, pads = _shape(value), op.numbers(1, "pads") or []
     axes = op.numbers(3, "axes")
@@ -248,7 +256,7 @@ def _pad(build: Builder, op: OnnxOperation) -> OnnxValue:
 
 
 @operator("ReduceMean", "ReduceSum")
-def _reduce(build: Builder, op: OnnxOperation) -> OnnxValue:
+def _reduce(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value = op.input(0)
     axes = op.numbers(1, "axes")
     if not axes:

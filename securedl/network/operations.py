@@ -39,10 +39,10 @@ class Call:
         return self.args[place] if place < len(self.args) else self.kwargs.get(name, default)
 
 
-Operation: TypeAlias = Callable[[Call], Any]
-OPERATIONS: dict[str, Operation] = {}
+Rule: TypeAlias = Callable[[Call], Any]
+OPERATIONS: dict[str, Rule] = {}
 #: Operations that only move, copy or leave out elements.
-MOVES = frozenset(
+MOVING = frozenset(
     [
         "view", "reshape", "_unsafe_view", "flatten", "unflatten", "permute", "transpose", "t",
         "movedim", "squeeze", "unsqueeze", "expand", "select", "slice", "narrow", "flip", "roll",
@@ -140,13 +140,13 @@ def is_random(target: Any) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
 
 
-def operation(*names: str) -> Callable[[Operation], Operation]:
+def operation(*names: str) -> Callable[[Rule], Rule]:
     """Register what an operation of `torch.ops.aten` becomes, by its name without overload.
 
     Example: `@operation("neg")` over a function of a `Call` that returns a `Traced`.
     """
 
-    def register(function: Operation) -> Operation:
+    def register(function: Rule) -> Rule:
         OPERATIONS.update(dict.fromkeys(names, function))
         return function
 
@@ -162,7 +162,7 @@ def apply(call: Call) -> Any:
     kind = kind_of(call.target)
     if kind in OPERATIONS:
         return OPERATIONS[kind](call)
-    if kind in MOVES:
+    if kind in MOVING:
         return _moved(call)
     if kind in ZERO_FILLED:
         return _zero_filled(call)
@@ -482,6 +482,8 @@ def _dense(call: Call, x: Any, weight: NDArray[np.float64], bias: Any) -> Traced
 
     def relation(shape: tuple[int, ...], samples: Samples) -> Relation:
         _needs(samples, [len(shape) - 1], "a sum")
+        if shape[-1] != inputs:
+            raise RefusedError(f"{inputs} weights a row for {shape[-1]} features")
         rows_before = math.prod(shape[:-1])
 
         def entries() -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
@@ -589,7 +591,7 @@ def _over_channels(
     groups, outs, ins, _ = table.shape
 
     def relation(shape: tuple[int, ...], samples: Samples) -> Relation:
-        if len(shape) != 2 + len(kernel) or samples.axis != 0:
+        if len(shape) != 2 + len(kernel) or samples.axis != 0 or shape[1] != groups * ins:
             raise RefusedError(
                 f"a convolution needs samples [channels, {', '.join(['length'] * len(kernel))}], got "
                 f"{list(shape[1:])}"
@@ -601,7 +603,7 @@ def _over_channels(
             raise RefusedError(f"the kernel {list(kernel)} is larger than its input {list(sizes)}")
 
         def entries() -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-            out, tap, source, _ = windows.grid(axes, sizes, kernel)
+            out, tap, source, _ = windows.joint(axes, sizes, kernel)
             n, g, o, i = np.ogrid[: shape[0], :groups, :outs, :ins]
             row = ((n * groups + g) * outs + o)[..., None] * math.prod(lengths) + out
             place = ((n * groups + g) * ins + i)[..., None] * math.prod(sizes) + source
@@ -670,7 +672,7 @@ def _averaged(
         lead = math.prod(before)
 
         def entries() -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-            out, _, source, share = windows.grid(axes, sizes, [1] * count)
+            out, _, source, share = windows.joint(axes, sizes, [1] * count)
             values = share if divisor is None else np.full(len(out), 1 / divisor)
             each = np.arange(lead)[:, None]
             rows, places = each * math.prod(lengths) + out, each * math.prod(sizes) + source

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, log_softmax, softmax
 
 from securedl.errors import InputError
+from securedl.network.graph import Array
 
-Array: TypeAlias = NDArray[np.float64]
 #: classes: one logit a class, along the first axis of an answer; binary: one logit; multilabel: a logit for
 #: each label; regression: numbers.
 TASKS = ("classes", "binary", "multilabel", "regression")

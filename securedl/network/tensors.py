@@ -25,7 +25,7 @@ from securedl.network.capture import BATCH
 from securedl.network.graph import Affine, Graph, Node, Polynomial, Sum
 
 #: Highest degree that user-written polynomials may have.
-MAX_DEGREE = 64
+MAX_POWER = 64
 
 
 class RefusedError(UnsupportedLayerError):
@@ -103,9 +103,9 @@ class Traced:
             for some in (self, other):
                 total[: some.degree + 1] += some.coefficients
             return Traced(self.source, self.index, total)
-        if self.degree + other.degree > MAX_DEGREE:
+        if self.degree + other.degree > MAX_POWER:
             raise RefusedError(
-                f"a polynomial of degree {self.degree + other.degree}; at most {MAX_DEGREE} is supported"
+                f"a polynomial of degree {self.degree + other.degree}; at most {MAX_POWER} is supported"
             )
         product = torch.zeros((self.degree + other.degree + 1, *self.shape), dtype=torch.float64)
         for k, a in enumerate(self.coefficients):

@@ -79,7 +79,7 @@ def _inside(length: int, out: Ints, tap: Ints, source: Ints, size: int) -> Taps:
     return Taps(length, out[keep], tap[keep], source[keep])
 
 
-def grid(axes: Sequence[Taps], sizes: Sequence[int], kernel: Sequence[int]) -> tuple[Ints, Ints, Ints, Any]:
+def joint(axes: Sequence[Taps], sizes: Sequence[int], kernel: Sequence[int]) -> tuple[Ints, Ints, Ints, Any]:
     """Taps of all axes together: numbers of outputs, taps and inputs, row-major, and shares or None."""
     out = tap = source = np.zeros(1, dtype=np.int64)
     share: Any = None
