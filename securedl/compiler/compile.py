@@ -113,7 +113,7 @@ def compile_graph(
     program, checkpoints = lower(params, network, layouts, chosen, encrypted)
     signature = Signature(
         (program,), checkpoints, graph.input_shape, network.input_scale, network.output_scale,
-        input_limit(network, rules.value_limit), chosen.cost,
+        network.output_offset, input_limit(network, rules.value_limit), chosen.cost,
     )  # fmt: skip
     plan = Plan(signature, network, fused, x[:KEPT_SAMPLES].copy())
     check_precision(plan, x)

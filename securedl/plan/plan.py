@@ -27,7 +27,7 @@ from securedl.program.drive import drive
 from securedl.program.execute import RefreshRequest, execute
 from securedl.program.program import Program
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class Plan:
             raise InputError(
                 f"{len(outside)} sample(s) would overflow under encryption, the first is {what}[{sample}]: "
                 f"its feature {feature} is {flat[sample, feature]:.6g}, {ratio[feature]:.3g} times "
-                "the largest value in the calibration data. Scale the data as those were, or compile with "
+                "its range in the calibration data. Scale the data as those were, or compile with "
                 "samples that reach so far"
             )
         return flat
@@ -183,6 +183,7 @@ class Plan:
         arrays: dict[str, Any] = {
             "input_scale": self.signature.input_scale,
             "output_scale": self.signature.output_scale,
+            "output_offset": self.signature.output_offset,
             "samples": self.samples,
         }
         meta: dict[str, Any] = {
@@ -278,9 +279,9 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
         Checkpoint(value, layout(sent), layout(back)) for value, sent, back in meta["checkpoints"]
     )
     shape = tuple(meta["input_shape"])
-    scales = arrays["input_scale"], arrays["output_scale"]
+    scales = arrays["input_scale"], arrays["output_scale"], arrays["output_offset"]
     signature = Signature(
         (program,), checkpoints, shape, *scales, float(meta["input_limit"]), Cost(**meta["cost"])
     )
-    network = Normalised(scales[0], tuple(layers), scales[1])
+    network = Normalised(scales[0], tuple(layers), *scales[1:])
     return Plan(signature, network, Graph(shape, nodes), arrays["samples"])

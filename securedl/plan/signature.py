@@ -91,7 +91,7 @@ class Signature:
         channels: the program for each plain modulus; CKKS has one.
         checkpoints: the query, each refresh, and the answer, in order.
         input_shape: of one sample. input_scale: [features]; the query is x / input_scale.
-        output_scale: [outputs]; an answer is the decrypted value · output_scale.
+        output_scale, output_offset: [outputs]; an answer is the decrypted value · scale + offset.
         input_limit: the box, in multiples of `input_scale`, in which no query overflows.
         cost: the estimate for one ciphertext batch.
     """
@@ -101,6 +101,7 @@ class Signature:
     input_shape: tuple[int, ...]
     input_scale: Array
     output_scale: Array
+    output_offset: Array
     input_limit: float
     cost: Cost
 
@@ -151,4 +152,4 @@ class Signature:
 
     def outputs(self, values: Array) -> Array:
         """Answers [samples, outputs] in the network's own units."""
-        return values * self.output_scale
+        return values * self.output_scale + self.output_offset
