@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 
 #: Honest values stay below the scheme's limit; noise and rounding may add this factor.
 RANGE_SLACK = 1.1
+#: The label of a sample that was not asked.
+SKIPPED = -1
 #: How many probes travel with a query.
 Wish: TypeAlias = int | Probes
 
@@ -46,7 +48,7 @@ class Answer:
     """What predict returns.
 
     Attributes:
-        logits: float64 [samples, classes]. labels: int64 [samples].
+        logits: float64 [samples, classes]. labels: int64 [samples]. A sample that was skipped has NaN and -1.
         report: the verdict of the verification. timings: ms by stage. traffic: bytes by message kind.
     """
 
@@ -176,9 +178,12 @@ class Inference:
         x: [samples, ...]. probes: a number, or a Probes.
         checks: beside the probes and the range; each is made for a batch from its lanes (int64 [batch],
             which probe each holds, or EMPTY).
+        outliers: what is done about samples that would overflow: "raise" refuses all, "skip" answers the
+            others, "clip" moves them into the plan's range, and skips those that overflow there too. As many
+            ciphertexts are sent in any case: a calibration sample takes the place of one that is skipped.
 
     Raises:
-        InputError: bad samples, or samples that would overflow; nothing has been encrypted then.
+        InputError: bad samples, or with "raise" samples that would overflow; nothing has been encrypted then.
     """
 
     def __init__(
@@ -189,9 +194,11 @@ class Inference:
         x: Any,
         probes: Wish = 8,
         checks: Sequence[Callable[[NDArray[np.int64]], Check]] = (),
+        outliers: str = "raise",
     ) -> None:
         self._verification, signature = verification, plan.signature
-        flat = plan.checked(x)
+        self._screened = plan.screened(x, outliers)
+        flat = self._screened.samples
         wish = self._wish(probes)
         known = verification.probes.fingerprint if wish.count or wish.fill else None
         self._placement: Placement = place(len(flat), plan.batch, wish, len(known) if known else 0)
@@ -224,6 +231,7 @@ class Inference:
             raise ProtocolError("the server left a query without an answer")
         logits = self._placement.collect(np.array(answers))
         labels = np.argmax(logits, axis=1).astype(np.int64)
+        logits[self._screened.skipped], labels[self._screened.skipped] = np.nan, SKIPPED
         return Answer(logits, labels, self._report(), timings, traffic)
 
     def _report(self) -> Report:
@@ -244,4 +252,6 @@ class Inference:
             alarms=alarms,
             detection=detection_by_fraction(lanes, probes, forced=self._placement.forced) if probes else {},
             bound=upper_bound_tampered(ledger.checked, ledger.alarmed) if ledger.checked else 1.0,
+            skipped=tuple(self._screened.skipped.tolist()),
+            clipped=tuple(self._screened.clipped.tolist()),
         )

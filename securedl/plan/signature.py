@@ -147,8 +147,15 @@ class Signature:
         return samples_of(x, self.input_shape, what).reshape(-1, len(self.input_scale))
 
     def outside(self, flat: Array) -> NDArray[np.int64]:
-        """Which of the samples [samples, features] leave the box, ascending."""
+        """Which of the samples [samples, features] leave the box, ascending: all that can be known of
+        overflow without the weights.
+        """
         return np.flatnonzero((np.abs(flat) / self.input_scale).max(axis=1) > self.input_limit)
+
+    def clipped(self, flat: Array) -> Array:
+        """The nearest samples in the box, or in that of the calibration data where it is none."""
+        reach = self.input_scale * max(self.input_limit, 1.0)
+        return np.clip(flat, -reach, reach)
 
     def outputs(self, values: Array) -> Array:
         """Answers [samples, outputs] in the network's own units."""

@@ -441,7 +441,7 @@ class TestRanges:
         x = inputs(0, 4)
         x[2] *= 1e4
         with pytest.raises(InputError, match=r"1 sample\(s\) would overflow.*x\[2\]"):
-            plan.simulate(x)
+            plan.simulate(x, outliers="raise")
 
     @pytest.mark.parametrize("bad", [np.zeros((2, 5)), np.zeros(WIDTH), np.full((1, WIDTH), np.nan)])
     def test_bad_queries(self, plan, bad):
