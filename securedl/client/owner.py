@@ -28,7 +28,7 @@ from securedl.program.program import Program
 
 _FILE = struct.Struct("<8sB16s12s")
 _MAGIC = OWNER
-_VERSION = 1
+_VERSION = 2
 
 
 class Owner:

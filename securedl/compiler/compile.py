@@ -18,6 +18,7 @@ from securedl.he.params import MAX_MODULUS_BITS, Parameters
 from securedl.he.scheme import Scheme
 from securedl.he.schemes import scheme_named
 from securedl.network.graph import Array, Graph, samples_of
+from securedl.network.samples import column_names
 from securedl.plan.normalised import Normalised
 from securedl.plan.plan import Plan
 from securedl.plan.signature import Link, Signature
@@ -48,7 +49,8 @@ def compile(
 
     Args:
         model: straight-line network of linear layers and polynomial activations (see `approximate`).
-        x_train: calibration samples [samples, ...], which set the ranges of all encrypted values.
+        x_train: calibration samples [samples, ...], which set the ranges of all encrypted values. Of a table
+            (a DataFrame) the names of the columns are kept: later tables may have them in any order.
         scheme: "ckks". batch: samples in a ciphertext, rounded up to a power of two; "latency" is 1,
             "throughput" as many as there are slots.
         weights: "encrypted" or "plain" (the server may read the network).
@@ -76,10 +78,12 @@ def compile(
     if link is not None and not isinstance(link, Link):
         raise InputError(f"link: pass securedl.Link(rtt_ms=..., mbit_s=...), got {shown(link)}")
     ring, refreshes = (None if forced is None else int(forced) for forced in (ring, refreshes))
+    columns = column_names(x_train, "x_train")
     x = samples_of(x_train, what="x_train")
     graph = import_torch(model, x.shape[1:])
     flat = _calibration(x).reshape(-1, graph.features)
-    return compile_graph(graph, flat, batch, weights == "encrypted", link or Link(), ring, refreshes, scheme)
+    encrypted, link = weights == "encrypted", link or Link()
+    return compile_graph(graph, flat, batch, encrypted, link, ring, refreshes, scheme, columns)
 
 
 def _whole(value: Any) -> bool:
@@ -101,8 +105,9 @@ def compile_graph(
     ring: int | None,
     refreshes: int | None,
     scheme: str = "ckks",
+    columns: tuple[str, ...] = (),
 ) -> Plan:
-    """The passes in order. x: calibration samples [samples, features]."""
+    """The passes in order. x: calibration samples [samples, features]; columns: their names, if any."""
     rules = scheme_named(scheme)
     fused = fuse(graph, x)
     network = normalise(fused, x)
@@ -113,7 +118,7 @@ def compile_graph(
     program, checkpoints = lower(params, network, layouts, chosen, encrypted)
     signature = Signature(
         (program,), checkpoints, graph.input_shape, network.input_scale, network.output_scale,
-        network.output_offset, input_limit(network, rules.value_limit), chosen.cost,
+        network.output_offset, input_limit(network, rules.value_limit), chosen.cost, columns,
     )  # fmt: skip
     plan = Plan(signature, network, fused, x[:KEPT_SAMPLES].copy())
     check_precision(plan, x)

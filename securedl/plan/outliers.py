@@ -83,9 +83,10 @@ def _sentence(signature: Signature, flat: Array, found: NDArray[np.int64], what:
     sample = int(found[0])
     ratio = np.abs(flat[sample]) / signature.input_scale
     feature = int(ratio.argmax())
+    name = repr(signature.columns[feature]) if signature.columns else str(feature)
     return (
         f"{len(found)} sample(s) would overflow under encryption: {listed(found, what)}; in {what}[{sample}] "
-        f"feature {feature} is {flat[sample, feature]:.6g}, {ratio[feature]:.3g} times its range in the "
+        f"feature {name} is {flat[sample, feature]:.6g}, {ratio[feature]:.3g} times its range in the "
         "calibration data. Scale the data as those were, compile with samples that reach so far, or pass "
         "outliers='skip' or outliers='clip'"
     )

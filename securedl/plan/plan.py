@@ -199,6 +199,7 @@ class Plan:
             "program": self.program.to_json().decode(),
             "input_shape": self.signature.input_shape,
             "input_limit": self.signature.input_limit,
+            "columns": self.signature.columns,
             "cost": asdict(self.signature.cost),
             "checkpoints": [
                 (p.value, _features(p.sent), _features(p.back)) for p in self.signature.checkpoints
@@ -289,7 +290,8 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
     shape = tuple(meta["input_shape"])
     scales = arrays["input_scale"], arrays["output_scale"], arrays["output_offset"]
     signature = Signature(
-        (program,), checkpoints, shape, *scales, float(meta["input_limit"]), Cost(**meta["cost"])
-    )
+        (program,), checkpoints, shape, *scales, float(meta["input_limit"]), Cost(**meta["cost"]),
+        tuple(meta["columns"]),
+    )  # fmt: skip
     network = Normalised(scales[0], tuple(layers), *scales[1:])
     return Plan(signature, network, Graph(shape, nodes), arrays["samples"])

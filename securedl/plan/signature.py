@@ -94,6 +94,7 @@ class Signature:
         output_scale, output_offset: [outputs]; an answer is the decrypted value · scale + offset.
         input_limit: the box, in multiples of `input_scale`, in which no query overflows.
         cost: the estimate for one ciphertext batch.
+        columns: names of the input's features where the calibration data were a table; else none.
     """
 
     channels: tuple[Program, ...]
@@ -104,6 +105,7 @@ class Signature:
     output_offset: Array
     input_limit: float
     cost: Cost
+    columns: tuple[str, ...] = ()
 
     @property
     def program(self) -> Program:
@@ -142,9 +144,9 @@ class Signature:
         """Samples [samples, features] as float64.
 
         Raises:
-            InputError: wrong shape, NaN or infinite.
+            InputError: wrong shape, NaN or infinite, or a table with other columns than `columns`.
         """
-        return samples_of(x, self.input_shape, what).reshape(-1, len(self.input_scale))
+        return samples_of(x, self.input_shape, what, self.columns).reshape(-1, len(self.input_scale))
 
     def outside(self, flat: Array) -> NDArray[np.int64]:
         """Which of the samples [samples, features] leave the box, ascending: all that can be known of

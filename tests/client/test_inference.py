@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -430,6 +431,39 @@ class TestRefusals:
     def test_bad_probes(self, server, probes):
         with pytest.raises(InputError, match="probes"):
             server.owner.ask(QUERIES, probes)
+
+
+def test_units_of_columns_and_outputs_do_not_matter():
+    """Columns 1e6 apart, one that is zero in the calibration data, and outputs of 1e6 ± 1 and 1e-3 ± 1e-3."""
+    random = np.random.default_rng(3)
+    units = np.array([1e3, 1.0, 1e-3, 1.0, 30.0, 1.0])
+    x = random.normal(size=(200, FEATURES)) * units
+    x[:, 3] = 0.0
+    model = network("relu", 2)
+    with torch.no_grad():
+        model[0].weight /= torch.tensor(units)
+        model[-1].weight *= torch.tensor([[1.0], [1e-3], [1.0]])
+        model[-1].bias.copy_(torch.tensor([1e6, 1e-3, 0.0]))
+    server = Server(securedl.Owner(securedl.compile(model, x, batch=32)))
+    queries = x[:20].copy()
+    queries[::2, 3] = 1.0
+    answer = predict(server, queries)
+    with torch.no_grad():
+        want, size = model(torch.tensor(queries)).numpy(), np.ptp(model(torch.tensor(x)).numpy(), axis=0)
+    assert (np.abs(answer.logits - want) / size).max() < 2**-10
+    assert answer.report.passed
+
+
+def test_a_table_may_have_its_columns_in_any_order():
+    names = list("abcdef")
+    table = pd.DataFrame(X, columns=names)
+    made = Server(securedl.Owner(securedl.compile(network("relu", 2), table, batch=32)))
+    queries = pd.DataFrame(QUERIES, columns=names)
+    answer = predict(made, queries[names[::-1]])
+    want = made.owner.plan.graph(QUERIES)
+    assert np.abs(answer.logits - want).max() < 2**-10 * np.ptp(want)
+    with pytest.raises(InputError, match=r"lacks the column\(s\) 'a'"):
+        made.owner.ask(queries[names[1:]])
 
 
 class TestOutliers:
