@@ -55,7 +55,7 @@ class SecretSide(Protocol):
     def weights(self, indices: Iterable[int]) -> Iterable[bytes]:
         """Packed weights."""
 
-    def ask(self, x: Any, probes: Wish = 8) -> Inference:
+    def ask(self, x: Any, probes: Wish = 8, outliers: str = "raise") -> Inference:
         """The owner's side of one predict call."""
 
 
@@ -189,22 +189,27 @@ class Client:
             if not done.blobs:
                 raise ProtocolError("the server misses parts of the model but does not say which")
 
-    def predict(self, x: Any, probes: Wish = 8) -> Answer:
+    def predict(self, x: Any, probes: Wish = 8, outliers: str = "raise") -> Answer:
         """Ask the encrypted model, and verify.
 
         Args:
             x: [samples, ...], as for the plain model.
             probes: sensitive samples to mix in, or a `securedl.Probes`.
+            outliers: what is done about samples that would overflow under encryption, each by itself:
+                "raise" refuses all, "skip" answers the others and gives these logits NaN and label -1, "clip"
+                moves them into the range that the plan allows. The report lists them; the server sees no
+                difference.
 
         Returns:
             securedl.Answer. A failed verification shows in its report only.
 
         Raises:
-            InputError: samples out of range, or a closed client. ServerError: the server went away; repeat
-                the query. ProtocolError: the server broke the protocol, or has another model.
+            InputError: bad samples, or with "raise" samples out of range; or a closed client.
+            ServerError: the server went away; repeat the query.
+            ProtocolError: the server broke the protocol, or has another model.
         """
         self._link.check_open()  # making probes takes long
-        inference = self._owner.ask(x, probes)
+        inference = self._owner.ask(x, probes, outliers)
         known, clock = self._model(), Clock()
         doing = "nothing is lost and nothing was learnt: the query can be repeated"
         with self._link.stream("Predict", doing) as stream:

@@ -73,11 +73,12 @@ def predict(
     expected = logits(model, x)
     ordered, reach = np.sort(expected, axis=1), float(np.ptp(expected))
     outside = ordered[:, -1] - ordered[:, -2] > MARGIN * reach
-    agree = answer.labels == expected.argmax(axis=1)
+    labels = np.asarray(answer.labels)
+    agree = labels == expected.argmax(axis=1)
     return Encrypted(
         samples=len(x),
         refused=refused,
-        right=int((answer.labels == y).sum()),
+        right=int((labels == y).sum()),
         agree=int(agree.sum()),
         outside=int(outside.sum()),
         agree_outside=int(agree[outside].sum()),

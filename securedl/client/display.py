@@ -56,6 +56,7 @@ def answer_card(
     ]
     if report.alarms:
         rows.insert(3, ("", report.alarms[0]))
+    rows[1:1] = [("", line) for line in report.outliers]
     count = f"{len(logits)} sample" + "s" * (len(logits) != 1)
     outputs = " x ".join(str(size) for size in logits.shape[1:])
     return Card(f"Answer for {count}, {outputs} outputs each", tuple(rows))

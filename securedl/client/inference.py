@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 
 #: Honest values stay below the scheme's limit; noise and rounding may add this factor.
 RANGE_SLACK = 1.1
+#: The label of a sample that was not asked.
+SKIPPED = -1
 #: How many probes travel with a query.
 Wish: TypeAlias = int | Probes
 
@@ -49,7 +51,7 @@ class Answer:
         logits: float64 [samples, ...], in the shape of the network's answers, before a Softmax or Sigmoid at
             its end.
         labels: int64 [samples]: the largest class, or 1 where one logit is above 0; [samples, labels] for
-            multilabel; None for regression.
+            multilabel; None for regression. A sample that was skipped has NaN and -1.
         report: the verdict of the verification. timings: ms by stage. traffic: bytes by message kind.
         probabilities: float64 in the shape of the logits, by softmax or sigmoid; None for regression.
     """
@@ -181,9 +183,12 @@ class Inference:
         x: [samples, ...]. probes: a number, or a Probes.
         checks: beside the probes and the range; each is made for a batch from its lanes (int64 [batch],
             which probe each holds, or EMPTY).
+        outliers: what is done about samples that would overflow: "raise" refuses all, "skip" answers the
+            others, "clip" moves them into the plan's range, and skips those that overflow there too. As many
+            ciphertexts are sent in any case: a calibration sample takes the place of one that is skipped.
 
     Raises:
-        InputError: bad samples, or samples that would overflow; nothing has been encrypted then.
+        InputError: bad samples, or with "raise" samples that would overflow; nothing has been encrypted then.
     """
 
     def __init__(
@@ -194,10 +199,12 @@ class Inference:
         x: Any,
         probes: Wish = 8,
         checks: Sequence[Callable[[NDArray[np.int64]], Check]] = (),
+        outliers: str = "raise",
     ) -> None:
         self._verification, self._output = verification, plan.signature.output
         signature = plan.signature
-        flat = plan.checked(x)
+        self._screened = plan.screened(x, outliers)
+        flat = self._screened.samples
         wish = self._wish(probes)
         known = verification.probes.fingerprint if wish.count or wish.fill else None
         self._placement: Placement = place(len(flat), plan.batch, wish, len(known) if known else 0)
@@ -229,7 +236,11 @@ class Inference:
         if any(found is None for found in answers):
             raise ProtocolError("the server left a query without an answer")
         logits = self._output.shaped(self._placement.collect(np.array(answers)))
-        labels, probabilities = self._output.labels(logits), self._output.probabilities(logits)
+        labels = self._output.labels(logits)
+        logits[self._screened.skipped] = np.nan
+        if labels is not None:
+            labels[self._screened.skipped] = SKIPPED
+        probabilities = self._output.probabilities(logits)
         return Answer(logits, labels, self._report(), timings, traffic, probabilities)
 
     def _report(self) -> Report:
@@ -250,4 +261,6 @@ class Inference:
             alarms=alarms,
             detection=detection_by_fraction(lanes, probes, forced=self._placement.forced) if probes else {},
             bound=upper_bound_tampered(ledger.checked, ledger.alarmed) if ledger.checked else 1.0,
+            skipped=tuple(self._screened.skipped.tolist()),
+            clipped=tuple(self._screened.clipped.tolist()),
         )

@@ -28,7 +28,7 @@ from securedl.program.program import Program
 
 _FILE = struct.Struct("<8sB16s12s")
 _MAGIC = OWNER
-_VERSION = 1
+_VERSION = 2
 
 
 class Owner:
@@ -87,16 +87,18 @@ class Owner:
             if wanted is None or index in wanted:
                 yield self.keys.encrypt(slots, shape)
 
-    def ask(self, x: Any, probes: Wish = 8) -> Inference:
+    def ask(self, x: Any, probes: Wish = 8, outliers: str = "raise") -> Inference:
         """The client's side of one predict call.
 
         Args:
             x: samples [samples, ...]. probes: a number, or a Probes.
+            outliers: what is done about samples that would overflow: "raise", "skip" or "clip".
 
         Raises:
-            InputError: bad samples, or samples that would overflow; nothing has been encrypted then.
+            InputError: bad samples, or with "raise" samples that would overflow; nothing has been encrypted
+                then.
         """
-        return Inference(self.keys, self.plan, self.verification, x, probes)
+        return Inference(self.keys, self.plan, self.verification, x, probes, outliers=outliers)
 
     def save(self, path: str | Path, passphrase: str) -> None:
         """Write keys, plan and verification state, sealed by AES-256-GCM under scrypt(passphrase).

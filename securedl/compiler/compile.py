@@ -21,6 +21,7 @@ from securedl.he.scheme import Scheme
 from securedl.he.schemes import scheme_named
 from securedl.network.graph import Array, Graph, samples_of
 from securedl.network.outputs import Head, Output, task_of
+from securedl.network.samples import column_names
 from securedl.plan.normalised import Normalised
 from securedl.plan.plan import Plan
 from securedl.plan.signature import Link, Signature
@@ -54,7 +55,8 @@ def compile(
     Args:
         model: a network whose activations are polynomials (see `approximate`), in whatever style it is
             written. Its evaluation mode counts; it is left as it was.
-        x_train: calibration samples [samples, ...], which set the ranges of all encrypted values.
+        x_train: calibration samples [samples, ...], which set the ranges of all encrypted values. Of a table
+            (a DataFrame) the names of the columns are kept: later tables may have them in any order.
         scheme: "ckks". batch: samples in a ciphertext, rounded up to a power of two; "latency" is 1,
             "throughput" as many as there are slots.
         weights: "encrypted" or "plain" (the server may read the network).
@@ -90,6 +92,7 @@ def compile(
     if link is not None and not isinstance(link, Link):
         raise InputError(f"link: pass securedl.Link(rtt_ms=..., mbit_s=...), got {shown(link)}")
     ring, refreshes = (None if forced is None else int(forced) for forced in (ring, refreshes))
+    columns = column_names(x_train, "x_train")
     x = samples_of(x_train, what="x_train")
     if task is None and isinstance(model, PolynomialNetwork):
         task = model.report.task
@@ -100,10 +103,10 @@ def compile(
     check_intervals(model, used)
     check_same(model, imported, used)
     flat = used.reshape(len(used), -1)
-    encrypted = weights == "encrypted"
+    encrypted, link = weights == "encrypted", link or Link()
     return compile_graph(
-        imported.graph, flat, batch, encrypted, link or Link(), ring, refreshes, scheme, output, limit_gb
-    )  # fmt: skip
+        imported.graph, flat, batch, encrypted, link, ring, refreshes, scheme, columns, output, limit_gb
+    )
 
 
 def _whole(value: Any) -> bool:
@@ -125,10 +128,16 @@ def compile_graph(
     ring: int | None,
     refreshes: int | None,
     scheme: str = "ckks",
+    columns: tuple[str, ...] = (),
     output: Output | None = None,
     limit_gb: float = 8.0,
 ) -> Plan:
-    """The passes in order. x: calibration samples [samples, features]. output: a vector by default."""
+    """The passes in order.
+
+    Args:
+        x: calibration samples [samples, features]. columns: their names, if any.
+        output: what an answer is; a vector by default.
+    """
     rules = scheme_named(scheme)
     fused = fuse(straighten(graph), x)
     network = normalise(fused, x)
@@ -141,7 +150,8 @@ def compile_graph(
     limit.check_upload(program, layouts)
     signature = Signature(
         (program,), checkpoints, graph.input_shape, network.input_scale, network.output_scale,
-        input_limit(network, rules.value_limit), chosen.cost, output or _vector(network),
+        network.output_offset, input_limit(network, rules.value_limit), chosen.cost, columns,
+        output or _vector(network),
     )  # fmt: skip
     plan = Plan(signature, network, fused, x[:KEPT_SAMPLES].copy())
     check_precision(plan, x)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from securedl.errors import InputError
+from securedl.network.samples import numbers_of
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -274,18 +275,19 @@ class Graph:
         return logits
 
 
-def samples_of(x: Any, input_shape: tuple[int, ...] | None = None, what: str = "x") -> Array:
-    """A float64 array [samples, ...] from numpy or torch.
+def samples_of(
+    x: Any, input_shape: tuple[int, ...] | None = None, what: str = "x", columns: Sequence[str] = ()
+) -> Array:
+    """A float64 array [samples, ...] from numpy, torch, scipy's sparse matrices, pandas, or lists of these.
+
+    Args:
+        columns: names in the order in which a table's columns are taken; as they stand without.
 
     Raises:
-        InputError: empty, not numeric, NaN or infinite values, or not samples of `input_shape`.
+        InputError: empty, not numeric, NaN or infinite values, other columns than those, or not samples of
+            `input_shape`.
     """
-    if hasattr(x, "detach"):  # a torch tensor, without importing torch
-        x = x.detach().cpu().to_dense().double().numpy()  # numpy has neither bfloat16 nor sparse tensors
-    try:
-        array = np.asarray(x, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{what} must be an array of numbers: {error}") from error
+    array = numbers_of(x, what, columns)
     if input_shape is not None and array.shape[1:] != tuple(input_shape):
         raise InputError(
             f"{what} must have shape [samples, {', '.join(map(str, input_shape))}], got {list(array.shape)}"

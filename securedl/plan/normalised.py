@@ -42,12 +42,14 @@ class Normalised:
 
     Attributes:
         input_scale: [features]; the query is x / input_scale.
-        layers: in order. output_scale: [classes]; logits are value · output_scale.
+        layers: in order. output_scale, output_offset: [classes]; logits are value · output_scale +
+        output_offset.
     """
 
     input_scale: Array
     layers: tuple[Layer, ...]
     output_scale: Array
+    output_offset: Array
 
     def stages(self, x: Array) -> tuple[list[Array], list[list[Array]]]:
         """Pre-activations of every layer, and what every layer reads, for x [samples, features]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from securedl.network.graph import NODES, Array, Graph, matrix_arrays, matrix_fr
 from securedl.network.outputs import Head, Output
 from securedl.plan.forms import FORMS
 from securedl.plan.layouts import Interleaved, LayerValues, Layout
-from securedl.plan.normalised import Layer, Normalised, within_headroom
+from securedl.plan.normalised import Layer, Normalised
+from securedl.plan.outliers import Screened, listed, screen
 from securedl.plan.signature import Checkpoint, Cost, Signature
 from securedl.plan.summary import plan_card, summary
 from securedl.program.drive import drive
@@ -71,28 +73,21 @@ class Plan:
         """Number of logits."""
         return len(self.signature.output_scale)
 
-    def checked(self, x: Any, what: str = "x") -> Array:
-        """Samples [samples, features] as float64, refused when out of range.
+    def screened(self, x: Any, outliers: str = "raise", what: str = "x") -> Screened:
+        """Samples [samples, ...] that can be encrypted; which were left out or clipped.
 
         Raises:
-            InputError: wrong shape, NaN, infinite, or outside the range that the plan was calibrated for.
+            InputError: wrong shape, NaN or infinite; with outliers="raise", a sample that would overflow.
         """
-        flat = self.signature.flat(x, what)
-        outside = self.signature.outside(flat)
-        if len(outside):  # beyond the box, the network itself tells
-            inside = within_headroom(self.network, flat[outside], self.program.scheme.value_limit)
-            outside = outside[~inside]
-        if len(outside):
-            sample = int(outside[0])
-            ratio = np.abs(flat[sample]) / self.signature.input_scale
-            feature = int(ratio.argmax())
-            raise InputError(
-                f"{len(outside)} sample(s) would overflow under encryption, the first is {what}[{sample}]: "
-                f"its feature {feature} is {flat[sample, feature]:.6g}, {ratio[feature]:.3g} times "
-                "the largest value in the calibration data. Scale the data as those were, or compile with "
-                "samples that reach so far"
-            )
-        return flat
+        return screen(self.signature, self.network, self.samples, x, outliers, what)
+
+    def checked(self, x: Any, what: str = "x") -> Array:
+        """Samples [samples, features] as float64, refused when one would overflow.
+
+        Raises:
+            InputError: wrong shape, NaN, infinite, or far outside the range of the calibration data.
+        """
+        return self.screened(x, "raise", what).samples
 
     def weight_slots(self) -> Iterator[tuple[Shape, Array]]:
         """Every weight as (shape, slots [n]), in the program's order."""
@@ -119,20 +114,33 @@ class Plan:
         values = [value for read, after in zip(reads, pre, strict=False) for value in (read[0], after)]
         return [values[point.value] for point in self.signature.checkpoints]
 
-    def simulate(self, x: Any, noise_seed: int | None = 0) -> Array:
+    def simulate(self, x: Any, noise_seed: int | None = 0, outliers: str = "skip") -> Array:
         """What the network gives, without encryption: by the program itself on slot vectors, noise modelled.
 
         Args:
             x: samples [samples, ...]. noise_seed: None for exact arithmetic.
+            outliers: what is done about samples that would overflow under encryption: "skip" gives them rows
+                of NaN and "clip" moves them into the plan's range, both with a warning; "raise" refuses.
 
         Returns:
             float64 [samples, ...] in the shape of the network's own answers: logits, with the Softmax or
             Sigmoid that the network ends in applied, as a client does.
+
+        Raises:
+            InputError: wrong shape, NaN or infinite; with outliers="raise", a sample that would overflow.
         """
-        flat = self.checked(x)
-        answers = [seen[-1] for seen in self.simulate_checkpoints(self.batches(flat), noise_seed)]
+        screened = self.screened(x, outliers)
+        for done, which in (("left out: NaN", screened.skipped), ("clipped", screened.clipped)):
+            if len(which):
+                text = (
+                    f"{len(which)} sample(s) would overflow under encryption and are {done}: {listed(which)}"
+                )
+                warnings.warn(text, stacklevel=2)
+        answers = [seen[-1] for seen in self.simulate_checkpoints(self.batches(screened.samples), noise_seed)]
         output = self.signature.output
-        return output.head(output.shaped(self.signature.outputs(np.concatenate(answers)[: len(flat)])))
+        logits = output.shaped(self.signature.outputs(np.concatenate(answers)[: len(screened.samples)]))
+        logits[screened.skipped] = np.nan
+        return output.head(logits)
 
     def batches(self, flat: Array) -> list[Array]:
         """[samples, features] cut into ciphertext batches, the last one filled with zeros."""
@@ -191,6 +199,7 @@ class Plan:
         arrays: dict[str, Any] = {
             "input_scale": self.signature.input_scale,
             "output_scale": self.signature.output_scale,
+            "output_offset": self.signature.output_offset,
             "samples": self.samples,
         }
         meta: dict[str, Any] = {
@@ -198,6 +207,7 @@ class Plan:
             "program": self.program.to_json().decode(),
             "input_shape": self.signature.input_shape,
             "input_limit": self.signature.input_limit,
+            "columns": self.signature.columns,
             "cost": asdict(self.signature.cost),
             "output": asdict(self.signature.output),
             "checkpoints": [
@@ -292,10 +302,10 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
         Checkpoint(value, layout(sent), layout(back)) for value, sent, back in meta["checkpoints"]
     )
     shape = tuple(meta["input_shape"])
-    scales = arrays["input_scale"], arrays["output_scale"]
+    scales = arrays["input_scale"], arrays["output_scale"], arrays["output_offset"]
     signature = Signature(
         (program,), checkpoints, shape, *scales, float(meta["input_limit"]), Cost(**meta["cost"]),
-        _output(meta["output"]),
+        tuple(meta["columns"]), _output(meta["output"]),
     )  # fmt: skip
-    network = Normalised(scales[0], tuple(layers), scales[1])
+    network = Normalised(scales[0], tuple(layers), *scales[1:])
     return Plan(signature, network, Graph(shape, nodes), arrays["samples"])

@@ -92,9 +92,10 @@ class Signature:
         channels: the program for each plain modulus; CKKS has one.
         checkpoints: the query, each refresh, and the answer, in order.
         input_shape: of one sample. input_scale: [features]; the query is x / input_scale.
-        output_scale: [outputs]; an answer is the decrypted value · output_scale.
+        output_scale, output_offset: [outputs]; an answer is the decrypted value · scale + offset.
         input_limit: the box, in multiples of `input_scale`, in which no query overflows.
         cost: the estimate for one ciphertext batch.
+        columns: names of the input's features where the calibration data were a table; else none.
         output: what one sample's answer is.
     """
 
@@ -103,8 +104,10 @@ class Signature:
     input_shape: tuple[int, ...]
     input_scale: Array
     output_scale: Array
+    output_offset: Array
     input_limit: float
     cost: Cost
+    columns: tuple[str, ...]
     output: Output
 
     @property
@@ -144,14 +147,21 @@ class Signature:
         """Samples [samples, features] as float64.
 
         Raises:
-            InputError: wrong shape, NaN or infinite.
+            InputError: wrong shape, NaN or infinite, or a table with other columns than `columns`.
         """
-        return samples_of(x, self.input_shape, what).reshape(-1, len(self.input_scale))
+        return samples_of(x, self.input_shape, what, self.columns).reshape(-1, len(self.input_scale))
 
     def outside(self, flat: Array) -> NDArray[np.int64]:
-        """Which of the samples [samples, features] leave the box, ascending."""
+        """Which of the samples [samples, features] leave the box, ascending: all that can be known of
+        overflow without the weights.
+        """
         return np.flatnonzero((np.abs(flat) / self.input_scale).max(axis=1) > self.input_limit)
+
+    def clipped(self, flat: Array) -> Array:
+        """The nearest samples in the box, or in that of the calibration data where it is none."""
+        reach = self.input_scale * max(self.input_limit, 1.0)
+        return np.clip(flat, -reach, reach)
 
     def outputs(self, values: Array) -> Array:
         """Answers [samples, outputs] in the network's own units."""
-        return values * self.output_scale
+        return values * self.output_scale + self.output_offset

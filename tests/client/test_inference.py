@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -421,10 +422,139 @@ class TestRefusals:
         with pytest.raises(InputError, match=message):
             server.owner.ask(x)
 
+    @pytest.mark.parametrize("outliers", ["Skip", "", None, True, 0])
+    def test_bad_outliers(self, server, outliers):
+        with pytest.raises(InputError, match="outliers must be 'raise', 'skip' or 'clip', got"):
+            server.owner.ask(QUERIES, outliers=outliers)
+
     @pytest.mark.parametrize("probes", [-1, True, 1.5, "8", None])
     def test_bad_probes(self, server, probes):
         with pytest.raises(InputError, match="probes"):
             server.owner.ask(QUERIES, probes)
+
+
+def test_units_of_columns_and_outputs_do_not_matter():
+    """Columns 1e6 apart, one that is zero in the calibration data, and outputs of 1e6 ± 1 and 1e-3 ± 1e-3."""
+    random = np.random.default_rng(3)
+    units = np.array([1e3, 1.0, 1e-3, 1.0, 30.0, 1.0])
+    x = random.normal(size=(200, FEATURES)) * units
+    x[:, 3] = 0.0
+    model = network("relu", 2)
+    with torch.no_grad():
+        model[0].weight /= torch.tensor(units)
+        model[-1].weight *= torch.tensor([[1.0], [1e-3], [1.0]])
+        model[-1].bias.copy_(torch.tensor([1e6, 1e-3, 0.0]))
+    server = Server(securedl.Owner(securedl.compile(model, x, batch=32)))
+    queries = x[:20].copy()
+    queries[::2, 3] = 1.0
+    answer = predict(server, queries)
+    with torch.no_grad():
+        want, size = model(torch.tensor(queries)).numpy(), np.ptp(model(torch.tensor(x)).numpy(), axis=0)
+    assert (np.abs(answer.logits - want) / size).max() < 2**-10
+    assert answer.report.passed
+
+
+def test_a_table_may_have_its_columns_in_any_order():
+    names = list("abcdef")
+    table = pd.DataFrame(X, columns=names)
+    made = Server(securedl.Owner(securedl.compile(network("relu", 2), table, batch=32)))
+    queries = pd.DataFrame(QUERIES, columns=names)
+    answer = predict(made, queries[names[::-1]])
+    want = made.owner.plan.graph(QUERIES)
+    assert np.abs(answer.logits - want).max() < 2**-10 * np.ptp(want)
+    with pytest.raises(InputError, match=r"lacks the column\(s\) 'a'"):
+        made.owner.ask(queries[names[1:]])
+
+
+class TestOutliers:
+    """One sample far out of range among others, each treated by itself."""
+
+    @staticmethod
+    def queries(*which: int, size: float = 1e4) -> np.ndarray:
+        x = QUERIES.copy()
+        x[list(which)] *= size
+        return x
+
+    @staticmethod
+    def answer(server: Server, x, outliers: str, probes: int = 8):
+        inference = server.owner.ask(x, probes, outliers)
+        for batch in inference.batches:
+            server.serve(batch)
+        return inference.answer({}, {})
+
+    def test_skip_answers_the_others(self, server):
+        answer = self.answer(server, self.queries(3, 11), "skip")
+        want = server.owner.plan.graph(QUERIES)
+        rest = np.delete(np.arange(20), [3, 11])
+        assert np.isnan(answer.logits[[3, 11]]).all()
+        np.testing.assert_array_equal(answer.labels[[3, 11]], [-1, -1])
+        assert np.abs(answer.logits - want)[rest].max() < 2**-10 * np.ptp(want)
+        np.testing.assert_array_equal(answer.labels[rest], answer.logits[rest].argmax(1))
+        assert answer.report.passed
+        assert answer.report.skipped == (3, 11)
+        assert answer.report.clipped == ()
+
+    def test_clip_answers_all(self, server):
+        x, plan = self.queries(3, 11), server.owner.plan
+        answer = self.answer(server, x, "clip")
+        reach = plan.signature.input_scale * max(plan.signature.input_limit, 1.0)
+        clipped = x.copy()
+        clipped[[3, 11]] = np.clip(x[[3, 11]], -reach, reach)
+        want = plan.graph(clipped)
+        assert np.abs(answer.logits - want).max() < 2**-10 * np.ptp(want)
+        assert answer.report.clipped == (3, 11)
+        assert answer.report.skipped == ()
+        assert answer.report.passed
+
+    @pytest.mark.parametrize("outliers", ["skip", "clip"])
+    def test_nothing_is_changed_without_outliers(self, server, outliers):
+        answer = self.answer(server, QUERIES, outliers)
+        want = server.owner.plan.graph(QUERIES)
+        assert np.abs(answer.logits - want).max() < 2**-10 * np.ptp(want)
+        assert answer.report.skipped == answer.report.clipped == ()
+
+    def test_all_may_be_skipped(self, server):
+        answer = self.answer(server, self.queries(*range(20)), "skip")
+        assert np.isnan(answer.logits).all()
+        assert (answer.labels == -1).all()
+        assert answer.report.passed
+
+    @pytest.mark.parametrize("outliers", ["skip", "clip"])
+    def test_the_server_sees_no_difference(self, server, outliers):
+        """As many batches of as many octets, placed by the same draws, whatever the samples are."""
+
+        def sent(x) -> list[list[int]]:
+            inference = server.owner.ask(x, 8, outliers)
+            return [[len(tile) for tile in batch.query()] for batch in inference.batches]
+
+        seen = sent(QUERIES)
+        assert sent(self.queries(3)) == seen
+        assert sent(self.queries(*range(20))) == seen
+
+    @pytest.mark.parametrize("outliers", ["skip", "clip"])
+    def test_every_sample_is_evaluated_whatever_it_is(self, server, monkeypatch, outliers):
+        """The time before the first ciphertext is that of the same work."""
+        from securedl.plan import outliers as module
+
+        plan, seen, real = server.owner.plan, [], module.within_headroom
+
+        def counted(network, x, limit):
+            seen.append(len(x))
+            return real(network, x, limit)
+
+        monkeypatch.setattr(module, "within_headroom", counted)
+        work = []
+        for x in (QUERIES, self.queries(3), self.queries(*range(20))):
+            seen.clear()
+            plan.screened(x, outliers)
+            work.append(tuple(seen))
+        assert len(set(work)) == 1
+
+    def test_a_refusal_names_the_samples(self, server):
+        with pytest.raises(
+            InputError, match=r"2 sample\(s\) would overflow.*x\[3\], x\[11\].*outliers='skip'"
+        ):
+            server.owner.ask(self.queries(3, 11))
 
 
 def test_a_key_serves_its_term_and_no_more():

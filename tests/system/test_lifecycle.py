@@ -88,7 +88,7 @@ def test_a_saved_owner_comes_back(net, refreshing, folder, serving, tmp_path) ->
     assert net.close(x, np.array(later["logits"]))
     sure = net.sure(x)
     assert sure.any()
-    np.testing.assert_array_equal(np.array(later["labels"])[sure], first.labels[sure])
+    np.testing.assert_array_equal(np.array(later["labels"])[sure], np.asarray(first.labels)[sure])
 
 
 def test_an_upload_survives_the_death_of_the_server(network, folder, serving) -> None:

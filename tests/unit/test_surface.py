@@ -273,6 +273,13 @@ class TestAnswer:
         assert fits(text)
         assert words in text
 
+    def test_outliers_are_said(self):
+        report = Report(True, 3, 0, 0.1, skipped=(7,), clipped=(2, 5))
+        text = answer_card(np.zeros((9, 4)), np.zeros(9, int), report, TIMINGS, TRAFFIC).text()
+        assert fits(text)
+        assert "1 sample skipped, out of range: 7\n" in text
+        assert "2 samples clipped, out of range: 2, 5\n" in text
+
     def test_nothing_checked_is_said(self):
         report = Report(passed=True, probes=0, checkpoints=0, worst_ratio=0.0)
         text = answer_card(np.zeros((3, 4)), None, report, TIMINGS, TRAFFIC).text()

@@ -95,7 +95,9 @@ def product(matrices, bias, xs, width: int, encrypted: bool, giant: int | None =
     batch = SLOTS // width
     layer = Layer("", tuple(matrices), bias, Straight(1))
     inputs = matrices[0].shape[1]
-    (layout,) = lay_out(Normalised(np.ones(inputs), (layer,), np.ones(len(bias))), width, batch, encrypted)
+    (layout,) = lay_out(
+        Normalised(np.ones(inputs), (layer,), *np.ones((2, len(bias)))), width, batch, encrypted
+    )
     count = len(matrices)
     weight_scale = float(PARAMS.primes[1])
     step = Matvec(

@@ -26,7 +26,20 @@ def test_summary():
     assert "nothing was checked" in Report(True, 0, 0, 0.0).summary()
 
 
-@pytest.mark.parametrize("report", [GOOD, BAD])
+OUTLIERS = Report(True, 8, 1, 0.031, skipped=(3,), clipped=tuple(range(12)))
+
+
+def test_outliers_are_listed():
+    assert GOOD.outliers == []
+    assert OUTLIERS.summary().splitlines()[-2:] == [
+        "  1 sample skipped, out of range: 3",
+        "  12 samples clipped, out of range: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...",
+    ]
+    assert OUTLIERS.to_dict()["skipped"] == [3]
+    assert OUTLIERS.to_dict()["clipped"] == list(range(12))
+
+
+@pytest.mark.parametrize("report", [GOOD, BAD, OUTLIERS])
 def test_json(report):
     found = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert found["passed"] == report.passed
