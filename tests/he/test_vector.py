@@ -489,3 +489,18 @@ def test_memory_is_given_back_without_a_garbage_collection(threads: int) -> None
         assert known() is None
     finally:
         gc.enable()
+
+
+def test_an_evaluator_is_gone_when_nothing_refers_to_it():
+    """Its memory is a model's; the collector may run much later."""
+    o = oracle("ckks", 4096, (30,), 40)
+    evaluator = VectorEvaluator(o.params)
+    evaluator.set_keys(o.relinearisation, {3: o.rotations[3]})
+    evaluator.dump(evaluator.rotate(evaluator.load(o.record(np.random.default_rng(0), 2, 0)), [3])[0])
+    gone = [weakref.ref(evaluator), weakref.ref(evaluator._engine)]
+    gc.disable()
+    try:
+        del evaluator
+        assert [some() for some in gone] == [None, None]
+    finally:
+        gc.enable()

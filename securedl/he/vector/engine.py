@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -42,10 +43,12 @@ class Engine:
         self.n = params.ring
         self.row = 8 * params.ring
         self.work_row = padded_octets(params.ring)
-        # Per instance: the cached tuples hold arrays that the kernels read.
-        self._moduli = lru_cache(maxsize=None)(self._make_moduli)
-        self._switch_constants = lru_cache(maxsize=None)(self._make_switch_constants)
-        self._divide_constants = lru_cache(maxsize=None)(self._make_divide_constants)
+        # Per instance: the cached tuples hold arrays that the kernels read. Through a proxy, so that no circle
+        # keeps the memory of a model that was removed until the collector happens to run.
+        own = weakref.proxy(self)
+        self._moduli = lru_cache(maxsize=None)(partial(Engine._make_moduli, own))
+        self._switch_constants = lru_cache(maxsize=None)(partial(Engine._make_switch_constants, own))
+        self._divide_constants = lru_cache(maxsize=None)(partial(Engine._make_divide_constants, own))
 
     # --- memory and constants --------------------------------------------------------------------
 
