@@ -209,7 +209,7 @@ class Inference:
         known = verification.probes.fingerprint if wish.count or wish.fill else None
         self._placement: Placement = place(len(flat), plan.batch, wish, len(known) if known else 0)
         samples = known.samples if known else np.zeros((0, flat.shape[1]))
-        values = self._placement.assemble(flat, samples)
+        values = self._placement.assemble(flat, samples, plan.neutral)
         verification.ledger.ask(len(values))
         limit = plan.program.scheme.value_limit * RANGE_SLACK
         makers: tuple[Callable[[NDArray[np.int64]], Check], ...] = (

@@ -102,7 +102,10 @@ class Verification:
         def overflows(x: Array) -> np.ndarray:
             return ~within_headroom(network, x, plan.program.scheme.value_limit)
 
-        return fingerprint(plan.graph, plan.samples, count, low=-high, high=high, seed=0, limit=overflows)
+        return fingerprint(
+            plan.graph, plan.samples, count,
+            low=-high, high=high, seed=0, limit=overflows, anchor=plan.neutral,
+        )  # fmt: skip
 
     def compare(self, checkpoint: int, lanes: np.ndarray, probes: np.ndarray, values: Array) -> Array:
         """Deviation over tolerance of probe values [count, features] at a checkpoint (0: first refresh)."""

@@ -22,7 +22,7 @@ from securedl.network.graph import NODES, Array, Graph, matrix_arrays, matrix_fr
 from securedl.network.outputs import Head, Output
 from securedl.plan.forms import FORMS
 from securedl.plan.layouts import Interleaved, LayerValues, Layout
-from securedl.plan.normalised import Layer, Normalised
+from securedl.plan.normalised import Layer, Normalised, within_headroom
 from securedl.plan.outliers import Screened, listed, screen
 from securedl.plan.signature import Checkpoint, Cost, Signature
 from securedl.plan.summary import plan_card, summary
@@ -89,6 +89,17 @@ class Plan:
         """
         return self.screened(x, "raise", what).samples
 
+    @property
+    def neutral(self) -> Array:
+        """A sample [features] that does not overflow: zeros, or a calibration sample where zeros would.
+
+        Zeros are far outside the data where a column is 2000 ± 10; an overflow in one lane spoils all others.
+        """
+        zeros = np.zeros((1, self.samples.shape[1]))
+        inside = within_headroom(self.network, zeros, self.program.scheme.value_limit)[0]
+        neutral: Array = zeros[0] if inside else self.samples[0]
+        return neutral
+
     def weight_slots(self) -> Iterator[tuple[Shape, Array]]:
         """Every weight as (shape, slots [n]), in the program's order."""
         shapes = iter(self.program.weight_shapes)
@@ -143,9 +154,9 @@ class Plan:
         return output.head(logits)
 
     def batches(self, flat: Array) -> list[Array]:
-        """[samples, features] cut into ciphertext batches, the last one filled with zeros."""
+        """[samples, features] cut into ciphertext batches, the last one filled with `neutral`."""
         count = -(-len(flat) // self.batch)
-        padded = np.zeros((count * self.batch, flat.shape[1]))
+        padded = np.tile(self.neutral, (count * self.batch, 1))
         padded[: len(flat)] = flat
         return list(padded.reshape(count, self.batch, -1))
 

@@ -40,7 +40,7 @@ class Probes:
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """What each lane of each batch holds; EMPTY (-1) in both arrays is a lane of zeros.
+    """What each lane of each batch holds; EMPTY (-1) in both arrays is a lane without either.
 
     Attributes:
         data: int64 [batches, batch], index of the data sample.
@@ -57,10 +57,10 @@ class Placement:
         """Number of probe lanes."""
         return int(np.count_nonzero(self.probe != EMPTY))
 
-    def assemble(self, data: Array, fingerprint: Array) -> Array:
-        """Inputs as they are encrypted: float64 [batches, batch, features]."""
+    def assemble(self, data: Array, fingerprint: Array, empty: Array | float = 0.0) -> Array:
+        """Inputs as they are encrypted: float64 [batches, batch, features]; empty: for lanes without any."""
         features = data.shape[1] if len(data) else fingerprint.shape[1]
-        lanes = np.zeros((*self.data.shape, features))
+        lanes = np.broadcast_to(empty, (*self.data.shape, features)).astype(np.float64)
         lanes[self.data != EMPTY] = data[self.data[self.data != EMPTY]]
         lanes[self.probe != EMPTY] = fingerprint[self.probe[self.probe != EMPTY]]
         return lanes

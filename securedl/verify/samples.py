@@ -44,6 +44,7 @@ def sensitive_samples(
     rate: float = 0.05,
     seed: int,
     limit: Limit | None = None,
+    anchor: ArrayLike = 0.0,
 ) -> Array:
     """One sensitive sample for each start; float64 [samples, features], always inside the box.
 
@@ -54,15 +55,16 @@ def sensitive_samples(
             0.02, 0.05, 0.1, 0.2 and 0.4 the default reaches furthest in 100 steps (digits MLP).
         seed: of the directions taken where the gradient is zero or not finite.
         limit: a step into what it refuses is not taken, and that sample's steps are halved from there on.
+        anchor: a sample that the limit does not refuse, [features] or the origin.
 
     Raises:
-        InputError: shapes, an empty box, or a limit that refuses the whole neighbourhood of the origin.
+        InputError: shapes, an empty box, or a limit that refuses the whole neighbourhood of the anchor.
     """
     rng = np.random.default_rng(seed)
     lower, upper = _box(graph, low, high)
     width = upper - lower
     sensitivity = Sensitivity(graph)
-    x = _allowed(np.clip(_rows(graph, starts), lower, upper), lower, upper, limit)
+    x = _allowed(np.clip(_rows(graph, starts), lower, upper), lower, upper, limit, anchor)
     best, peak = x.copy(), np.full(len(x), -np.inf)
     share = np.ones(len(x))
     for step in range(steps + 1):
@@ -81,19 +83,26 @@ def sensitive_samples(
 
 
 def wide_samples(
-    graph: Graph, count: int, *, low: ArrayLike, high: ArrayLike, seed: int, limit: Limit | None = None
+    graph: Graph,
+    count: int,
+    *,
+    low: ArrayLike,
+    high: ArrayLike,
+    seed: int,
+    limit: Limit | None = None,
+    anchor: ArrayLike = 0.0,
 ) -> Array:
-    """Uniform in the box, then drawn towards its point nearest the origin by a uniform factor.
+    """Uniform in the box, then drawn towards its point nearest the anchor by a uniform factor.
 
     Without the factor their norms concentrate, and a server that adds k(1 - ‖x‖²/R²) to a logit flips 80 %
     of natural digits and 3.4 % of these. float64 [count, features].
     """
     rng = np.random.default_rng(seed)
     lower, upper = _box(graph, low, high)
-    anchor = np.clip(0.0, lower, upper)
+    near = np.clip(anchor, lower, upper)
     uniform = rng.uniform(lower, upper, (count, graph.features))
     factor = rng.uniform(0.0, 1.0, (count, 1))
-    return _allowed(np.clip(anchor + factor * (uniform - anchor), lower, upper), lower, upper, limit)
+    return _allowed(np.clip(near + factor * (uniform - near), lower, upper), lower, upper, limit, anchor)
 
 
 def natural_samples(
@@ -105,6 +114,7 @@ def natural_samples(
     high: ArrayLike,
     seed: int,
     limit: Limit | None = None,
+    anchor: ArrayLike = 0.0,
 ) -> Array:
     """Training samples, all different while there are enough, inside the box. float64 [count, features]."""
     rows = _rows(graph, x_train)
@@ -115,7 +125,7 @@ def natural_samples(
     order = [rng.permutation(len(rows)) for _ in range(rounds)] or [np.zeros(0, dtype=np.int64)]
     lower, upper = _box(graph, low, high)
     chosen = np.clip(rows[np.concatenate(order)[:count]], lower, upper)
-    return _allowed(chosen, lower, upper, limit)
+    return _allowed(chosen, lower, upper, limit, anchor)
 
 
 def fingerprint(
@@ -127,6 +137,7 @@ def fingerprint(
     high: ArrayLike,
     seed: int,
     limit: Limit | None = None,
+    anchor: ArrayLike = 0.0,
 ) -> Fingerprint:
     """A fingerprint of `count` samples in random order: 15 % natural, 15 % wide, the rest sensitive.
 
@@ -139,11 +150,12 @@ def fingerprint(
     least = 1 if count >= 3 else 0
     natural, wide = (max(least, int(SHARES[kind] * count)) for kind in ("natural", "wide"))
     sensitive = count - natural - wide
-    starts = natural_samples(graph, x_train, sensitive, low=low, high=high, seed=seeds[0], limit=limit)
+    box: Any = {"low": low, "high": high, "limit": limit, "anchor": anchor}
+    starts = natural_samples(graph, x_train, sensitive, seed=seeds[0], **box)
     parts = {
-        "sensitive": sensitive_samples(graph, starts, low=low, high=high, seed=seeds[1], limit=limit),
-        "natural": natural_samples(graph, x_train, natural, low=low, high=high, seed=seeds[2], limit=limit),
-        "wide": wide_samples(graph, wide, low=low, high=high, seed=seeds[3], limit=limit),
+        "sensitive": sensitive_samples(graph, starts, seed=seeds[1], **box),
+        "natural": natural_samples(graph, x_train, natural, seed=seeds[2], **box),
+        "wide": wide_samples(graph, wide, seed=seeds[3], **box),
     }
     order = np.random.default_rng(seeds[4]).permutation(count)
     samples = np.concatenate(list(parts.values()))[order]
@@ -179,16 +191,16 @@ def _refused(x: Array, limit: Limit | None) -> NDArray[np.bool_]:
     return np.zeros(len(x), dtype=np.bool_) if limit is None else np.asarray(limit(x), dtype=np.bool_)
 
 
-def _allowed(x: Array, lower: Array, upper: Array, limit: Limit | None) -> Array:
-    """Samples that the limit refuses, halved towards the box's point nearest the origin until it agrees."""
-    anchor = np.clip(0.0, lower, upper)
+def _allowed(x: Array, lower: Array, upper: Array, limit: Limit | None, anchor: ArrayLike) -> Array:
+    """Samples that the limit refuses, halved towards the box's point nearest the anchor until it agrees."""
+    near = np.clip(anchor, lower, upper)
     for _ in range(HALVINGS):
         refused = _refused(x, limit)
         if not refused.any():
             return x
-        x = np.where(refused[:, None], (x + anchor) / 2.0, x)
+        x = np.where(refused[:, None], (x + near) / 2.0, x)
     raise InputError(
-        f"the limit refuses {int(refused.sum())} samples however near the origin: no input of this box "
+        f"the limit refuses {int(refused.sum())} samples however near the anchor: no input of this box "
         "survives encryption; check the plan's scales"
     )
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 import securedl
+from securedl.client.probes import Verification
 from securedl.compiler.compile import compile_graph
 from securedl.errors import InputError
 from securedl.network.graph import Affine, Graph, Polynomial
@@ -120,3 +121,24 @@ class TestSimulate:
 def test_a_long_list_is_cut():
     assert listed(np.array([1, 4])) == "x[1], x[4]"
     assert listed(np.arange(9), "q") == "q[0], q[1], q[2], q[3], q[4] and 4 more"
+
+
+class TestNeutral:
+    """What fills lanes without a sample never overflows: one lane that does spoils all others."""
+
+    def test_zeros_where_they_do_not_overflow(self):
+        np.testing.assert_array_equal(PLAN.neutral, np.zeros(FEATURES))
+
+    def test_a_calibration_sample_where_zeros_would(self):
+        random = np.random.default_rng(1)
+        first = sparse.csr_matrix(random.normal(size=(4, FEATURES)))
+        x = 2000 + X
+        square = Polynomial(np.tile([[0.1], [0.3], [0.2]], 4))
+        last = Affine(sparse.csr_matrix(random.normal(size=(3, 4))), np.zeros(3))
+        graph = Graph((FEATURES,), (Affine(first, -first @ np.full(FEATURES, 2000.0)), square, last))
+        plan = compile_graph(graph, x, 16, True, securedl.Link(), 8192, None)
+        assert not overflowing(plan.network, plan.neutral[None], LIMIT).any()
+        np.testing.assert_array_equal(plan.neutral, x[0])
+        assert np.abs(plan.simulate(x[:3]) - graph(x[:3])).max() < 2**-10 * np.ptp(graph(x))
+        probes = Verification(plan).probes.fingerprint
+        assert not overflowing(plan.network, probes.samples, LIMIT).any()

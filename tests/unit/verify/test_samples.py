@@ -87,7 +87,7 @@ def test_the_limit_is_never_crossed(network, digits):
 
 
 def test_a_limit_that_refuses_everything(small):
-    with pytest.raises(InputError, match="however near the origin"):
+    with pytest.raises(InputError, match="however near the anchor"):
         wide_samples(small, 3, **BOX, seed=0, limit=lambda x: np.ones(len(x), dtype=bool))
 
 
