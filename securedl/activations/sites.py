@@ -17,7 +17,7 @@ from securedl.activations.report import Replacement
 from securedl.errors import InputError, UnsupportedLayerError
 from securedl.network.capture import Captured
 from securedl.network.from_torch import head_of
-from securedl.network.operations import MAX_POOLS, MOVING, is_elementwise, kind_of
+from securedl.network.operations import MAX_POOLS, MOVING, is_elementwise, is_random, kind_of
 from securedl.network.polynomial import PolynomialActivation
 
 #: Samples that run through the network at once outside fine-tuning; bounds the memory of calibration.
@@ -148,6 +148,7 @@ class _Sites:
             and node is not self.head
             and node in self.depends
             and is_elementwise(node.target)
+            and not is_random(node)
             and kind_of(node.target) not in MOVING
         )
 

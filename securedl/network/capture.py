@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import io
 import logging
 import re
@@ -109,10 +110,10 @@ def capture(model: nn.Module, shape: tuple[int, ...]) -> Captured:
         model = nn.Sequential(model)
     first = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     sample = torch.zeros((BATCH, *shape), dtype=first.dtype, device=first.device)
-    with evaluation(model), _quiet():
+    with evaluation(model), torch.no_grad(), _quiet():
         try:
-            program = torch.export.export(model, (sample,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
-            if any(_mutates(node) for node in program.graph.nodes):
+            program = torch.export.export(model, (sample,), dynamic_shapes=_any_number(model))
+            if any(_mutates(node) for node in _all_nodes(program.graph_module)):
                 program = program.run_decompositions({})
         except Exception as error:
             raise UnsupportedLayerError(_why(model, shape, error)) from error
@@ -156,6 +157,20 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
+def _any_number(model: nn.Module) -> tuple[Any, ...]:
+    """Of samples, as `torch.export` wants it said for the arguments of `forward`."""
+    samples = {0: torch.export.Dim.AUTO}
+    first = next(iter(inspect.signature(model.forward).parameters.values()), None)
+    return ((samples,),) if first is not None and first.kind is first.VAR_POSITIONAL else (samples,)
+
+
+def _all_nodes(module: fx.GraphModule) -> Iterator[fx.Node]:
+    """Those of graphs inside it too."""
+    for one in module.modules():
+        if isinstance(one, fx.GraphModule):
+            yield from one.graph.nodes
+
+
 def _mutates(node: fx.Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.is_mutable
@@ -172,6 +187,8 @@ def _why(model: nn.Module, shape: tuple[int, ...], error: Exception) -> str:
             "sample; "
             "write it without `if`, `while`, `.item()` or masks on tensors"
         )
+    if "fake tensor in the exported program constant" in text:
+        return f"{name} reads or sets .data of a tensor{at}, which cannot be followed: use .detach() instead"
     reason = text.splitlines()[0] if text else type(error).__name__
     return f"{name} does not run on samples of shape {list(shape)}{at}: {type(error).__name__}: {reason}"
 
@@ -222,28 +239,8 @@ def _flat(model: nn.Module, program: Any) -> Captured:
     with _quiet():
         module = program.module()
     graph, origins = fx.Graph(), {}
-    known: dict[fx.Node, fx.Node] = {}
-    made: dict[str, fx.Node] = {}  # what was computed once is not computed again
-    results = []
-    for node in module.graph.nodes:
-        if node.op == "call_module" or str(node.target).startswith(_ASSERTIONS):  # guards of export
-            continue
-        if node.op == "output":
-            results = _leaves(node.args[0])
-            continue
-        again = made.get(key) if (key := _key(node, known)) else None
-        known[node] = again or graph.node_copy(node, lambda old: known[old])
-        if node.op == "call_function" and again is None:
-            origins[known[node].name] = _origin(node)
-        if key is not None:
-            made[key] = known[node]
-    given = [node for node in graph.nodes if node.op == "placeholder"]
-    size = given[0].meta["val"].shape[0]
-    if isinstance(size, int):
-        raise UnsupportedLayerError(
-            f"{name} fixes the number of samples{_where_fixed(program)}: use x.shape[0] or -1 where it "
-            "counts samples"
-        )
+    results = leaves(_Copy(name, graph, origins).of(module, {}))
+    _check_number(name, program, next(node for node in graph.nodes if node.op == "placeholder"))
     if (
         len(results) != 1
         or not isinstance(results[0], fx.Node)
@@ -252,7 +249,7 @@ def _flat(model: nn.Module, program: Any) -> Captured:
         raise UnsupportedLayerError(
             f"{name} gives {len(results)} results: return one tensor, the rest concatenated or left out"
         )
-    graph.output(known[results[0]])
+    graph.output(results[0])
     for node in list(graph.nodes):
         if node.target is torch.ops.securedl.polynomial.default:
             _as_module(graph, node, origins)
@@ -262,6 +259,81 @@ def _flat(model: nn.Module, program: Any) -> Captured:
     captured.origins, captured.title = origins, name
     captured.eval()
     return captured
+
+
+#: Contexts that export keeps as a graph of their own: where their arguments have it.
+_CONTEXTS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
+
+
+class _Copy:
+    """Copies the operations of an exported network into one graph, each computation once."""
+
+    def __init__(self, name: str, graph: fx.Graph, origins: dict[str, Origin]) -> None:
+        self.name, self.graph, self.origins = name, graph, origins
+        self.made: dict[str, fx.Node] = {}
+
+    def of(self, module: nn.Module, known: dict[fx.Node, Any]) -> Any:
+        """What a graph gives. known: its placeholders, if they are not the network's own."""
+        assert isinstance(module, fx.GraphModule)
+        for node in module.graph.nodes:
+            if node.op == "output":
+                return fx.map_arg(node.args[0], known.__getitem__)
+            if node.op == "call_module" or str(node.target).startswith(_ASSERTIONS):  # guards of export
+                continue
+            if node not in known:
+                known[node] = self._one(module, node, known)
+        raise AssertionError("a graph without an output")
+
+    def _one(self, module: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+        kind = getattr(node.target, "__name__", "")
+        if node.op == "call_function" and kind in _CONTEXTS:
+            return self._context(module, node, known, _CONTEXTS[kind])
+        if kind == "getitem" and isinstance(node.args[0], fx.Node):
+            several = known[node.args[0]]
+            if not isinstance(several, fx.Node):
+                return several[node.args[1]]
+        if _mutates(node):
+            raise UnsupportedLayerError(
+                f"{self.name} changes a tensor in place where that cannot be followed: {_origin(node).line}"
+            )
+        again = self.made.get(key) if (key := _key(node, known)) else None
+        new = again or self.graph.node_copy(node, known.__getitem__)
+        if node.op == "call_function" and again is None:
+            self.origins[new.name] = _origin(node)
+        if key is not None:
+            self.made[key] = new
+        return new
+
+    def _context(self, module: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any], place: int) -> Any:
+        """What is computed inside `with torch.no_grad()` and the like."""
+        if place == _CONTEXTS["wrap_with_autocast"] and node.args[2]:
+            raise UnsupportedLayerError(
+                f"{self.name} computes with {node.args[1]} inside torch.autocast, too coarse to compare "
+                "encrypted answers with: leave the autocast out"
+            )
+        inner, *given = node.args[place:]
+        assert isinstance(inner, fx.Node)
+        body = module.get_submodule(str(inner.target))
+        assert isinstance(body, fx.GraphModule)
+        inputs = [one for one in body.graph.nodes if one.op == "placeholder"]
+        values = fx.map_arg(given, known.__getitem__)
+        return self.of(body, dict(zip(inputs, values, strict=True)))
+
+
+def _check_number(name: str, program: Any, given: fx.Node) -> None:
+    """Refuse a network that was captured for some numbers of samples only."""
+    size = given.meta["val"].shape[0]
+    if isinstance(size, int):
+        raise UnsupportedLayerError(
+            f"{name} fixes the number of samples{_where_fixed(program)}: use x.shape[0] or -1 where it "
+            "counts samples"
+        )
+    allowed = program.range_constraints.get(size.node.expr)
+    if allowed is not None and (allowed.lower > 2 or allowed.upper < 1 << 30):
+        raise UnsupportedLayerError(
+            f"{name} decides by the number of samples (what it does for {BATCH} it does for "
+            f"{allowed.lower} to {allowed.upper}): an encrypted network treats each sample by itself"
+        )
 
 
 def _key(node: fx.Node, known: dict[fx.Node, fx.Node]) -> str | None:
@@ -286,11 +358,12 @@ def _held(module: nn.Module, model: nn.Module) -> nn.Module:
     return module
 
 
-def _leaves(value: Any) -> list[Any]:
+def leaves(value: Any) -> list[Any]:
+    """What is in lists and dictionaries, without None."""
     if isinstance(value, tuple | list):
-        return [leaf for one in value for leaf in _leaves(one)]
+        return [leaf for one in value for leaf in leaves(one)]
     if isinstance(value, dict):
-        return [leaf for one in value.values() for leaf in _leaves(one)]
+        return [leaf for one in value.values() for leaf in leaves(one)]
     return [] if value is None else [value]
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from securedl.errors import CompileError
-from securedl.network.capture import Captured, evaluation
+from securedl.network.capture import Captured, evaluation, leaves
 from securedl.network.from_torch import Imported
 from securedl.network.polynomial import PolynomialActivation
 
@@ -132,9 +132,8 @@ def _run(model: nn.Module, x: NDArray[np.float64], dtype: torch.dtype) -> NDArra
 
 
 def _tensor(found: Any) -> Tensor:
-    while not isinstance(found, Tensor):
-        found = next(iter(found.values())) if isinstance(found, dict) else found[0]
-    return found.detach()
+    tensor: Tensor = leaves(found)[0]
+    return tensor.detach()
 
 
 def _first(imported: Imported, x: NDArray[np.float64]) -> str:

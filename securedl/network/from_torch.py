@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from securedl.errors import CompileError, UnsupportedLayerError
-from securedl.network.capture import BATCH, Captured, capture
+from securedl.network.capture import BATCH, Captured, capture, leaves
 from securedl.network.graph import Graph
-from securedl.network.operations import Call, apply, is_random, kind_of, traced_arguments
+from securedl.network.operations import OPERATIONS, Call, apply, is_random, kind_of, traced_arguments
 from securedl.network.outputs import Head
 from securedl.network.polynomial import PolynomialActivation
 from securedl.network.tensors import Builder, RefusedError, Traced
@@ -173,7 +173,8 @@ class _Import:
         origin = self.captured.origin(node)
         try:
             self.known[node] = self._result(node, origin.path)
-        except RefusedError as reason:
+        except Exception as error:
+            reason = str(error) if isinstance(error, RefusedError) else _not_followed(node, error)
             where = f" ({origin.line})" if origin.line else ""
             self.problems.append(f"{origin.path}: {reason}{where}")
             self.known[node] = self._unknown(node)
@@ -182,13 +183,13 @@ class _Import:
         args, kwargs = traced_arguments(node, self.known)
         if node is self.head_node:
             return args[0]
+        if is_random(node) and kind_of(node.target) not in OPERATIONS:
+            raise RefusedError(f"{kind_of(node.target)} gives other values at each call")
         if self.activations(node):
             return self.builder.opaque(name, next(a for a in args if isinstance(a, Traced)))
         if node.op == "call_module":
             return self._polynomial(node, args[0], name)
-        if not any(isinstance(leaf, Traced) for leaf in _leaves((args, list(kwargs.values())))):
-            if is_random(node.target):
-                raise RefusedError(f"{kind_of(node.target)} gives other values at each call")
+        if not any(isinstance(leaf, Traced) for leaf in leaves((args, kwargs))):
             return node.target(*args, **kwargs)  # type: ignore[operator]
         if kind_of(node.target) == "getitem" and isinstance(args[0], list):
             return args[0][args[1]]
@@ -237,15 +238,15 @@ def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     return change(value)
 
 
-def _leaves(value: Any) -> list[Any]:
-    if isinstance(value, list | tuple):
-        return [leaf for one in value for leaf in _leaves(one)]
-    return [value]
+def _not_followed(node: fx.Node, error: Exception) -> str:
+    """What to say of an operation that the importer takes for another than it is."""
+    reason = (str(error).strip() or "no reason given").splitlines()[0]
+    return f"{kind_of(node.target)} cannot be followed ({type(error).__name__}: {reason})"
 
 
-def _attribute(module: nn.Module, path: str) -> Tensor:
+def _attribute(module: nn.Module, path: str) -> Any:
+    """A constant; what is no tensor, as a random generator, is no operation's constant."""
     holder: Any = module
     for part in path.split("."):
         holder = getattr(holder, part)
-    tensor: Tensor = holder.detach()
-    return tensor
+    return holder.detach() if isinstance(holder, Tensor) else holder

@@ -135,9 +135,15 @@ def is_elementwise(target: Any) -> bool:
     return kind_of(target) in ELEMENTWISE or torch.Tag.pointwise in getattr(target, "tags", ())
 
 
-def is_random(target: Any) -> bool:
-    """Whether two calls differ."""
-    return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
+def is_random(node: fx.Node) -> bool:
+    """Whether two calls differ; what is random in training only does not say so otherwise."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    for place, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if argument.name in ("train", "training"):
+            given = node.args[place:] or [node.kwargs.get(argument.name, argument.default_value)]
+            return bool(given[0])
+    return True
 
 
 def operation(*names: str) -> Callable[[Rule], Rule]:
@@ -247,9 +253,10 @@ def _pad(call: Call) -> Traced:
 def _cast(call: Call) -> Traced:
     x = call.args[0]
     types = [a for a in (*call.args[1:], *call.kwargs.values()) if isinstance(a, torch.dtype)]
-    if not isinstance(x, Traced) or any(not some.is_floating_point for some in types):
+    if not isinstance(x, Traced) or any(some not in (torch.float32, torch.float64) for some in types):
         raise RefusedError(
-            f"a cast to {types[0] if types else 'another type'}: only floating-point numbers are supported"
+            f"a cast to {types[0] if types else 'another type'}, which rounds: only single and double "
+            "precision are supported"
         )
     return x
 
@@ -298,6 +305,8 @@ def _dropout(call: Call) -> Any:
 
 
 def _constant(value: Any) -> Tensor:
+    if isinstance(value, complex) or (isinstance(value, Tensor) and value.is_complex()):
+        raise RefusedError("a complex number: real and imaginary parts must be features of their own")
     return (
         value.detach().cpu().double()
         if isinstance(value, Tensor)
