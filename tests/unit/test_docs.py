@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from securedl.network import from_torch
+from securedl.network import operations
 from securedl.program import steps
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +21,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 BEGINNINGS = (ROOT, ROOT / "securedl", ROOT / "protocol")
 FILES = [
     path
-    for folder in ("securedl", "protocol", "polyapprox", "tests", "bench", "docs")
+    for folder in ("securedl", "protocol", "polyapprox", "tests", "bench", "examples", "docs")
     for path in (ROOT / folder).rglob("*")
     if path.suffix in (".py", ".md", ".proto")
 ]
@@ -100,7 +100,7 @@ def run(code: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a block as a module of its own; what it registers is forgotten afterwards."""
     module = ModuleType(name)
     monkeypatch.setitem(sys.modules, name, module)  # dataclasses look their module up
-    tables: list[dict[Any, Any]] = [from_torch._IMPORTERS, steps.STEPS]
+    tables: list[dict[Any, Any]] = [operations.OPERATIONS, steps.STEPS]
     kept = [dict(table) for table in tables]
     try:
         with torch.random.fork_rng():
