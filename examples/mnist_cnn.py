@@ -1,7 +1,7 @@
 """A convolutional network on MNIST, written with functions as many are.
 
-    python examples/mnist_cnn.py            # 28 x 28; fetches MNIST if it is not at hand
-    python examples/mnist_cnn.py --short    # scikit-learn's digits, 8 x 8
+python examples/mnist_cnn.py            # 28 x 28; fetches MNIST if it is not at hand
+python examples/mnist_cnn.py --short    # scikit-learn's digits, 8 x 8
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """A network from an ONNX file, from whatever framework wrote it (pip install '.[onnx]').
 
-    python examples/onnx_file.py network.onnx    # one that takes 64 numbers and gives 10 logits
-    python examples/onnx_file.py                 # writes such a file first
+python examples/onnx_file.py network.onnx    # one that takes 64 numbers and gives 10 logits
+python examples/onnx_file.py                 # writes such a file first
 """
 
 import argparse
@@ -45,7 +45,9 @@ if options.file is None:  # torch.onnx.export, tf2onnx and skl2onnx write such f
         for w, name in zip((a, b, c, d), "abcd", strict=True)
     ]
     options.file = Path(tempfile.mkdtemp(), "digits.onnx")
-    onnx.save(helper.make_model(helper.make_graph(nodes, "digits", ends[:1], ends[1:], weights)), options.file)
+    onnx.save(
+        helper.make_model(helper.make_graph(nodes, "digits", ends[:1], ends[1:], weights)), options.file
+    )
 
 model = securedl.from_onnx(options.file)
 poly = securedl.approximate(model, x_train, y_train, epochs=5 if options.short else 20)

@@ -1,7 +1,7 @@
 """A table of your own: CSV file -> small network -> encrypted predictions.
 
-    python examples/own_csv.py table.csv    # a line of names, then numbers; the last column is the class
-    python examples/own_csv.py              # makes a table first, of scikit-learn's wine
+python examples/own_csv.py table.csv    # a line of names, then numbers; the last column is the class
+python examples/own_csv.py              # makes a table first, of scikit-learn's wine
 """
 
 import argparse

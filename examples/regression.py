@@ -1,6 +1,6 @@
 """Numbers instead of classes: the progress of diabetes after a year, from ten measurements.
 
-    python examples/regression.py
+python examples/regression.py
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Pipelines of scikit-learn, encrypted: no torch to write.
 
-    python examples/scikit_learn.py
+python examples/scikit_learn.py
 """
 
 import argparse
@@ -54,5 +54,7 @@ for estimator in (LogisticRegression(), MLPClassifier((16,), max_iter=1000, rand
     ):  # fmt: skip
         print(f"accuracy, {name}: {np.mean(labels == y_test):.1%}")
     print(f"labels equal to the polynomial network's: {np.mean(answer.labels == polynomial):.1%}")
-    print(f"upload and probes, once: {once:.1f} s; {len(x_test)} predictions: {answer.timings['total']:.0f} ms")
+    print(
+        f"upload and probes, once: {once:.1f} s; {len(x_test)} predictions: {answer.timings['total']:.0f} ms"
+    )
     print(answer.report.summary())

@@ -190,7 +190,7 @@ class _Import:
         if node.op == "call_module":
             return self._polynomial(node, args[0], name)
         if not any(isinstance(leaf, Traced) for leaf in leaves((args, kwargs))):
-            return node.target(*args, **kwargs)  # type: ignore[operator]
+            return _mapped(node.target(*args, **kwargs), _exact)  # type: ignore[operator]
         if kind_of(node.target) == "getitem" and isinstance(args[0], list):
             return args[0][args[1]]
         return apply(Call(self.builder, name, node.target, args, kwargs))
@@ -238,6 +238,13 @@ def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     return change(value)
 
 
+def _exact(value: Any) -> Any:
+    """Constants are computed in double precision: weights that are made of others, as a weight norm does."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach().double() if value.is_floating_point() else value.detach()
+
+
 def _not_followed(node: fx.Node, error: Exception) -> str:
     """What to say of an operation that the importer takes for another than it is."""
     reason = (str(error).strip() or "no reason given").splitlines()[0]
@@ -249,4 +256,4 @@ def _attribute(module: nn.Module, path: str) -> Any:
     holder: Any = module
     for part in path.split("."):
         holder = getattr(holder, part)
-    return holder.detach() if isinstance(holder, Tensor) else holder
+    return _exact(holder)

@@ -1,0 +1,79 @@
+"""Twenty-two networks as people write them: the graph is the model, and the plan is the graph."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import securedl
+from securedl.network.from_torch import import_torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from public_models import MODELS, ResNet  # found by path, not by package
+
+
+def made(name: str) -> tuple[nn.Module, torch.Tensor]:
+    """A network with statistics of its own, and samples."""
+    public = MODELS[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(len(name))
+        model = public.make()
+        x = torch.randn(96, *public.shape)
+        if name == "normalising":
+            x = torch.randint(0, 256, x.shape).float()
+        model.train()
+        with torch.no_grad():
+            for part in x.split(32):
+                model(part)
+    return model, x
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_graph_is_the_model(name: str) -> None:
+    model, x = made(name)
+    before = copy.deepcopy(model.state_dict())
+    poly = securedl.approximate(model, x[:32])
+    assert model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    found = import_torch(poly, MODELS[name].shape)
+    assert found.output_shape == MODELS[name].answer
+    with torch.no_grad():
+        want = copy.deepcopy(poly).double()(x[:8].double()).numpy()
+    answers = found.head(found.graph(x[:8]).reshape(want.shape))
+    np.testing.assert_allclose(answers, want, rtol=0, atol=1e-9 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("name", [name for name, public in MODELS.items() if public.encrypted])
+def test_the_plan_is_the_graph(name: str) -> None:
+    model, x = made(name)
+    poly = securedl.approximate(model, x)
+    plan = securedl.compile(poly, x, batch=4)
+    with torch.no_grad():
+        want = copy.deepcopy(poly).double()(x[:4].double()).numpy()
+        range_ = np.ptp(copy.deepcopy(poly).double()(x.double()).numpy())
+    found = plan.simulate(x[:4], noise_seed=None)
+    assert found.shape == (4, *MODELS[name].answer)
+    np.testing.assert_allclose(found, want, rtol=0, atol=1e-6 * range_)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["A", "B"])
+def test_the_graph_of_a_resnet_20(option: str) -> None:
+    """In its full size: 19 convolutions on 32 x 32 pixels."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model, x = ResNet(option, blocks=3, width=16), torch.randn(16, 3, 32, 32)
+        with torch.no_grad():
+            model.train()(x)
+    poly = securedl.approximate(model, x)
+    assert len(poly.replacements) == 19
+    found = import_torch(poly, (3, 32, 32))
+    with torch.no_grad():
+        want = copy.deepcopy(poly).double()(x[:2].double()).numpy()
+    np.testing.assert_allclose(found.graph(x[:2]), want, rtol=0, atol=1e-9 * np.abs(want).max())
