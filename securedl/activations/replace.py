@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from securedl.activations.options import check_options
-from securedl.activations.report import Accuracy, ApproximationReport, Replacement
+from securedl.activations.report import Accuracy, ApproximationReport, Replacement, Stages
 from securedl.activations.sites import PART, activation_sites, device_of, replace_activation, replace_pools
-from securedl.activations.targets import agreement, as_targets, found_task, score
+from securedl.activations.targets import agreement, as_targets, found_task, rms_error, score
 from securedl.activations.tune import Lessons, Recipe, bar, tune
 from securedl.errors import InputError, UnsupportedLayerError
 from securedl.network.capture import Captured, alike, capture, owned
@@ -225,14 +225,19 @@ class _Scores:
 
     def __init__(self, what: str, x: Tensor, y: Tensor, task: str) -> None:
         self.what, self.x, self.y, self.task = what, x, y, task
-        self.taken: list[float] = []
+        self.taken: list[tuple[float, float]] = []
 
     def take(self, traced: Captured) -> None:
-        self.taken.append(score(_outputs(traced, self.x, self.what), self.y, self.task))
+        found = _outputs(traced, self.x, self.what)
+        rms = rms_error(found, self.y) if self.task == "regression" else 0.0
+        self.taken.append((score(found, self.y, self.task), rms))
 
     @property
     def accuracy(self) -> Accuracy:
-        return Accuracy(self.taken[0], self.taken[1] if len(self.taken) == 3 else None, self.taken[-1])
+        first, *between, last = self.taken
+        replaced = between[0] if between else (None, None)
+        rms = Stages(first[1], replaced[1], last[1]) if self.task == "regression" else None
+        return Accuracy(first[0], replaced[0], last[0], rms)
 
 
 def _finished(

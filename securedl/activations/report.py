@@ -32,8 +32,8 @@ class Replacement:
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """Shares of samples with the right label, 0 to 1; R² for regression.
+class Stages:
+    """One figure of three networks.
 
     Attributes:
         original: of the network that was given. replaced: after all replacements, before any tuning;
@@ -43,6 +43,17 @@ class Accuracy:
     original: float
     replaced: float | None
     tuned: float
+
+
+@dataclass(frozen=True)
+class Accuracy(Stages):
+    """Shares of samples with the right label, 0 to 1; R² for regression.
+
+    Attributes:
+        rms: root mean squares of the errors over all outputs, in the unit of the targets; for regression only.
+    """
+
+    rms: Stages | None = None
 
 
 @dataclass(frozen=True)
@@ -76,19 +87,21 @@ class ApproximationReport:
             lines.append(f"fine-tuned for {self.epochs} epochs")
         for name, found in (("x_train", self.train), ("validation", self.validation)):
             if found is not None:
-                stages = [("original", found.original), ("replaced", found.replaced)]
-                stages += [("tuned", found.tuned)] if self.epochs else []
                 numbers = self.task == "regression"
-                shown = [
-                    (stage, f"{n:.4f}" if numbers else f"{n:.2%}") for stage, n in stages if n is not None
-                ]
-                figures = ", ".join(f"{stage} {figure}" for stage, figure in shown)
+                figures = self._figures(found, ".4f" if numbers else ".2%")
                 lines.append(f"{'R²' if numbers else 'accuracy'} on {name}: {figures}")
+                if found.rms is not None:
+                    lines.append(f"rms error on {name}: {self._figures(found.rms, '.4g')}")
         if self.task == "regression":
             lines.append(f"variance of the original explained on x_train: {self.agreement:.2%}")
         else:
             lines.append(f"labels equal to the original's on x_train: {self.agreement:.2%}")
         return "\n".join(part for line in lines for part in textwrap.wrap(line, _WIDTH))
+
+    def _figures(self, found: Stages, form: str) -> str:
+        stages = [("original", found.original), ("replaced", found.replaced)]
+        stages += [("tuned", found.tuned)] if self.epochs else []
+        return ", ".join(f"{stage} {figure:{form}}" for stage, figure in stages if figure is not None)
 
 
 _WIDTH = 80

@@ -17,8 +17,7 @@ from securedl.network.outputs import Head, Output, check_task, task_of
 def found_task(task: str | None, y: Any, shape: tuple[int, ...], head: Head) -> str:
     """The task that was given, or the one that targets and answers tell.
 
-    One output: binary for targets of 0 and 1, else regression. Several: classes for one whole number a
-        sample,
+    One output: binary for targets of 0 and 1, else regression. Several: classes for one whole number a sample,
     multilabel for 0 and 1 in the shape of the answers, regression for other numbers in that shape.
 
     Args:
@@ -97,6 +96,11 @@ def score(logits: Tensor, y: Tensor, task: str) -> float:
     labels = Output(tuple(logits.shape[1:]), task).labels(logits.double().numpy())
     assert labels is not None
     return float(np.mean(labels == y.numpy().astype(np.int64).reshape(labels.shape)))
+
+
+def rms_error(logits: Tensor, y: Tensor) -> float:
+    """√(mean (y - answer)²) over samples and outputs, in the unit of y."""
+    return float((y.double() - logits.double().reshape(y.shape)).square().mean().sqrt())
 
 
 def agreement(logits: Tensor, teacher: Tensor, task: str) -> float:

@@ -238,7 +238,7 @@ def _flat(model: nn.Module, program: Any) -> Captured:
         )
     with _quiet():
         module = program.module()
-    graph, origins = fx.Graph(), {}
+    graph, origins = fx.Graph(), dict[str, Origin]()
     results = leaves(_Copy(name, graph, origins).of(module, {}))
     _check_number(name, program, next(node for node in graph.nodes if node.op == "placeholder"))
     if (

@@ -43,8 +43,8 @@ class Engine:
         self.n = params.ring
         self.row = 8 * params.ring
         self.work_row = padded_octets(params.ring)
-        # Per instance: the cached tuples hold arrays that the kernels read. Through a proxy, so that no circle
-        # keeps the memory of a removed model until the collector happens to run.
+        # Per instance: the cached tuples hold arrays that the kernels read. Through a proxy, so that no
+        # circle keeps the memory of a removed model until the collector happens to run.
         own = weakref.proxy(self)
         self._moduli = lru_cache(maxsize=None)(partial(Engine._make_moduli, own))
         self._switch_constants = lru_cache(maxsize=None)(partial(Engine._make_switch_constants, own))
