@@ -64,6 +64,9 @@ def houses() -> Data:
 class Scaled(nn.Module):
     """A regression as people write it: the model standardises its inputs and answers in the unit of y."""
 
+    mean: Tensor
+    spread: Tensor
+
     def __init__(self, data: Data, activation: nn.Module, width: int = 12) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(data.x.mean(0)))
@@ -111,7 +114,7 @@ def test_breast_cancer_with_one_logit(local, folder) -> None:
     body = nn.Sequential(nn.Linear(30, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1))
     trained(body, data, nn.functional.binary_cross_entropy_with_logits, 60)
     fitted = securedl.approximate(body, data.x)
-    poly = securedl.approximate(body, data.x, data.y, validation=(data.x_test, data.y_test))
+    poly: Any = securedl.approximate(body, data.x, data.y, validation=(data.x_test, data.y_test))
     assert (fitted.report.task, poly.report.task) == ("binary", "binary")
     assert poly.report.train.original > 0.97
     for figures in (poly.report.train, poly.report.validation):
@@ -143,7 +146,7 @@ def test_numbers(local, folder, made: Any) -> None:
     model = trained(
         Scaled(data, nn.Tanh() if made is diabetes else nn.ReLU()), data, nn.functional.mse_loss, 200
     )
-    poly = securedl.approximate(model, data.x, data.y, validation=(data.x_test, data.y_test))
+    poly: Any = securedl.approximate(model, data.x, data.y, validation=(data.x_test, data.y_test))
     report = poly.report
     assert report.task == "regression"
     for figures, x, y in ((report.train, data.x, data.y), (report.validation, data.x_test, data.y_test)):

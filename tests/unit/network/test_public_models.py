@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import io
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -77,3 +80,37 @@ def test_the_graph_of_a_resnet_20(option: str) -> None:
     with torch.no_grad():
         want = copy.deepcopy(poly).double()(x[:2].double()).numpy()
     np.testing.assert_allclose(found.graph(x[:2]), want, rtol=0, atol=1e-9 * np.abs(want).max())
+
+
+def exported(model: nn.Module, *shape: int) -> onnx.ModelProto:
+    """As people export: for one sample, with a free number of them."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the older exporter, which says that it is
+        torch.onnx.export(
+            model.eval(),
+            (torch.zeros(1, *shape),),
+            file,  # type: ignore[arg-type]
+            dynamo=False,
+            input_names=["x"],
+            output_names=["y"],
+            dynamic_axes={"x": {0: "n"}, "y": {0: "n"}},
+        )
+    return onnx.load_model_from_string(file.getvalue())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_export_gives_the_same_logits(name: str) -> None:
+    model, x = made(name)
+    network = securedl.from_onnx(exported(model, *MODELS[name].shape))
+    with torch.no_grad():
+        want = copy.deepcopy(model).double()(x.double()).numpy()
+        found = network(x).numpy()
+    assert found.shape == want.shape
+    np.testing.assert_allclose(found, want, rtol=0, atol=1e-5 * np.abs(want).max())
+    poly, plain = (securedl.approximate(one, x[:32]) for one in (network, model))
+    with torch.no_grad():
+        want = plain(x[:32]).numpy()
+    found = import_torch(poly, MODELS[name].shape)
+    answers = found.head(found.graph(x[:32]).reshape(want.shape))
+    np.testing.assert_allclose(answers, want, rtol=0, atol=1e-4 * np.abs(want).max())
