@@ -50,7 +50,7 @@ class Accuracy(Stages):
     """Shares of samples with the right label, 0 to 1; R² for regression.
 
     Attributes:
-        rms: root mean squares of the errors over all outputs, in the unit of the targets; for regression only.
+        rms: root mean square errors over all outputs, in the unit of the targets; for regression only.
     """
 
     rms: Stages | None = None

@@ -269,8 +269,7 @@ def replace_activation(
     if function.channels > 1 and (first.ndim < 2 or first.shape[1] != function.channels):
         raise InputError(
             f"{site.path} ({site.name}) has {function.channels} constants for values of shape "
-            f"{list(first.shape[1:])}: "
-            "give it one, or one for each channel"
+            f"{list(first.shape[1:])}: give it one, or one for each channel"
         )
     parts = ((part, len(part) / len(x)) for part in _values_of(traced, site.base, x))
     values = observe(parts, per_channel or function.channels > 1).values

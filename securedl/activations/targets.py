@@ -17,7 +17,7 @@ from securedl.network.outputs import Head, Output, check_task, task_of
 def found_task(task: str | None, y: Any, shape: tuple[int, ...], head: Head) -> str:
     """The task that was given, or the one that targets and answers tell.
 
-    One output: binary for targets of 0 and 1, else regression. Several: classes for one whole number a sample,
+    One output: binary for targets of 0 and 1, else regression. Several: classes for a whole number a sample,
     multilabel for 0 and 1 in the shape of the answers, regression for other numbers in that shape.
 
     Args:
@@ -27,7 +27,7 @@ def found_task(task: str | None, y: Any, shape: tuple[int, ...], head: Head) -> 
         InputError: a task that the answers cannot have.
     """
     if task is not None:
-        check_task(task, shape)
+        check_task(task, shape, head)
         return task
     if y is None or head.kind == "softmax" or head.kind == "log_softmax":
         return task_of(shape, head)
@@ -64,9 +64,8 @@ def as_targets(y: Any, logits: Tensor, task: str, what: str) -> Tensor:
     fits = values.shape == (samples, *shape) or (math.prod(shape) == 1 and values.size == samples)
     if not fits or len(values) != samples:
         raise InputError(
-            f"{what} must be [samples{''.join(f', {size}' for size in shape)}] = {[samples, *shape]} for the "
-            f"task {task!r}, got "
-            f"{list(found.shape)}"
+            f"{what} must be [samples{''.join(f', {size}' for size in shape)}] = {[samples, *shape]} for "
+            f"the task {task!r}, got {list(found.shape)}"
         )
     if not np.isfinite(values).all():
         raise InputError(f"{what} has NaN or infinite values: clean the data first")

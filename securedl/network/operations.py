@@ -78,8 +78,7 @@ WITH_WEIGHTS = frozenset(
 )  # fmt: skip
 _STATISTICS = (
     "normalises by each sample's own mean and variance, which no polynomial of low degree does; use "
-    "BatchNorm, whose "
-    "statistics are constants"
+    "BatchNorm, whose statistics are constants"
 )
 _RECURRENT = (
     "a recurrent layer multiplies its gates; use convolutions over time, or unroll it with polynomials"
@@ -96,8 +95,7 @@ REMEDIES = {
     "log_softmax": "LogSoftmax inside a network is no polynomial; at its end the client applies it",
     "_log_softmax": "LogSoftmax inside a network is no polynomial; at its end the client applies it",
     "embedding": "rows are looked up by number, which an encrypted sample does not show; pass one-hot "
-    "samples and use "
-    "nn.Linear(..., bias=False) with the same weights transposed",
+    "samples and use nn.Linear(..., bias=False) with the same weights transposed",
     "scaled_dot_product_attention": "attention needs a softmax of products of two values",
     "lstm": _RECURRENT,
     "gru": _RECURRENT,

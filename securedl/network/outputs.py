@@ -13,8 +13,7 @@ from scipy.special import expit, log_softmax, softmax
 from securedl.errors import InputError
 from securedl.network.graph import Array
 
-#: classes: one logit a class, along the first axis of an answer; binary: one logit; multilabel: a logit for
-#: each label; regression: numbers.
+#: classes: one logit a class; binary: one logit; multilabel: a logit for each label; regression: numbers.
 TASKS = ("classes", "binary", "multilabel", "regression")
 
 
@@ -23,12 +22,19 @@ class Head:
     """What a network ends in and the client applies.
 
     Attributes:
-        kind: "softmax", "log_softmax" or "sigmoid"; "" for nothing. axis: of one sample's answer, of a
-            softmax.
+        kind: "softmax", "log_softmax" or "sigmoid"; "" for nothing. axis: of one sample's answer, along which
+            the classes of a softmax are.
+
+    Raises:
+        InputError: no such kind.
     """
 
     kind: str = ""
     axis: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("", "softmax", "log_softmax", "sigmoid"):
+            raise InputError(f"a network ends in no {self.kind!r} that the client knows")
 
     def __call__(self, logits: Array) -> Array:
         """Of logits [samples, ...]."""
@@ -61,18 +67,21 @@ class Output:
     head: Head = Head()
 
     def __post_init__(self) -> None:
-        check_task(self.task, self.shape)
+        check_task(self.task, self.shape, self.head)
 
     def shaped(self, logits: Array) -> Array:
         """Flat logits [samples, outputs] as [samples, *shape]."""
         return logits.reshape(len(logits), *self.shape)
 
     def labels(self, logits: Array) -> NDArray[np.int64] | None:
-        """Labels of logits [samples, *shape]: the largest class, or 1 above 0; None for regression."""
+        """Labels of logits [samples, *shape]: the largest class, or 1 above 0; None for regression.
+
+        The classes are along the first axis of an answer, or along that of a softmax at the network's end.
+        """
         if self.task == "regression":
             return None
         if self.task == "classes":
-            return np.asarray(np.argmax(logits, axis=1), dtype=np.int64)
+            return np.asarray(np.argmax(logits, axis=self.head.axis + 1), dtype=np.int64)
         labels: NDArray[np.int64] = (logits > 0).astype(np.int64)
         return labels.reshape(len(labels)) if self.task == "binary" else labels
 
@@ -85,22 +94,24 @@ class Output:
         return Head("sigmoid")(logits)
 
 
-def check_task(task: Any, shape: tuple[int, ...], where: str = "task") -> None:
+def check_task(task: Any, shape: tuple[int, ...], head: Head = Head()) -> None:
     """Refuse a task that is none, or that answers of this shape cannot have.
 
     Raises:
-        InputError: so it is.
+        InputError: so it is, or the head's axis is none of the answer's.
     """
     if task not in TASKS:
-        raise InputError(f"{where} must be one of {', '.join(map(repr, TASKS))}, got {task!r}")
+        raise InputError(f"task must be one of {', '.join(map(repr, TASKS))}, got {task!r}")
     if task == "binary" and math.prod(shape) != 1:
         raise InputError(
-            f"{where} 'binary' needs one logit a sample, the network gives {list(shape)}: use 'classes' or "
+            f"task 'binary' needs one logit a sample, the network gives {list(shape)}: use 'classes' or "
             "'multilabel'"
         )
-    if task == "classes" and (not shape or shape[0] < 2):
+    if head.axis not in range(max(len(shape), 1)):
+        raise InputError(f"the answer's shape {list(shape)} has no axis {head.axis} for its {head.kind}")
+    if task == "classes" and (not shape or shape[head.axis] < 2):
         raise InputError(
-            f"{where} 'classes' needs a logit for each class, the network gives {list(shape)}: use 'binary' "
+            f"task 'classes' needs a logit for each class, the network gives {list(shape)}: use 'binary' "
             "or 'regression'"
         )
 

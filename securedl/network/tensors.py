@@ -365,8 +365,7 @@ class Builder:
         if samples.axis != 0 or answer.shape[0] != BATCH:
             raise RefusedError(
                 "the first axis of what the network gives must be the samples, and nothing else; it is "
-                f"{list(answer.shape)} "
-                f"for {BATCH} samples"
+                f"{list(answer.shape)} for {BATCH} samples"
             )
 
     def graph(self, answer: Traced) -> tuple[Graph, tuple[int, ...]]:

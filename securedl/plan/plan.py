@@ -287,7 +287,7 @@ def plan_from_bytes(data: bytes, name: str = "the plan") -> Plan:
 
 def _output(fields: dict[str, Any]) -> Output:
     head = fields["head"]
-    return Output(tuple(fields["shape"]), fields["task"], Head(head["kind"], int(head["axis"])))
+    return Output(tuple(map(int, fields["shape"])), fields["task"], Head(head["kind"], int(head["axis"])))
 
 
 def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
