@@ -16,6 +16,7 @@ from securedl.activations.targets import agreement, as_targets, found_task, rms_
 from securedl.activations.tune import Lessons, Recipe, bar, tune
 from securedl.errors import InputError, UnsupportedLayerError
 from securedl.network.capture import Captured, alike, capture, owned
+from securedl.network.compare import check_captured
 from securedl.network.from_torch import check_importable, head_of
 from securedl.network.given import check_given
 from securedl.network.graph import samples_of
@@ -105,6 +106,7 @@ def approximate(
         InputError: bad samples, targets or options, or an error bound that no degree reaches.
         UnsupportedLayerError: what cannot be encrypted even so, each with its place and a remedy, before any
             work; max pooling that no average pooling resembles.
+        CompileError: a network that does something else than what can be captured of it.
     """
     check_given(model, x_train, "approximate")
     recipe = Recipe(learning_rate, batch_size, range_penalty, distillation, temperature)
@@ -121,6 +123,7 @@ def approximate(
     except UnsupportedLayerError as error:
         raise _of_samples(error, x, "x_train") from error
     _check(alike(traced), tuple(x.shape[1:]))
+    check_captured(model, traced, x.numpy())
     head, end = _without_head(traced)
     x = _typed(x, traced)
     teacher = _outputs(traced, x, "x_train")

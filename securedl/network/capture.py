@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from securedl.errors import UnsupportedLayerError
+from securedl.network.evaluation import evaluation
 from securedl.network.polynomial import PolynomialActivation
 
 #: Samples of the run. More than one, so that what mixes samples can be told from what does not.
@@ -120,18 +121,6 @@ def capture(model: nn.Module, shape: tuple[int, ...]) -> Captured:
     captured = _flat(model, program)
     captured.sample_shape = shape
     return captured
-
-
-@contextlib.contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own mode after."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 _LOGGERS = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")

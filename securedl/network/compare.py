@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from securedl.errors import CompileError
-from securedl.network.capture import Captured, evaluation, leaves
+from securedl.network.capture import BATCH, Captured, leaves
+from securedl.network.evaluation import evaluation
 from securedl.network.from_torch import Imported
 from securedl.network.polynomial import PolynomialActivation
 
@@ -20,10 +20,74 @@ COMPARED = 64
 #: Differences of a network in double precision from its graph, in parts of the answers' size, that are
 #: rounding.
 DOUBLE_ROUNDING = 1e-6
+#: The same where torch cannot compute it in double precision.
+SINGLE_ROUNDING = 1e-3
 #: How many times a network's own difference between single and double precision.
 OWN_ROUNDING = 16
 #: Share of calibration values outside a fitted interval, above that of the fit, that is no accident.
 OUTSIDE = 0.1
+
+
+def check_captured(model: nn.Module, captured: Captured, x: NDArray[np.float64]) -> None:
+    """Refuse a network whose captured operations are not what it does, in its own precision.
+
+    Args:
+        x: samples [samples, *shape]; the first `COMPARED` are compared.
+
+    Raises:
+        CompileError: says what the network depends on: the call, other samples beside one, their number, or
+            what cannot be captured.
+    """
+    samples = _samples(model, x)
+    with evaluation(model):  # one for all calls, so that what counts them shows
+        answers = _answers(model, samples)
+        ours = _followed(captured, samples)
+        allowed = _rounding(captured, samples, ours)
+        _check_each_alone(model, samples, answers, allowed)
+    found = float(np.abs(ours - answers).max()) if ours.shape == answers.shape else np.inf
+    if not found <= allowed:
+        raise CompileError(
+            f"the captured network differs from the model by {found:.3g} of {np.abs(answers).max():.3g}: what "
+            "it does depends on something that torch.export cannot see, such as the type of a tensor, an "
+            "exception, .data, or whether it is being exported"
+        )
+
+
+def _followed(captured: Captured, x: Tensor) -> NDArray[np.float64]:
+    """What the captured operations give, for another number of samples than they were captured for."""
+    try:
+        return _flat(_run_captured(captured, x), len(x))
+    except Exception as error:
+        raise CompileError(
+            f"the network cannot be followed for {len(x)} samples, as it was for {BATCH}: it must do the "
+            f"same for any number of samples ({_first_line(error)})"
+        ) from error
+
+
+def _check_each_alone(model: nn.Module, x: Tensor, answers: NDArray[np.float64], allowed: float) -> None:
+    """Refuse other answers for fewer samples, with gradients, or at another call."""
+
+    def differs(part: slice, gradients: bool = False) -> bool:
+        try:
+            found = _answers(model, x[part], gradients)
+        except CompileError:  # it does not run so, which its user will see
+            return False
+        want = answers[part]
+        return found.shape != want.shape or not bool((np.abs(found - want) <= allowed).all())
+
+    every, one, rest = slice(None), slice(1), slice(1, None)
+    if not differs(every) and not differs(one) and not differs(rest, gradients=True):
+        return
+    if differs(every) or differs(every):  # twice, for what takes turns
+        reason = "at each call: an encrypted one cannot; leave out what is random or counts calls"
+    elif differs(one) or differs(rest):
+        reason = (
+            "for a sample alone than among others: an encrypted network treats each sample by itself; leave "
+            "out what mixes or counts samples"
+        )
+    else:
+        reason = "where gradients are recorded: leave out what asks for requires_grad"
+    raise CompileError(f"the network gives other answers {reason}")
 
 
 def check_same(model: nn.Module, imported: Imported, x: NDArray[np.float64]) -> None:
@@ -33,38 +97,28 @@ def check_same(model: nn.Module, imported: Imported, x: NDArray[np.float64]) -> 
         x: samples [samples, *shape]; the first `COMPARED` are compared.
 
     Raises:
-        CompileError: names the first operation that differs, or says that the model itself gives other values
-            at each call, or for other numbers of samples.
+        CompileError: see `check_captured`; or names the first operation that differs.
     """
+    check_captured(model, imported.captured, x)
     x = x[:COMPARED]
-    double, again = _run(model, x, torch.float64), _run(model, x, torch.float64)
-    single = _run(model, x, torch.float32)
-    given = next(found for found in (double, single) if found is not None)
-    answer = imported.graph(x).reshape(len(x), *imported.output_shape)
-    answer = imported.head(answer)
+    samples = torch.as_tensor(x)
+    allowed = DOUBLE_ROUNDING
+    try:
+        given = _run_double(imported.captured, samples)
+    except Exception:  # operations of torch that only its own precision has
+        given, allowed = _run_captured(imported.captured, _samples(model, x))[: len(x)], SINGLE_ROUNDING
+    answer = imported.head(imported.graph(x).reshape(len(x), *imported.output_shape))
     if answer.shape != given.shape:
         raise CompileError(
             f"the network gives {list(given.shape)} for {len(x)} samples, its graph {list(answer.shape)}"
         )
     size = float(np.abs(given).max())
-    allowed = DOUBLE_ROUNDING * size
-    if double is not None and single is not None:
-        allowed += OWN_ROUNDING * float(np.abs(double - single).max())
-    elif single is not None:
-        allowed = 1e-3 * size
     found = float(np.abs(answer - given).max())
-    if found <= allowed:
-        return
-    if double is not None and again is not None and not np.array_equal(double, again):
+    if not found <= allowed * size:
         raise CompileError(
-            "the network gives other answers at each call: an encrypted one cannot; leave out what is random "
-            "or counts calls"
+            f"the imported network differs from the model by {found:.3g} of {size:.3g}{_first(imported, x)}: "
+            "please report it, with the network"
         )
-    raise CompileError(
-        f"the imported network differs from the model by {found:.3g} of {size:.3g}{_first(imported, x)}: it "
-        "may depend "
-        "on the number of samples, on the call, or on state that changed since it was made"
-    )
 
 
 def check_intervals(model: nn.Module, x: NDArray[np.float64]) -> None:
@@ -116,47 +170,103 @@ def check_intervals(model: nn.Module, x: NDArray[np.float64]) -> None:
             )
 
 
-def _run(model: nn.Module, x: NDArray[np.float64], dtype: torch.dtype) -> NDArray[np.float64] | None:
-    """What a copy of the model in this precision gives; None if it runs in its own only."""
-    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), dtype)
+def _samples(model: nn.Module, x: NDArray[np.float64]) -> Tensor:
+    """The samples that are compared, two at least, as the model takes them."""
+    first = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    few = x[:COMPARED] if len(x) > 1 else np.concatenate([x, x])
+    return torch.as_tensor(few, dtype=first.dtype, device=first.device)
+
+
+def _answers(model: nn.Module, x: Tensor, gradients: bool = False) -> NDArray[np.float64]:
+    """What the model gives [samples, features].
+
+    Raises:
+        CompileError: it does not run on these samples, or gives something else than one finite tensor.
+    """
+    with torch.set_grad_enabled(gradients):
+        try:
+            found = leaves(model(x.clone()))
+        except Exception as error:
+            raise CompileError(
+                f"the network does not run on {len(x)} samples of shape {list(x.shape[1:])}: "
+                f"{_first_line(error)}"
+            ) from error
+    if len(found) != 1 or not isinstance(found[0], Tensor):
+        raise CompileError(f"the network gives {len(found)} results: return one tensor")
+    answers = found[0].detach().cpu().double().numpy()
+    if not np.isfinite(answers).all():
+        raise CompileError("the network gives NaN or infinite answers: look at its constants and samples")
+    return _flat(answers, len(x))
+
+
+def _flat(answers: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    if answers.size % count or not answers.size:
+        raise CompileError(f"the network gives {list(answers.shape)} for {count} samples")
+    return answers.reshape(count, -1)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
+
+
+def _run_captured(captured: Captured, x: Tensor) -> NDArray[np.float64]:
+    """What the captured operations give, in the precision of the samples."""
+    with torch.no_grad():
+        found: Tensor = fx.Interpreter(captured).run(x.clone())
+    return found.cpu().double().numpy()
+
+
+def _run_double(captured: Captured, x: Tensor) -> NDArray[np.float64]:
+    with torch.no_grad():
+        found: Tensor = _Double(captured).run(x.double())
+    return found.cpu().numpy()
+
+
+class _Double(fx.Interpreter):
+    """The operations in double precision, whatever precision they were written for."""
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A constant."""
+        value = super().get_attr(target, args, kwargs)
+        return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """An operation; its casts to single precision are none."""
+        args, kwargs = fx.node.map_aggregate(
+            (args, kwargs), lambda one: torch.float64 if one is torch.float32 else one
+        )
+        return super().call_function(target, args, kwargs)
+
+
+def _rounding(captured: Captured, x: Tensor, answers: NDArray[np.float64]) -> float:
+    """Difference that a network's own precision explains."""
+    size = float(np.abs(answers).max())
     try:
-        running = model if own == dtype else copy.deepcopy(model).to(dtype)
-        with evaluation(running), torch.no_grad():
-            first = next(running.parameters(), torch.zeros(()))
-            found = running(torch.as_tensor(x, dtype=dtype, device=first.device))
-        return _tensor(found).cpu().double().numpy()
-    except Exception:
-        if own == dtype:
-            raise
-        return None
-
-
-def _tensor(found: Any) -> Tensor:
-    tensor: Tensor = leaves(found)[0]
-    return tensor.detach()
+        double = _flat(_run_double(captured, x), len(x))
+    except Exception:  # operations of torch that only its own precision has
+        return SINGLE_ROUNDING * size
+    return DOUBLE_ROUNDING * size + OWN_ROUNDING * float(np.abs(double - answers).max())
 
 
 def _first(imported: Imported, x: NDArray[np.float64]) -> str:
     """Where the difference begins, if the captured operations show it."""
-    network: Captured = copy.deepcopy(imported.captured).double()
-    names = {node.name: node for node in imported.captured.graph.nodes}
     place = ""
 
-    class Compare(fx.Interpreter):
+    class Compare(_Double):
         def run_node(self, n: fx.Node) -> Any:
             nonlocal place
             result = super().run_node(n)
             if not place and isinstance(result, Tensor) and n.op.startswith("call"):
-                graph = imported.upto(names[n.name])
+                graph = imported.upto(n)
                 if graph is not None:
-                    want = result.detach().numpy().reshape(len(x), -1)
+                    want = result.detach().cpu().numpy().reshape(len(x), -1)
                     if np.abs(graph(x) - want).max() > 1e-6 * max(float(np.abs(want).max()), 1e-300):
-                        place = imported.captured.origin(names[n.name]).path
+                        place = imported.captured.origin(n).path
             return result
 
     with torch.no_grad():
         try:
-            Compare(network).run(torch.as_tensor(x))
+            Compare(imported.captured).run(torch.as_tensor(x))
         except Exception:
             return ""
     return f", first in {place}" if place else ""
