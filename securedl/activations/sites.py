@@ -17,7 +17,8 @@ from securedl.activations.report import Replacement
 from securedl.errors import InputError, UnsupportedLayerError
 from securedl.network.capture import Captured
 from securedl.network.from_torch import head_of
-from securedl.network.operations import MAX_POOLS, MOVING, is_elementwise, is_random, kind_of
+from securedl.network.moves import MOVING
+from securedl.network.operations import MAX_POOLS, is_elementwise, is_random, kind_of
 from securedl.network.polynomial import PolynomialActivation
 
 #: Samples that run through the network at once outside fine-tuning; bounds the memory of calibration.

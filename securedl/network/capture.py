@@ -165,6 +165,15 @@ def _mutates(node: fx.Node) -> bool:
     return schema is not None and schema.is_mutable
 
 
+def _changed(node: fx.Node) -> str:
+    """What an operation in place that is left over changes."""
+    what, origin = node.args[0], _origin(node)
+    if isinstance(what, fx.Node) and what.op == "get_attr":
+        return f"changes {what.target} when it runs: {_STAYS}"
+    where = f" ({origin.line})" if origin.line else ""
+    return f"changes a tensor in place in {origin.path}{where}, which cannot be followed: make a new tensor"
+
+
 def _why(model: nn.Module, shape: tuple[int, ...], error: Exception) -> str:
     """What export says, in one sentence with the user's line."""
     name, text = type(model).__name__, str(error).strip()
@@ -173,8 +182,7 @@ def _why(model: nn.Module, shape: tuple[int, ...], error: Exception) -> str:
     if "data-dependent" in text or "GuardOnDataDependent" in type(error).__name__ or "unbacked" in text:
         return (
             f"{name} decides by the values of its data{at}: an encrypted network does the same for every "
-            "sample; "
-            "write it without `if`, `while`, `.item()` or masks on tensors"
+            "sample; write it without `if`, `while`, `.item()` or masks on tensors"
         )
     if "fake tensor in the exported program constant" in text:
         return f"{name} reads or sets .data of a tensor{at}, which cannot be followed: use .detach() instead"
@@ -212,6 +220,7 @@ def _raised_at(error: Exception) -> str:
     return line
 
 
+_STAYS = "what the server runs stays as it is; let forward change nothing"
 _ASSERTIONS = ("aten._assert", "aten.sym_constrain_range")
 
 
@@ -221,9 +230,7 @@ def _flat(model: nn.Module, program: Any) -> Captured:
     changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
     if changed:
         raise UnsupportedLayerError(
-            f"{name} changes {', '.join(map(str, changed))} when it runs in evaluation mode: what the server "
-            "runs "
-            "stays as it is; let forward change nothing"
+            f"{name} changes {', '.join(map(str, changed))} when it runs in evaluation mode: {_STAYS}"
         )
     with _quiet():
         module = program.module()
@@ -282,9 +289,7 @@ class _Copy:
             if not isinstance(several, fx.Node):
                 return several[node.args[1]]
         if _mutates(node):
-            raise UnsupportedLayerError(
-                f"{self.name} changes a tensor in place where that cannot be followed: {_origin(node).line}"
-            )
+            raise UnsupportedLayerError(f"{self.name} {_changed(node)}")
         again = self.made.get(key) if (key := _key(node, known)) else None
         new = again or self.graph.node_copy(node, known.__getitem__)
         if node.op == "call_function" and again is None:

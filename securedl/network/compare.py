@@ -47,8 +47,8 @@ def check_captured(model: nn.Module, captured: Captured, x: NDArray[np.float64])
     found = float(np.abs(ours - answers).max()) if ours.shape == answers.shape else np.inf
     if not found <= allowed:
         raise CompileError(
-            f"the captured network differs from the model by {found:.3g} of {np.abs(answers).max():.3g}: what "
-            "it does depends on something that torch.export cannot see, such as the type of a tensor, an "
+            f"the captured network differs from the model by {found:.3g} of {np.abs(answers).max():.3g}: it "
+            "depends on something that torch.export cannot see, such as the type of a tensor, an "
             "exception, .data, or whether it is being exported"
         )
 

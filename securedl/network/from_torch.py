@@ -1,4 +1,7 @@
-"""PyTorch to graph: a captured network, operation by operation, on tensors without values."""
+"""PyTorch to graph: a captured network, operation by operation, on tensors without values.
+
+The rules for operations are in `arithmetic`, `moves` and `sums`, which register them when imported here.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from securedl.errors import CompileError, UnsupportedLayerError
+from securedl.network import arithmetic, moves, sums  # noqa: F401
 from securedl.network.capture import BATCH, Captured, capture, leaves
 from securedl.network.graph import Graph
 from securedl.network.operations import OPERATIONS, Call, apply, is_random, kind_of, traced_arguments

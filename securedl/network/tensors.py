@@ -333,7 +333,7 @@ class Builder:
         traced = [some for some in tensors if isinstance(some, Traced)]
         if len({some.source for some in traced}) == 1:
             degree = max(some.degree for some in traced)
-            whole = [_raised(some, traced[0].source, degree) for some in tensors]
+            whole = [raised(some, traced[0].source, degree) for some in tensors]
             index = torch.cat([some.index for some in whole], axis)
             coefficients = torch.cat([some.coefficients for some in whole], axis + 1 if axis >= 0 else axis)
             return Traced(traced[0].source, index, coefficients)
@@ -387,7 +387,7 @@ def _never() -> Node:
     raise AssertionError("a refused operation has no node")
 
 
-def _raised(tensor: Traced | Tensor, source: int, degree: int) -> Traced:
+def raised(tensor: Traced | Tensor, source: int, degree: int) -> Traced:
     """With so many powers; constants as polynomials too."""
     if isinstance(tensor, Tensor):
         index, coefficients = torch.full(tensor.shape, -1.0, dtype=torch.float64), tensor.double()[None]
