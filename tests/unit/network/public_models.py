@@ -412,3 +412,19 @@ MODELS = {
     "wide and deep": Public(WideAndDeep, (8,), ()),
     "normalising": Public(Normalising, (3, 8, 8), (3,)),
 }
+
+
+def made(name: str) -> tuple[nn.Module, Tensor]:
+    """A network with statistics of its own, and samples."""
+    public = MODELS[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(len(name))
+        model = public.make()
+        x = torch.randn(96, *public.shape)
+        if name == "normalising":
+            x = torch.randint(0, 256, x.shape).float()
+        model.train()
+        with torch.no_grad():
+            for part in x.split(32):
+                model(part)
+    return model, x

@@ -18,23 +18,7 @@ import securedl
 from securedl.network.from_torch import import_torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from public_models import MODELS, ResNet  # found by path, not by package
-
-
-def made(name: str) -> tuple[nn.Module, torch.Tensor]:
-    """A network with statistics of its own, and samples."""
-    public = MODELS[name]
-    with torch.random.fork_rng():
-        torch.manual_seed(len(name))
-        model = public.make()
-        x = torch.randn(96, *public.shape)
-        if name == "normalising":
-            x = torch.randint(0, 256, x.shape).float()
-        model.train()
-        with torch.no_grad():
-            for part in x.split(32):
-                model(part)
-    return model, x
+from public_models import MODELS, ResNet, made  # found by path, not by package
 
 
 @pytest.mark.parametrize("name", MODELS)
