@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -47,18 +48,20 @@ def _mul(call: Call) -> Traced:
     if not isinstance(b, Traced):
         scaled: Traced = a.times(finite(constant(b), "a factor"))
         return scaled
-    return _product(a, b)
+    return _product(call, a, b)
 
 
-def _product(a: Traced, b: Traced) -> Traced:
+def _product(call: Call, a: Traced, b: Traced) -> Traced:
+    """Of one feature each the product of polynomials; else ((a + b)² - (a - b)²) / 4, both in one value."""
     same = a.with_same(b)
-    if same is None:
-        raise RefusedError(
-            "a product of two different values; only products of a value with itself, its polynomials, or "
-            "constants are supported"
-        )
-    found: Traced = same[0].combined(same[1], add=False)
-    return found
+    if same is not None:
+        return same[0].combined(same[1], add=False)
+    signs = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    a, b = (some.moved(lambda row: row.unsqueeze(-1).expand(*row.shape, 2)) for some in (a, b))
+    both = call.builder.total(call.name, a, b.times(signs))
+    squares = both.combined(both, add=False).times(signs / 4)
+    first, second = (squares.moved(operator.itemgetter((..., k))) for k in (0, 1))
+    return call.builder.total(call.name, first, second)
 
 
 @operation("div", "divide", "true_divide")
@@ -86,7 +89,7 @@ def _pow(call: Call) -> Traced:
         )
     result = x
     for _ in range(int(power) - 1):
-        result = _product(result, x)
+        result = _product(call, result, x)
     return result
 
 

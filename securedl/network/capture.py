@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._decomp import get_decompositions
 
 from securedl.errors import UnsupportedLayerError
 from securedl.network.evaluation import evaluation
@@ -114,8 +115,10 @@ def capture(model: nn.Module, shape: tuple[int, ...]) -> Captured:
     with evaluation(model), torch.no_grad(), _quiet():
         try:
             program = torch.export.export(model, (sample,), dynamic_shapes=_any_number(model))
-            if any(_mutates(node) for node in _all_nodes(program.graph_module)):
-                program = program.run_decompositions({})
+            if any(
+                _mutates(node) or node.target in _WRITTEN_OUT for node in _all_nodes(program.graph_module)
+            ):
+                program = program.run_decompositions(get_decompositions(_WRITTEN_OUT))
         except Exception as error:
             raise UnsupportedLayerError(_why(model, shape, error)) from error
     captured = _flat(model, program)
@@ -123,6 +126,8 @@ def capture(model: nn.Module, shape: tuple[int, ...]) -> Captured:
     return captured
 
 
+#: Operations that are taken as the ones they are made of.
+_WRITTEN_OUT = [torch.ops.aten.glu.default]
 _LOGGERS = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
 
 

@@ -155,8 +155,8 @@ def only_traced(call: Call) -> Traced:
     found = [a for a in _leaves(call.args) if isinstance(a, Traced)]
     if len(found) != 1:
         raise RefusedError(
-            f"{kind_of(call.target)} of {len(found)} values that depend on the sample; only sums of such "
-            "values are supported"
+            f"{kind_of(call.target)} of {len(found)} values that depend on the sample; of such values only "
+            "sums and products element by element are supported"
         )
     return found[0]
 

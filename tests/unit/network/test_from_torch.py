@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+import securedl
 from securedl.errors import UnsupportedLayerError
 from securedl.network.from_torch import import_torch
 from securedl.network.graph import Affine, Polynomial
@@ -231,7 +232,7 @@ def test_other_functional_forms(middle):
         (lambda x: (2**x).flatten(1), "pow"),
         (lambda x: functional.max_pool2d(x, 1).flatten(1), "max_pool2d: use average pooling"),
         (lambda x: functional.relu(x).flatten(1), "relu is not a polynomial yet: call securedl.approximate"),
-        (lambda x: (x * x.flip(1)).flatten(1), "a product of two different values"),
+        (lambda x: torch.bmm(x.flatten(2), x.flatten(2).mT).flatten(1), "bmm of 2 values"),
         (lambda x: (x / (1 + x * x)).flatten(1), "a division by a value"),
         (lambda x: torch.softmax(x.flatten(1), 1), "Softmax inside a network"),
         (lambda x: functional.dropout(x).flatten(1), "always active: pass training=self.training"),
@@ -371,16 +372,45 @@ class TwoInputs(nn.Module):
         Free(lambda m, x: torch.stack([m.a(x), m.b(x)], 2)),
         Free(lambda m, x: m.a(x) ** 2 + m.b(m.a(x) ** 2) ** 2),
         Free(lambda m, x: [m.a(x), m.b(x)][0]),
+        Free(lambda m, x: m.a(x) * m.b(x)),
+        Free(lambda m, x: m.a(x) * x.flip(1) + x),
+        Free(lambda m, x: m.a(x) ** 2 * m.b(x) * x),
+        Free(lambda m, x: m.a(x)[:, :1] * m.b(x)),
+        Free(lambda m, x: m.a(x)[:, 0] * m.b(x)[:, 0]),
+        Free(lambda m, x: x.addcmul(m.a(x), m.b(x), value=0.3)),
+        Free(lambda m, x: (m.a(x) * m.b(x)).sum(1)),
     ],
 )
 def test_branches(model):
     matches(model, (4,))
 
 
+class SqueezeExcite(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.squeeze, self.excite = nn.Linear(3, 2), nn.Linear(2, 3)
+
+    def forward(self, x):
+        gates = self.excite(self.squeeze(x.mean((2, 3))) ** 2) ** 2
+        return x * gates[:, :, None, None]
+
+
+def test_gates():
+    matches(SqueezeExcite(), (3, 4, 4))
+
+
+def test_glu_is_a_product_with_a_sigmoid():
+    model = Free(lambda m, x: functional.glu(m.a(x)))
+    x = torch.randn(100, 4)
+    poly = securedl.approximate(model, x)
+    assert [found.function for found in poly.replacements] == ["sigmoid"]
+    matches(poly, (4,))
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (Free(lambda m, x: m.a(x) * m.b(x)), "a product of two different values"),
+        (Free(lambda m, x: (m.a(x)[:, :, None] @ m.b(x)[:, None]).flatten(1)), "matmul of 2 values"),
         (Free(lambda m, x: (m.a(x), m.b(x))), "gives 2 results"),
         (TwoInputs(), "TwoInputs does not run on samples"),
     ],
