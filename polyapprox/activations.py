@@ -51,7 +51,9 @@ class Activation:
             )
         if not np.all(np.isfinite(values)):
             where = float(points[~np.isfinite(values)].flat[0])
-            raise FitError(f"{self.name} is not finite at {where:g}; choose a domain on which it is finite")
+            raise FitError(
+                f"{self.name} is not finite at {where:g}; choose a domain or a function that is finite there"
+            )
         return values
 
 

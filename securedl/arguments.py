@@ -65,11 +65,23 @@ def path(value: Any, what: str) -> Path:
     """A path.
 
     Raises:
-        InputError: neither text nor a path.
+        InputError: neither text nor a path, or one that no file can have.
     """
     if not isinstance(value, str | os.PathLike):
         raise InputError(f"{what} takes the path of a file, got {kind(value)}")
-    return Path(os.fsdecode(value))
+    if "\0" in (text := os.fsdecode(value)):
+        raise InputError(f"{what} takes the path of a file, got text with a zero character")
+    return Path(text)
+
+
+def flag(value: Any, what: str) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises:
+        InputError: so it is.
+    """
+    if not isinstance(value, bool):
+        raise InputError(f"{what} must be True or False, got {shown(value)}")
 
 
 def check_passphrase(value: Any) -> None:

@@ -78,7 +78,7 @@ def fit(
         quantile: share of the values to leave out at either end of the interval.
 
     Raises:
-        FitError: no degree is within the bound, or values that are not finite.
+        FitError: no degree is within the bound, or values that are not finite, the function's own too.
     """
     if not np.isfinite(values).all():
         raise FitError(
@@ -88,7 +88,7 @@ def fit(
     lo, hi = np.quantile(values, [quantile, 1 - quantile]) if quantile else (values.min(), values.max())
     mid = (lo + hi) / 2
     half = max(WIDEN * (hi - lo) / 2, 1e-3, 1e-6 * abs(mid))
-    domain = (float(mid - half), float(mid + half))
+    domain = _defined(function, (float(mid - half), float(mid + half)), (float(lo), float(hi)))
     if bound is not None:
         return lowest_degree(function, bound, domain, max_degree=degree, min_degree=1)
     inside = values[(values >= domain[0]) & (values <= domain[1])]
@@ -101,3 +101,24 @@ def fit(
         samples=np.concatenate([inside, np.linspace(*domain, GRID_POINTS)]),
         sample_weights=np.concatenate([data, grid]),
     )
+
+
+def _defined(
+    function: Activation, wide: tuple[float, float], seen: tuple[float, float]
+) -> tuple[float, float]:
+    """The wide interval, or up to what was seen where the function has no value beyond, as √ and log."""
+
+    def has_values(one: float, other: float) -> bool:
+        try:
+            function(np.linspace(one, other, GRID_POINTS))
+        except FitError:
+            return False
+        return True
+
+    if not has_values(*seen):
+        raise FitError(
+            f"it has no finite value somewhere between {seen[0]:.3g} and {seen[1]:.3g}, which is what "
+            "reaches it: add a small constant before a logarithm, a root or a division"
+        )
+    low, high = (far if has_values(far, near) else near for far, near in zip(wide, seen, strict=True))
+    return (low, high) if low < high else wide

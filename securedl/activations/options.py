@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from securedl.activations.tune import Recipe
-from securedl.arguments import count, number
+from securedl.arguments import count, flag, number
 from securedl.errors import InputError
 
 
 def check_options(
-    recipe: Recipe, *, degree: int, bound: float | None, quantile: float, epochs: int | None, seed: int
+    recipe: Recipe,
+    *,
+    degree: int,
+    bound: float | None,
+    quantile: float,
+    epochs: int | None,
+    seed: int,
+    **flags: bool,
 ) -> None:
-    """Refuse what is no number, and numbers out of range; arguments as for `approximate`.
+    """Refuse what is no number or no flag, and numbers out of range; arguments as for `approximate`.
 
     Raises:
         InputError: so it is.
     """
     count(degree, "degree", least=1)
+    for name, value in flags.items():
+        flag(value, name)
     count(recipe.batch_size, "batch_size", least=1)
     count(seed, "seed")
     if epochs is not None:

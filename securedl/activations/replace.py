@@ -18,7 +18,7 @@ from securedl.errors import InputError, UnsupportedLayerError
 from securedl.network.capture import Captured, alike, capture, owned
 from securedl.network.compare import check_captured
 from securedl.network.from_torch import check_importable, head_of
-from securedl.network.given import check_given
+from securedl.network.given import Known, check_given, known_of
 from securedl.network.graph import samples_of
 from securedl.network.outputs import Head
 from securedl.network.polynomial import PolynomialActivation
@@ -28,10 +28,12 @@ class PolynomialNetwork(Captured):
     """What `approximate` returns: a network without activations other than polynomials.
 
     Attributes:
-        report: what was replaced and how well. Copies of the module, pickled ones too, keep it.
+        report: what was replaced and how well. known: the task, and the names of a table's columns. Copies of
+            the module, pickled ones too, keep them.
     """
 
     report: ApproximationReport
+    known: Known
 
     @property
     def replacements(self) -> tuple[Replacement, ...]:
@@ -39,7 +41,7 @@ class PolynomialNetwork(Captured):
         return self.report.replacements
 
     def _kept(self) -> dict[str, Any]:
-        return {**super()._kept(), "report": self.report}
+        return {**super()._kept(), "report": self.report, "known": self.known}
 
 
 def approximate(
@@ -72,10 +74,11 @@ def approximate(
     Args:
         model: a network in whatever style, as `torch.export` takes it; its evaluation mode counts. It is not
             changed. A Softmax, LogSoftmax or Sigmoid at its end stays: the client applies it.
-        x_train: calibration samples [samples, ...].
-        y_train: targets; if given, the copy is fine-tuned on them: class numbers [samples], 0 and 1 [samples]
-            for one logit or [samples, labels] for several, or numbers in the shape of the answers
-            (regression).
+        x_train: calibration samples [samples, ...]. Of a table (a DataFrame) the names of the columns are
+            kept: later tables may have them in any order.
+        y_train: targets; if given, the copy is fine-tuned on them: class numbers [samples], also as a row of
+            one 1 and zeros each; 0 and 1 [samples] for one logit or [samples, labels] for several; or numbers
+            in the shape of the answers (regression).
         degree: degree of every polynomial, or the highest one tried when `bound` is given.
         bound: largest error allowed on the calibration data's interval: the lowest degree within it is
             taken (SecureDL, Algorithm 1).
@@ -110,14 +113,19 @@ def approximate(
     """
     check_given(model, x_train, "approximate")
     recipe = Recipe(learning_rate, batch_size, range_penalty, distillation, temperature)
-    check_options(recipe, degree=degree, bound=bound, quantile=quantile, epochs=epochs, seed=seed)
+    check_options(
+        recipe, degree=degree, bound=bound, quantile=quantile, epochs=epochs, seed=seed,
+        per_channel=per_channel, layer_by_layer=layer_by_layer, trainable=trainable,
+    )  # fmt: skip
     epochs, asked = (20 if y_train is not None else 0) if epochs is None else epochs, task is not None
     if epochs and y_train is None and distillation < 1:
         raise InputError(
             f"fine-tuning for {epochs} epochs needs labels: pass y_train, or distillation=1 to learn from "
             "the original's logits alone"
         )
-    x = torch.as_tensor(samples_of(x_train, what="x_train"))
+    known = known_of(model)
+    columns = known.columns_for(x_train, "x_train")
+    x = torch.as_tensor(samples_of(x_train, what="x_train", columns=columns))
     try:
         traced = owned(capture(model, tuple(x.shape[1:])))
     except UnsupportedLayerError as error:
@@ -128,13 +136,15 @@ def approximate(
     x = _typed(x, traced)
     teacher = _outputs(traced, x, "x_train")
     shape = tuple(teacher.shape[1:])
-    task = found_task(task, y_train, shape, head)
+    task = found_task(task or known.task, y_train, shape, head)
     y = None if y_train is None else as_targets(y_train, teacher, task, "y_train")
     scores = [_Scores("x_train", x, y, task)] if y is not None else []
     if validation is not None:
         if not isinstance(validation, tuple | list) or len(validation) != 2:
             raise InputError(f"validation must be a pair (x, y), got {type(validation).__name__}")
-        x_held = _typed(torch.as_tensor(samples_of(validation[0], what="validation x")), traced)
+        x_held = _typed(
+            torch.as_tensor(samples_of(validation[0], what="validation x", columns=columns)), traced
+        )
         held = as_targets(validation[1], _outputs(traced, x_held, "validation x"), task, "validation y")
         scores.append(_Scores("validation", x_held, held, task))
     for one in scores:
@@ -161,7 +171,9 @@ def approximate(
             tune(traced, lessons, recipe, share, generator, tick)
     for one in scores:
         one.take(traced)
-    return _finished(traced, found, pools, epochs, x, teacher, scores, task, end)
+    network = _finished(traced, found, pools, epochs, x, teacher, scores, task, end)
+    network.known = Known(task, columns)
+    return network
 
 
 def _check(draft: Captured, shape: tuple[int, ...]) -> None:

@@ -7,18 +7,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from securedl.errors import InputError
+from securedl.network.graph import Array
 from securedl.network.outputs import Head, Output, check_task, task_of
+from securedl.network.samples import numbers_of
 
 
-def found_task(task: str | None, y: Any, shape: tuple[int, ...], head: Head) -> str:
+def found_task(task: str | None, y: Any, shape: tuple[int, ...], head: Head, what: str = "y_train") -> str:
     """The task that was given, or the one that targets and answers tell.
 
     One output: binary for targets of 0 and 1, else regression. Several: classes for a whole number a sample,
-    multilabel for 0 and 1 in the shape of the answers, regression for other numbers in that shape.
+    or for one 1 a sample in the shape of the answers; multilabel for other 0 and 1 in that shape, regression
+    for other numbers in it.
 
     Args:
         y: targets, or None. shape: of one sample's answer, before its head.
@@ -31,17 +33,21 @@ def found_task(task: str | None, y: Any, shape: tuple[int, ...], head: Head) -> 
         return task
     if y is None or head.kind == "softmax" or head.kind == "log_softmax":
         return task_of(shape, head)
-    values = _array(y)
+    values = numbers_of(y, what)
     switches = values.size > 0 and bool(np.isin(values, (0, 1)).all())
     if math.prod(shape) == 1:
         return "binary" if switches or head.kind == "sigmoid" else "regression"
+    if _one_hot(values, shape) and head.kind != "sigmoid":
+        return "classes"
     if values.ndim > 1 and values.shape[1:] == shape:
         return "multilabel" if head.kind == "sigmoid" or switches else "regression"
     return task_of(shape, head)
 
 
-def _array(y: Any) -> NDArray[Any]:
-    return np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+def _one_hot(values: Array, shape: tuple[int, ...]) -> bool:
+    """Whether each row has a single 1 among zeros, in a row as wide as the answers."""
+    wide = len(shape) == 1 and values.ndim == 2 and values.shape[1:] == shape
+    return wide and bool(np.isin(values, (0, 1)).all() and (values.sum(1) == 1).all())
 
 
 def as_targets(y: Any, logits: Tensor, task: str, what: str) -> Tensor:
@@ -50,25 +56,22 @@ def as_targets(y: Any, logits: Tensor, task: str, what: str) -> Tensor:
     Raises:
         InputError: other numbers or another shape than the task has; what the network gives is said too.
     """
-    found, samples, shape = _array(y), len(logits), tuple(logits.shape[1:])
+    values, samples, shape = numbers_of(y, what), len(logits), tuple(logits.shape[1:])
+    if not np.isfinite(values).all():
+        raise InputError(f"{what} has NaN or infinite values: clean the data first")
     if task == "classes":
         if logits.ndim != 2:
             raise InputError(
                 "fine-tuning on classes needs a network that gives logits [samples, classes], not "
                 f"{list(logits.shape)}"
             )
-        return _classes(found, samples, shape[0], what)
-    if found.dtype == object or not (np.issubdtype(found.dtype, np.number) or found.dtype == bool):
-        raise InputError(f"{what} must be numbers, got {found.dtype}")
-    values = found.astype(np.float64)
+        return _classes(values, samples, shape[0], what)
     fits = values.shape == (samples, *shape) or (math.prod(shape) == 1 and values.size == samples)
     if not fits or len(values) != samples:
         raise InputError(
             f"{what} must be [samples{''.join(f', {size}' for size in shape)}] = {[samples, *shape]} for "
-            f"the task {task!r}, got {list(found.shape)}"
+            f"the task {task!r}, got {list(values.shape)}"
         )
-    if not np.isfinite(values).all():
-        raise InputError(f"{what} has NaN or infinite values: clean the data first")
     if task in ("binary", "multilabel") and (values.min() < 0 or values.max() > 1):
         raise InputError(
             f"{what} must be 0 or 1 for the task {task!r}, got {values.min():g} to {values.max():g}"
@@ -76,16 +79,27 @@ def as_targets(y: Any, logits: Tensor, task: str, what: str) -> Tensor:
     return torch.as_tensor(values.reshape(samples, *shape))
 
 
-def _classes(found: NDArray[Any], samples: int, classes: int, what: str) -> Tensor:
-    if found.shape != (samples,) or not np.issubdtype(found.dtype, np.integer) or found.min() < 0:
+def _classes(values: Array, samples: int, classes: int, what: str) -> Tensor:
+    """Class numbers, also in one column, or as a 1 among zeros."""
+    if len(values) == samples and _one_hot(values, (classes,)):
+        return torch.as_tensor(np.argmax(values, axis=1))
+    if values.shape == (samples, 1):
+        values = values[:, 0]
+    if values.shape != (samples,):
         raise InputError(
-            f"{what} must be {samples} class numbers (integers from 0), got {found.dtype} {list(found.shape)}"
+            f"{what} must be {samples} class numbers (integers from 0), or a row of one 1 and zeros for each "
+            f"sample, got the shape {list(values.shape)}"
         )
-    if found.max() >= classes:
+    if (values != np.round(values)).any() or values.min() < 0:
         raise InputError(
-            f"{what} holds class {found.max()}, but the network has the classes 0 to {classes - 1}"
+            f"{what} must be class numbers (integers from 0), got {values.min():g} to {values.max():g}: "
+            "number the classes, or pass task='regression'"
         )
-    return torch.as_tensor(found.astype(np.int64))
+    if values.max() >= classes:
+        raise InputError(
+            f"{what} holds class {values.max():g}, but the network has the classes 0 to {classes - 1}"
+        )
+    return torch.as_tensor(values.astype(np.int64))
 
 
 def score(logits: Tensor, y: Tensor, task: str) -> float:

@@ -228,7 +228,7 @@ class Inference:
             return probes
         if isinstance(probes, bool) or not isinstance(probes, int | np.integer) or probes < 0:
             raise InputError(f"probes must be a number from 0 or a Probes, got {probes!r}")
-        return Probes(int(probes), fill=probes > 0)
+        return Probes(int(probes), fill=bool(probes > 0))
 
     def answer(self, timings: dict[str, float], traffic: dict[str, int]) -> Answer:
         """The answer of a call all of whose batches are finished."""

@@ -21,7 +21,6 @@ from securedl.he.scheme import Scheme
 from securedl.he.schemes import scheme_named
 from securedl.network.graph import Array, Graph, samples_of
 from securedl.network.outputs import Head, Output, task_of
-from securedl.network.samples import column_names
 from securedl.plan.normalised import Normalised
 from securedl.plan.plan import Plan
 from securedl.plan.signature import Link, Signature
@@ -72,10 +71,9 @@ def compile(
         CompileError: no plan fits, the graph is not the model, or samples outside what `approximate` saw.
         InputError: a bad argument.
     """
-    from securedl.activations.replace import PolynomialNetwork
     from securedl.network.compare import check_intervals, check_same
     from securedl.network.from_torch import import_torch
-    from securedl.network.given import check_given
+    from securedl.network.given import check_given, known_of
 
     check_given(model, x_train, "compile")
     if scheme == "bgv":
@@ -92,10 +90,9 @@ def compile(
     if link is not None and not isinstance(link, Link):
         raise InputError(f"link: pass securedl.Link(rtt_ms=..., mbit_s=...), got {shown(link)}")
     ring, refreshes = (None if forced is None else int(forced) for forced in (ring, refreshes))
-    columns = column_names(x_train, "x_train")
-    x = samples_of(x_train, what="x_train")
-    if task is None and isinstance(model, PolynomialNetwork):
-        task = model.report.task
+    known = known_of(model)
+    columns, task = known.columns_for(x_train, "x_train"), task or known.task
+    x = samples_of(x_train, what="x_train", columns=columns)
     imported = import_torch(model, x.shape[1:])
     shape, head = imported.output_shape, imported.head
     output = Output(shape, task_of(shape, head) if task is None else task, head)

@@ -110,6 +110,8 @@ def capture(model: nn.Module, shape: tuple[int, ...]) -> Captured:
         return model
     if isinstance(model, PolynomialActivation):
         model = nn.Sequential(model)
+    if any(tensor.is_inference() for tensor in [*model.parameters(), *model.buffers()]):
+        model = copy.deepcopy(model)  # torch.export takes no tensors of torch.inference_mode; copies are none
     first = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     sample = torch.zeros((BATCH, *shape), dtype=first.dtype, device=first.device)
     with evaluation(model), torch.no_grad(), _quiet():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,11 @@ def check_captured(model: nn.Module, captured: Captured, x: NDArray[np.float64])
     samples = _samples(model, x)
     with evaluation(model):  # one for all calls, so that what counts them shows
         answers = _answers(model, samples)
+        if not np.isfinite(answers).all():
+            raise CompileError(
+                f"the network gives NaN or infinite answers{_first_not_finite(captured, samples)}: standardise "
+                "its samples, and look for large weights and divisions by zero"
+            )
         ours = _followed(captured, samples)
         allowed = _rounding(captured, samples, ours)
         _check_each_alone(model, samples, answers, allowed)
@@ -181,7 +187,7 @@ def _answers(model: nn.Module, x: Tensor, gradients: bool = False) -> NDArray[np
     """What the model gives [samples, features].
 
     Raises:
-        CompileError: it does not run on these samples, or gives something else than one finite tensor.
+        CompileError: it does not run on these samples, or gives something else than one tensor.
     """
     with torch.set_grad_enabled(gradients):
         try:
@@ -194,8 +200,6 @@ def _answers(model: nn.Module, x: Tensor, gradients: bool = False) -> NDArray[np
     if len(found) != 1 or not isinstance(found[0], Tensor):
         raise CompileError(f"the network gives {len(found)} results: return one tensor")
     answers = found[0].detach().cpu().double().numpy()
-    if not np.isfinite(answers).all():
-        raise CompileError("the network gives NaN or infinite answers: look at its constants and samples")
     return _flat(answers, len(x))
 
 
@@ -236,6 +240,24 @@ class _Double(fx.Interpreter):
             (args, kwargs), lambda one: torch.float64 if one is torch.float32 else one
         )
         return super().call_function(target, args, kwargs)
+
+
+def _first_not_finite(captured: Captured, x: Tensor) -> str:
+    """Where NaN and infinities begin."""
+    place = ""
+
+    class Look(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            nonlocal place
+            result = super().run_node(n)
+            numbers = n.op.startswith("call") and isinstance(result, Tensor)
+            if not place and numbers and not bool(torch.isfinite(result).all()):
+                place = f", first in {captured.origin(n).path}"
+            return result
+
+    with torch.no_grad(), contextlib.suppress(Exception):  # what it runs into is said elsewhere
+        Look(captured).run(x.clone())
+    return place
 
 
 def _rounding(captured: Captured, x: Tensor, answers: NDArray[np.float64]) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from securedl.arguments import kind
 from securedl.errors import InputError
+from securedl.network.given import Known
 
 _Array = NDArray[np.float64]
 _Converter = Callable[[Any], list[nn.Module]]
@@ -49,6 +50,16 @@ class Standardise(nn.Module):
         return f"features={self.scale.numel()}"
 
 
+class FromEstimator(nn.Sequential):
+    """Layers of an estimator.
+
+    Attributes:
+        known: that it is a regression, and the names of its features where it was fitted on a table.
+    """
+
+    known: Known
+
+
 def from_sklearn(estimator: Any) -> nn.Sequential:
     """A fitted estimator of scikit-learn as a torch network, for `approximate` and `compile`.
 
@@ -61,12 +72,16 @@ def from_sklearn(estimator: Any) -> nn.Sequential:
     - of another classifier, what `decision_function` gives; so too of SGDClassifier, but for two classes and
       the loss "log_loss".
 
-    A label is the number of the class in the estimator's `classes_`.
+    A label is the number of the class in the estimator's `classes_`. Of an estimator that was fitted on a
+    table the names of the columns are kept: later tables may have them in any order.
 
     Raises:
         InputError: not fitted, or an estimator that is no such network; the message says which are.
     """
-    model = nn.Sequential(*_modules(estimator))
+    model = FromEstimator(*_modules(estimator))
+    names = [str(name) for name in getattr(estimator, "feature_names_in_", ())]
+    numbers = hasattr(estimator, "predict") and not hasattr(estimator, "classes_")
+    model.known = Known("regression" if numbers else None, tuple(names))
     for parameter in [*model.parameters(), *model.buffers()]:
         if not torch.isfinite(parameter).all():
             raise InputError(

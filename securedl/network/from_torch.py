@@ -195,7 +195,7 @@ class _Import:
             return self._polynomial(node, args[0], name)
         if not any(isinstance(leaf, Traced) for leaf in leaves((args, kwargs))):
             return _mapped(node.target(*args, **kwargs), _exact)  # type: ignore[operator]
-        if kind_of(node.target) == "getitem" and isinstance(args[0], list):
+        if kind_of(node.target) == "getitem" and isinstance(args[0], list | tuple):
             return args[0][args[1]]
         return apply(Call(self.builder, name, node.target, args, kwargs))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,9 +12,37 @@ from torch.utils.data import DataLoader, Dataset
 
 from securedl.arguments import kind
 from securedl.errors import InputError
+from securedl.network.samples import column_names
 
 #: Where torch keeps layers whose weights are small integers.
 _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a network beside its layers, as its attribute `known`.
+
+    Attributes:
+        task: one of `outputs.TASKS`; None to tell it by the answers. columns: names of the features, in the
+            order in which the network takes them; none if they have none.
+    """
+
+    task: str | None = None
+    columns: tuple[str, ...] = ()
+
+    def columns_for(self, x: Any, what: str) -> tuple[str, ...]:
+        """Names of the features: the network's, or those of a table of samples.
+
+        Raises:
+            InputError: two columns have one name.
+        """
+        return self.columns or column_names(x, what)
+
+
+def known_of(model: nn.Module) -> Known:
+    """Of networks that `approximate`, `from_sklearn` made; nothing of others."""
+    found = getattr(model, "known", None)
+    return found if isinstance(found, Known) else Known()
 
 
 def check_given(model: Any, x_train: Any, function: str) -> None:
@@ -75,7 +104,7 @@ def _check_parameter(name: str, parameter: nn.Parameter) -> None:
         raise InputError(
             f"the parameter {name} of the network has no values yet: run or load the network first"
         )
-    if not torch.isfinite(parameter).all():
+    if not torch.isfinite(parameter.detach()).all():
         raise InputError(
             f"the parameter {name} of the network has NaN or infinite values: "
             "train it again with a lower learning rate, or load weights that are whole"

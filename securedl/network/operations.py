@@ -40,7 +40,8 @@ STATISTICS = (
     "BatchNorm, whose statistics are constants"
 )
 _RECURRENT = (
-    "a recurrent layer multiplies its gates; use convolutions over time, or unroll it with polynomials"
+    "a recurrent layer runs on its own answers, step by step; use convolutions over time, or write the steps "
+    "out as a few layers"
 )
 #: What to do instead of what cannot be encrypted, by the name of the operation.
 REMEDIES = {

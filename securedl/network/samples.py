@@ -22,7 +22,10 @@ SHOWN_NAMES = 5
 #: What is no number, by the kind of a type or of an array, and what to give instead.
 _OTHERS: tuple[tuple[tuple[type, ...], str, str], ...] = (
     ((complex, np.complexfloating), "c", "complex numbers: give both parts as features of their own"),
-    ((str, bytes), "US", "text: give numbers, such as one feature of 0 and 1 for each category"),
+    (
+        (str, bytes), "US",
+        "text: give numbers, such as a feature of 0 and 1 for each category, and class numbers for labels",
+    ),
     (
         (date, time, timedelta, np.datetime64, np.timedelta64), "Mm",
         "dates or times: give numbers, such as days since the first",
@@ -47,7 +50,8 @@ def numbers_of(x: Any, what: str, columns: Sequence[str] = ()) -> NDArray[np.flo
     except (TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{what} must be an array of numbers, got {kind(x)}: {error}") from error
+        reason = "its rows have several lengths" if "inhomogeneous" in str(error) else error
+        raise InputError(f"{what} must be an array of numbers, got {kind(x)}: {reason}") from error
 
 
 def column_names(x: Any, what: str) -> tuple[str, ...]:
@@ -86,9 +90,18 @@ def _table(x: Any, what: str, columns: Sequence[str]) -> NDArray[np.float64]:
                 f"{len(columns)} columns of the calibration data in any order, or an array, taken as it is"
             )
         x = x[list(columns)]
-    for name in column_names(x, what):
-        _named_numbers(x[name], f"the column {name!r} of {what}")
-    return _named_numbers(x, what)
+    names = column_names(x, what)
+    if not names:
+        return _named_numbers(x, what)
+    return np.column_stack([_finite_column(x[name], f"the column {name!r} of {what}") for name in names])
+
+
+def _finite_column(x: Any, what: str) -> NDArray[np.float64]:
+    values = _named_numbers(x, what)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise InputError(f"{what} has NaN or infinite values, first in row {bad[0]}: clean the data first")
+    return values
 
 
 def _named_numbers(x: Any, what: str) -> NDArray[np.float64]:

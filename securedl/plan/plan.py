@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from securedl.arguments import count
 from securedl.arguments import path as checked_path
 from securedl.display import Card
 from securedl.errors import InputError
@@ -140,6 +141,8 @@ class Plan:
         Raises:
             InputError: wrong shape, NaN or infinite; with outliers="raise", a sample that would overflow.
         """
+        if noise_seed is not None:
+            count(noise_seed, "noise_seed", least=0)
         screened = self.screened(x, outliers)
         for done, which in (("left out: NaN", screened.skipped), ("clipped", screened.clipped)):
             if len(which):
@@ -203,7 +206,7 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Write the plan, weights included: keep it secret. `path` is replaced whole or not at all."""
-        write_atomically(Path(path), self.to_bytes())
+        write_atomically(checked_path(path, "save"), self.to_bytes())
 
     def to_bytes(self) -> bytes:
         """What `save` writes: arrays and JSON, no pickle."""
@@ -297,8 +300,8 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
         )
     program = Program.from_json(meta["program"].encode())
     layers = []
-    for i, (name, form, degree, count) in enumerate(meta["layers"]):
-        matrices = tuple(matrix_from(_of(f"layer{i}.matrix{j}", arrays)) for j in range(count))
+    for i, (name, form, degree, stored) in enumerate(meta["layers"]):
+        matrices = tuple(matrix_from(_of(f"layer{i}.matrix{j}", arrays)) for j in range(stored))
         layers.append(
             Layer(name, matrices, arrays[f"layer{i}.bias"], FORMS[form](degree, arrays[f"layer{i}.constant"]))
         )

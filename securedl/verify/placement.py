@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from securedl.arguments import count, shown
+from securedl.arguments import count, flag
 from securedl.errors import InputError
 from securedl.network.graph import Array
 
@@ -34,8 +34,7 @@ class Probes:
 
     def __post_init__(self) -> None:
         count(self.count, "the number of probes", least=0)
-        if not isinstance(self.fill, bool):
-            raise InputError(f"fill of Probes must be True or False, got {shown(self.fill)}")
+        flag(self.fill, "fill of Probes")
 
 
 @dataclass(frozen=True, eq=False)

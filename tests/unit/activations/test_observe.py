@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyapprox import FitError, activation
+from polyapprox import Activation, FitError, activation
 from securedl.activations.observe import WIDEN, fit, observe
 
 
@@ -75,12 +75,14 @@ def test_parts_are_let_go():
 
 def test_the_interval_is_the_observed_one_and_a_little_more():
     values = np.concatenate([normal(1000), [-9.0, 5.0]])
-    assert fit("relu", values, 2, None, 0.0).domain == pytest.approx((-2 - 7 * WIDEN, -2 + 7 * WIDEN))
+    assert fit(activation("relu"), values, 2, None, 0.0).domain == pytest.approx(
+        (-2 - 7 * WIDEN, -2 + 7 * WIDEN)
+    )
 
 
 def test_a_quantile_leaves_outliers_out():
     values = np.concatenate([normal(10_000), [1000.0, -1000.0]])
-    robust, exact = (fit("relu", values, 2, None, q) for q in (0.001, 0.0))
+    robust, exact = (fit(activation("relu"), values, 2, None, q) for q in (0.001, 0.0))
     assert exact.domain[1] > 1000
     assert robust.domain[1] < 5
     error = [np.abs(p(values[:-2]) - activation("relu")(values[:-2])).mean() for p in (robust, exact)]
@@ -89,19 +91,35 @@ def test_a_quantile_leaves_outliers_out():
 
 @given(st.floats(-1e6, 1e6))
 def test_a_constant_has_an_interval(value):
-    lo, hi = fit("tanh", np.full(20, value), 2, None, 0.0).domain
+    lo, hi = fit(activation("tanh"), np.full(20, value), 2, None, 0.0).domain
     assert lo < value < hi
 
 
 def test_a_fit_follows_the_data():
     """Most of the values are positive, where ReLU is the identity: so is the fit there."""
     values = np.concatenate([np.linspace(2, 4, 5000), [-4.0]])
-    assert np.abs(fit("relu", values, 2, None, 0.0)(values[:-1]) - values[:-1]).max() < 0.1
+    assert np.abs(fit(activation("relu"), values, 2, None, 0.0)(values[:-1]) - values[:-1]).max() < 0.1
 
 
 def test_a_bound_holds_on_the_whole_interval():
-    p = fit("sigmoid", np.linspace(-6, 6, 100), 9, 0.02, 0.0)
+    p = fit(activation("sigmoid"), np.linspace(-6, 6, 100), 9, 0.02, 0.0)
     x = np.linspace(*p.domain, 10_001)
     assert np.abs(p(x) - activation("sigmoid")(x)).max() <= 0.02
     with pytest.raises(FitError, match="no degree up to 2"):
-        fit("sigmoid", np.linspace(-6, 6, 100), 2, 1e-6, 0.0)
+        fit(activation("sigmoid"), np.linspace(-6, 6, 100), 2, 1e-6, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("function", "lowest"), [(np.sqrt, 0.0), (np.log1p, -0.5), (lambda x: np.log(x + 1), -0.5)]
+)
+def test_the_interval_ends_where_the_function_does(function, lowest):
+    values = np.concatenate([np.linspace(lowest, 3, 500), [lowest]])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = fit(Activation("f", function, (-np.inf, np.inf)), values, 2, None, 0)
+    assert found.domain[0] == pytest.approx(lowest if function is np.sqrt else lowest - 0.1 * (3 - lowest))
+    assert found.domain[1] == pytest.approx(3 + 0.1 * (3 - lowest))
+
+
+def test_a_function_without_a_value_on_the_data_is_refused():
+    with np.errstate(invalid="ignore"), pytest.raises(FitError, match="no finite value somewhere between -1"):
+        fit(Activation("√", np.sqrt, (0, 1)), np.linspace(-1, 1, 50), 2, None, 0)
