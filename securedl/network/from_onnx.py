@@ -13,17 +13,10 @@ from torch import fx
 
 from securedl import arguments
 from securedl.errors import InputError
-from securedl.network import onnx_layers, onnx_pointwise, onnx_shapes  # noqa: F401  operators register there
-from securedl.network.onnx_build import (
-    OPERATORS,
-    SAMPLES,
-    Fixed,
-    ModuleBuilder,
-    OnnxOperation,
-    OnnxValue,
-    Running,
-)
+from securedl.network import onnx_layers, onnx_pointwise, onnx_reduce, onnx_resize, onnx_shapes  # noqa: F401  operators register there
+from securedl.network.onnx_build import OPERATORS, ModuleBuilder
 from securedl.network.onnx_file import MAX_NUMBERS, array_of, check_model, name_of, read_model
+from securedl.network.onnx_values import SAMPLES, Fixed, OnnxOperation, OnnxValue, Running
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto

@@ -11,15 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from securedl.errors import InputError
-from securedl.network.onnx_build import (
-    Fixed,
-    ModuleBuilder,
-    OnnxOperation,
-    OnnxValue,
-    Running,
-    operator,
-    with_values,
-)
+from securedl.network.onnx_build import ModuleBuilder, operator, with_values
+from securedl.network.onnx_values import Fixed, OnnxOperation, OnnxValue, Running
 
 _CONVOLUTIONS: dict[int, type[nn.Module]] = {3: nn.Conv1d, 4: nn.Conv2d}
 _TRANSPOSED: dict[int, type[nn.Module]] = {3: nn.ConvTranspose1d, 4: nn.ConvTranspose2d}

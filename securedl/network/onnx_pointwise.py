@@ -12,15 +12,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from securedl.errors import InputError
-from securedl.network.onnx_build import (
-    Fixed,
-    ModuleBuilder,
-    OnnxOperation,
-    OnnxValue,
-    Running,
-    operator,
-    with_values,
-)
+from securedl.network.onnx_build import ModuleBuilder, operator, with_values
+from securedl.network.onnx_values import Fixed, OnnxOperation, OnnxValue, Running
 
 #: Operators that are a layer of torch without options.
 _LAYERS: dict[str, Callable[[], nn.Module]] = {

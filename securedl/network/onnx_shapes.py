@@ -11,29 +11,20 @@ from torch import nn
 from torch.nn import functional
 
 from securedl.errors import InputError
-from securedl.network.onnx_build import (
+from securedl.network.onnx_build import ModuleBuilder, operator
+from securedl.network.onnx_values import (
     SAMPLES,
     Fixed,
-    ModuleBuilder,
     OnnxOperation,
     OnnxValue,
     Running,
-    operator,
+    axes_of,
+    free,
+    shape_of,
+    shown,
 )
 
 _PADDING = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
-
-
-def _shape(value: OnnxValue) -> list[int]:
-    return list(value.shape if isinstance(value, Running) else value.tensor.shape)
-
-
-def _axes(value: OnnxValue, axes: list[int]) -> list[int]:
-    """Counted from the first one."""
-    rank = len(_shape(value))
-    if any(not -rank <= axis < rank for axis in axes):
-        raise InputError(f"it has axes {axes[:8]} of a value with {rank}")
-    return [axis % rank for axis in axes]
 
 
 @operator("Identity", "Dropout")
@@ -72,15 +63,15 @@ def _constant_of_shape(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
 @operator("Shape")
 def _sizes(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     part = slice(op.attributes.get("start"), op.attributes.get("end"))
-    return Fixed(torch.tensor(_shape(op.input(0))[part], dtype=torch.int64))
+    return Fixed(torch.tensor(shape_of(op.input(0))[part], dtype=torch.int64))
 
 
 @operator("Flatten")
 def _flatten(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value = op.input(0)
-    sizes, axis = _shape(value), op.attributes.get("axis", 1)
+    sizes, axis = shape_of(value), op.attributes.get("axis", 1)
     if axis not in (1, 1 - len(sizes)):
-        return build.call(torch.reshape, value, _free([math.prod(sizes[:axis]), math.prod(sizes[axis:])]))
+        return build.call(torch.reshape, value, free([math.prod(sizes[:axis]), math.prod(sizes[axis:])]))
     return build.module(nn.Flatten(), value)
 
 
@@ -88,7 +79,7 @@ def _flatten(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
 def _reshape(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value = op.input(0)
     target = op.numbers(1, "shape") or []
-    sizes = _shape(value)
+    sizes = shape_of(value)
     if not op.attributes.get("allowzero", 0):
         if any(size == 0 and axis >= len(sizes) for axis, size in enumerate(target)):
             raise InputError(f"its shape {target[:8]} copies a size of an axis that is not there")
@@ -102,9 +93,9 @@ def _reshape(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
         return value
     several = target[0] // SAMPLES if target and target[0] % SAMPLES == 0 else 0
     if several > 1:  # in two steps, for torch.export doubts that one is right for any number of samples
-        split = build.call(torch.reshape, value, (-1, several, *_free(target[1:])))
+        split = build.call(torch.reshape, value, (-1, several, *free(target[1:])))
         return build.call(torch.flatten, split, 0, 1)
-    return build.call(torch.reshape, value, _free(target))
+    return build.call(torch.reshape, value, free(target))
 
 
 def _for_any_count(build: ModuleBuilder, sizes: list[int], target: list[int]) -> list[int]:
@@ -123,34 +114,25 @@ def _for_any_count(build: ModuleBuilder, sizes: list[int], target: list[int]) ->
         known = -math.prod(target)
         total = math.prod(sizes)
         if known < 1 or total % known:
-            raise InputError(f"values of shape {_shown(sizes)} have no shape {_shown(target)}")
+            raise InputError(f"values of shape {shown(sizes)} have no shape {shown(target)}")
         target[target.index(-1)] = total // known
     return target
-
-
-def _shown(sizes: list[int]) -> str:
-    return "[" + ", ".join("samples" if size == SAMPLES else str(size) for size in sizes[:8]) + "]"
-
-
-def _free(sizes: list[int]) -> tuple[int, ...]:
-    """For torch: -1 where samples are counted."""
-    return tuple(-1 if size and size % SAMPLES == 0 else size for size in sizes)
 
 
 @operator("Transpose")
 def _transpose(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value = op.input(0)
-    order = op.attributes.get("perm", list(range(len(_shape(value))))[::-1])
+    order = op.attributes.get("perm", list(range(len(shape_of(value))))[::-1])
     return build.call(torch.permute, value, tuple(order))
 
 
 @operator("Squeeze")
 def _squeeze(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value = op.input(0)
-    sizes, axes = _shape(value), op.numbers(1, "axes")
-    axes = [i for i, n in enumerate(sizes) if n == 1] if axes is None else _axes(value, axes)
+    sizes, axes = shape_of(value), op.numbers(1, "axes")
+    axes = [i for i, n in enumerate(sizes) if n == 1] if axes is None else axes_of(value, axes)
     if any(sizes[axis] != 1 for axis in axes):
-        raise InputError(f"axes {axes[:8]} of {_shown(sizes)} are not all of size 1")
+        raise InputError(f"axes {axes[:8]} of {shown(sizes)} are not all of size 1")
     for axis in sorted(set(axes), reverse=True):
         value = build.call(torch.squeeze, value, axis)
     return value
@@ -159,7 +141,7 @@ def _squeeze(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
 @operator("Unsqueeze")
 def _unsqueeze(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value, axes = op.input(0), op.numbers(1, "axes") or []
-    rank = len(_shape(value)) + len(axes)
+    rank = len(shape_of(value)) + len(axes)
     for axis in sorted(axis % rank for axis in axes):
         value = build.call(torch.unsqueeze, value, axis)
     return value
@@ -168,20 +150,20 @@ def _unsqueeze(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
 @operator("Concat")
 def _concat(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     values = [op.input(index) for index in range(len(op.inputs))]
-    return build.call(torch.cat, values, _axes(values[0], [op.attributes["axis"]])[0])
+    return build.call(torch.cat, values, axes_of(values[0], [op.attributes["axis"]])[0])
 
 
 @operator("Split")
 def _split(build: ModuleBuilder, op: OnnxOperation) -> list[OnnxValue]:
     value = op.input(0)
-    (axis,) = _axes(value, [op.attributes.get("axis", 0)])
-    size = _shape(value)[axis]
+    (axis,) = axes_of(value, [op.attributes.get("axis", 0)])
+    size = shape_of(value)[axis]
     parts = op.numbers(1, "split")
     if parts is None:
         each = -(-size // op.outputs)
         parts = [min(each, size - each * index) for index in range(op.outputs)]
     if size % SAMPLES == 0 or min(parts) < 0 or sum(parts) != size:
-        raise InputError(f"its parts {parts[:8]} do not make {_shown([size])}")
+        raise InputError(f"its parts {parts[:8]} do not make {shown([size])}")
     starts = [sum(parts[:index]) for index in range(len(parts))]
     return [build.call(torch.narrow, value, axis, *part) for part in zip(starts, parts, strict=True)]
 
@@ -189,10 +171,10 @@ def _split(build: ModuleBuilder, op: OnnxOperation) -> list[OnnxValue]:
 @operator("Slice")
 def _slice(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value = op.input(0)
-    sizes = _shape(value)
+    sizes = shape_of(value)
     starts, ends = op.numbers(1, "starts") or [], op.numbers(2, "ends") or []
     axes = op.numbers(3, "axes")
-    axes = _axes(value, list(range(len(starts))) if axes is None else axes)
+    axes = axes_of(value, list(range(len(starts))) if axes is None else axes)
     steps = op.numbers(4, "steps") or [1] * len(starts)
     for axis, *part in zip(axes, starts, ends, steps, strict=True):
         kept = range(*slice(*_ends(part, sizes[axis])).indices(sizes[axis]))
@@ -219,8 +201,8 @@ def _ends(part: list[int], size: int) -> tuple[int, int | None, int]:
 @operator("Gather")
 def _gather(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value, places = op.input(0), op.fixed(1)
-    (axis,) = _axes(value, [op.attributes.get("axis", 0)])
-    sizes = _shape(value)
+    (axis,) = axes_of(value, [op.attributes.get("axis", 0)])
+    sizes = shape_of(value)
     if sizes[axis] % SAMPLES == 0 and sizes[axis]:
         raise InputError("it takes some of the samples")
     if bool(((places < -sizes[axis]) | (places >= sizes[axis])).any()):
@@ -231,15 +213,15 @@ def _gather(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     found = build.call(torch.index_select, value, axis, Fixed(places.reshape(-1)))
     if places.ndim == 1:
         return found
-    return build.call(torch.reshape, found, _free([*sizes[:axis], *places.shape, *sizes[axis + 1 :]]))
+    return build.call(torch.reshape, found, free([*sizes[:axis], *places.shape, *sizes[axis + 1 :]]))
 
 
 @operator("Pad")
 def _pad(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value = op.input(0)
-    sizes, pads = _shape(value), op.numbers(1, "pads") or []
+    sizes, pads = shape_of(value), op.numbers(1, "pads") or []
     axes = op.numbers(3, "axes")
-    axes = list(range(len(sizes))) if axes is None else _axes(value, axes)
+    axes = list(range(len(sizes))) if axes is None else axes_of(value, axes)
     fill = float(op.fixed(2).item()) if op.optional(2) else float(op.attributes.get("value", 0.0))
     sides = [(0, 0)] * len(sizes)
     for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
@@ -253,15 +235,3 @@ def _pad(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     flat = [side for pair in sides[: first - 1 : -1] for side in pair]
     options: dict[str, Any] = {"value": fill} if mode == "constant" else {}
     return build.call(functional.pad, value, flat, mode, **options)
-
-
-@operator("ReduceMean", "ReduceSum")
-def _reduce(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
-    value = op.input(0)
-    axes = op.numbers(1, "axes")
-    if not axes:
-        if op.attributes.get("noop_with_empty_axes", 0):
-            return value
-        axes = list(range(len(_shape(value))))
-    function = torch.mean if op.kind == "ReduceMean" else torch.sum
-    return build.call(function, value, tuple(_axes(value, axes)), bool(op.attributes.get("keepdims", 1)))
