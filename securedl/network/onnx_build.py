@@ -13,15 +13,17 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from securedl.errors import InputError
 from securedl.network.onnx_counts import check_counts
 from securedl.network.onnx_file import MAX_NUMBERS, first_line, name_of
-from securedl.network.onnx_values import SAMPLES, Fixed, OnnxOperation, OnnxValue, Running, counted
+from securedl.network.onnx_values import MAX_AXIS, SAMPLES, Fixed, OnnxOperation, OnnxValue, Running, counted
 
-#: Read and made where constants are computed from constants.
+#: Of constants that are computed, read and made, and of those that the network keeps.
 MAX_FOLDED = 4 * MAX_NUMBERS
 
 Handler: TypeAlias = Callable[["ModuleBuilder", OnnxOperation], "OnnxValue | list[OnnxValue]"]
@@ -89,6 +91,8 @@ class ModuleBuilder:
         except Exception as error:  # what torch says of shapes and attributes that fit no operator
             where = f"{name_of(operation.name) or 'without a name'} ({operation.kind})"
             reason = first_line(error).replace(str(SAMPLES), "samples")
+            if "overflow" in reason:  # of the number of numbers, which torch counts in 64 bits
+                reason = f"it gives more than {MAX_NUMBERS} numbers a sample"
             raise InputError(
                 f"the operator {where} of the ONNX network cannot be converted: {reason}"
             ) from error
@@ -117,6 +121,7 @@ class ModuleBuilder:
                 return Fixed(module(value.tensor), value.weight)
         state = {name: tensor.to("meta") for name, tensor in module.state_dict().items()}
         meta = torch.func.functional_call(module, state, (value.meta,))
+        self.bound(sum(tensor.numel() for tensor in module.state_dict().values()))
         name = self._name(self._prefix)
         self.root.add_module(name, module)
         return Running(self.graph.call_module(name, (value.node,)), _checked(meta.detach()))
@@ -131,6 +136,12 @@ class ModuleBuilder:
         """Numbers of a file."""
         tensor = torch.as_tensor(values)
         return Fixed(tensor.to(self.dtype) if tensor.is_floating_point() else tensor)
+
+    def places(self, numbers: Sequence[int] | NDArray[np.int64]) -> Fixed:
+        """Places of an axis, one after another."""
+        if len(numbers) > MAX_AXIS:
+            raise InputError(f"it names {len(numbers)} places of an axis, and at most {MAX_AXIS} are read")
+        return Fixed(torch.from_numpy(np.array(numbers, dtype=np.int64)))
 
     def for_each_sample(self, value: Fixed, sizes: Sequence[int]) -> Running:
         """A constant again for each sample. sizes: of the result, samples first, and nowhere else."""
@@ -152,10 +163,12 @@ class ModuleBuilder:
         return fx.GraphModule(whole, whole.graph, "OnnxNetwork").eval()  # with what the graph still names
 
     def bound(self, *numbers: int) -> None:
-        """Keep count of the work on constants; a file may name the same ones again and again."""
+        """Keep count of what is computed with or kept; a file may name the same numbers again and again."""
         self._folded += sum(numbers)
         if self._folded > MAX_FOLDED:
-            raise InputError(f"constants would be computed from more than {MAX_FOLDED} numbers")
+            raise InputError(
+                f"constants would be computed from more than {MAX_FOLDED} numbers, or be so many"
+            )
 
     def _node(self, value: OnnxValue) -> Any:
         """What stands for a value among a node's arguments."""
@@ -171,6 +184,7 @@ class ModuleBuilder:
         """A constant as a part of the network."""
         tensor = value.tensor
         if value not in self._kept:
+            self.bound(tensor.numel())
             name = self._name(self._prefix)
             if tensor.is_floating_point():
                 self.root.register_parameter(name, _parameter(tensor))

@@ -11,8 +11,8 @@ from securedl.network.onnx_values import SAMPLES, Fixed, OnnxOperation, Running
 
 #: Operators that keep multiples of the number of samples apart from other integers.
 _KEEPING = {
-    "Concat", "ConstantOfShape", "Expand", "Gather", "Identity", "Mul", "ReduceProd", "Reshape", "Slice",
-    "Split", "Squeeze", "Unsqueeze", "Where",
+    "Concat", "ConstantOfShape", "Expand", "Gather", "Identity", "Mul", "ReduceProd", "Reshape", "Shape",
+    "Size", "Slice", "Split", "Squeeze", "Unsqueeze", "Where",
 }  # fmt: skip
 
 

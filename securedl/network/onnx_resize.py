@@ -238,7 +238,7 @@ def _along(
     for row, share in zip(places, shares, strict=True):
         if not share.any():
             continue
-        part = build.call(torch.index_select, value, axis, Fixed(torch.from_numpy(row)))
+        part = build.call(torch.index_select, value, axis, build.places(row))
         if (share != 1).any():
             part = build.call(python.mul, part, Fixed(build.constant(share.reshape(form)).tensor, True))
         total = part if total is None else build.call(python.add, total, part)

@@ -6,6 +6,7 @@ import math
 import operator as python
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -13,18 +14,22 @@ from torch.nn import functional
 from securedl.errors import InputError
 from securedl.network.onnx_build import ModuleBuilder, operator
 from securedl.network.onnx_values import (
+    MAX_AXIS,
     SAMPLES,
     Fixed,
     OnnxOperation,
     OnnxValue,
     Running,
     axes_of,
+    counted,
     free,
     shape_of,
     shown,
 )
 
-_PADDING = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+#: Names of torch and of numpy.
+_PADDING = {"reflect": "reflect", "edge": "replicate"}
+_BY_PLACE: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
 
 
 @operator("Identity", "Dropout")
@@ -39,31 +44,12 @@ def _cast(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
 
     to, value = op.attributes["to"], op.input(0)
     if to in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16):
-        return value if isinstance(value, Running) else build.call(torch.Tensor.to, value, build.dtype)
+        same = isinstance(value, Running) and value.meta.dtype == build.dtype
+        return value if same else build.call(torch.Tensor.to, value, build.dtype)
     whole = to in (TensorProto.INT64, TensorProto.INT32)
     if isinstance(value, Running) or not (whole or to == TensorProto.BOOL):
         raise InputError("casts of samples to whole numbers or truth values are not supported")
     return build.call(torch.Tensor.to, value, torch.int64 if whole else torch.bool)
-
-
-@operator("Constant")
-def _constant(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
-    for name in ("value", "value_float", "value_floats", "value_int", "value_ints"):
-        if name in op.attributes:
-            return build.constant(op.attributes[name])
-    raise InputError("it holds no numbers")
-
-
-@operator("ConstantOfShape")
-def _constant_of_shape(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
-    value = build.constant(op.attributes.get("value", [0.0])).tensor.reshape(())
-    return build.call(torch.Tensor.expand, Fixed(value), op.numbers(0, ""))
-
-
-@operator("Shape")
-def _sizes(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
-    part = slice(op.attributes.get("start"), op.attributes.get("end"))
-    return Fixed(torch.tensor(shape_of(op.input(0))[part], dtype=torch.int64))
 
 
 @operator("Flatten")
@@ -186,9 +172,7 @@ def _slice(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
             places = (slice(None),) * axis + (slice(kept.start, kept.stop, kept.step),)
             value = build.call(python.getitem, value, places)
         else:
-            value = build.call(
-                torch.index_select, value, axis, Fixed(torch.tensor(list(kept), dtype=torch.int64))
-            )
+            value = build.call(torch.index_select, value, axis, build.places(kept))
     return value
 
 
@@ -226,12 +210,76 @@ def _pad(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     sides = [(0, 0)] * len(sizes)
     for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
         sides[axis] = (before, after)
-    if sizes[0] % SAMPLES == 0 and any(sides[0]):
+    if any(counted(size) and any(pair) for size, pair in zip(sizes, sides, strict=True)):
         raise InputError("it pads the samples")
-    mode = _PADDING[op.attributes.get("mode", "constant")]
-    first = 1 if mode == "constant" else 2
-    if any(any(pair) for pair in sides[:first]):
-        raise InputError("padding of channels with values of their own is not supported")
-    flat = [side for pair in sides[: first - 1 : -1] for side in pair]
-    options: dict[str, Any] = {"value": fill} if mode == "constant" else {}
-    return build.call(functional.pad, value, flat, mode, **options)
+    mode = op.attributes.get("mode", "constant")
+    if mode == "constant":
+        flat = [side for pair in sides[::-1] for side in pair]
+        return build.call(functional.pad, value, flat[: 2 * len(sizes) - 2 * counted(sizes[0])], value=fill)
+    return _padded_with_own(build, value, sides, mode)
+
+
+def _padded_with_own(
+    build: ModuleBuilder, value: OnnxValue, sides: list[tuple[int, int]], mode: str
+) -> OnnxValue:
+    """With values of the axis itself; by torch's padding for images, else place by place."""
+    sizes = shape_of(value)
+    inner = [pair for pair in sides[2:] if any(pair)]
+    fits = all(0 <= side < size for size, pair in zip(sizes[2:], sides[2:], strict=True) for side in pair)
+    if inner and fits and not any(map(any, sides[:2])) and len(sizes) in (3, 4, 5) and mode in _PADDING:
+        flat = [side for pair in sides[:1:-1] for side in pair]
+        return build.call(functional.pad, value, flat, _PADDING[mode])
+    for axis, (before, after) in enumerate(sides):
+        if not before and not after:
+            continue
+        if max(sizes[axis] + before + after, before, after) > MAX_AXIS or not sizes[axis]:
+            raise InputError(f"it pads to more than {MAX_AXIS} numbers along an axis, or an empty one")
+        kept = np.pad(np.arange(sizes[axis]), (max(before, 0), max(after, 0)), _BY_PLACE[mode])
+        kept = kept[max(-before, 0) : len(kept) - max(-after, 0)]
+        value = build.call(torch.index_select, value, axis, build.places(kept))
+    return value
+
+
+@operator("DepthToSpace", "SpaceToDepth")
+def _blocks(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
+    """Blocks of places to channels, or back; among channels a block's places are outside, or inside (CRD)."""
+    value, block = op.input(0), op.attributes["blocksize"]
+    sizes = shape_of(value)
+    if len(sizes) != 4 or not 1 <= block <= MAX_AXIS:
+        raise InputError("it needs images and a blocksize of 1 or more")
+    first, channels, height, width = sizes
+    if op.kind == "SpaceToDepth":
+        split = [first, channels, height // block, block, width // block, block]
+        order: tuple[int, ...] = (0, 3, 5, 1, 2, 4)
+        whole = [first, channels * block**2, height // block, width // block]
+    else:
+        inner = op.attributes.get("mode", "DCR") == "CRD"
+        each = channels // block**2
+        split = [first, *([each, block, block] if inner else [block, block, each]), height, width]
+        order = (0, 1, 4, 2, 5, 3) if inner else (0, 3, 4, 1, 5, 2)
+        whole = [first, each, height * block, width * block]
+    if math.prod(split) != math.prod(sizes):
+        raise InputError(f"values of shape {shown(sizes)} have no blocks of {block}")
+    value = build.call(torch.permute, build.call(torch.reshape, value, free(split)), order)
+    return build.call(torch.reshape, value, free(whole))
+
+
+@operator("Trilu")
+def _triangle(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
+    value, places = op.input(0), op.numbers(1, "") or [0]
+    if any(map(counted, shape_of(value)[-2:])):
+        raise InputError("it treats each sample in another way")
+    return build.call(torch.triu if op.attributes.get("upper", 1) else torch.tril, value, places[0])
+
+
+@operator("CumSum")
+def _running_sum(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
+    value = op.input(0)
+    (axis,) = axes_of(value, op.numbers(1, "") or [])
+    if counted(shape_of(value)[axis]):
+        raise InputError("it mixes samples")
+    back = bool(op.attributes.get("reverse", 0))
+    total = build.call(torch.flip, value, (axis,)) if back else value
+    total = build.call(torch.cumsum, total, axis)
+    total = build.call(torch.flip, total, (axis,)) if back else total
+    return build.call(python.sub, total, value) if op.attributes.get("exclusive", 0) else total

@@ -65,10 +65,6 @@ def matches(
     samples: int = 3,
     low: float | None = None,
     tolerance: float = 1e-9,
-    shape: tuple[int, ...],
-    samples: int = 3,
-    low: float | None = None,
-    tolerance: float = 1e-9,
 ) -> fx.GraphModule:
     """The network, after comparing it with onnx's evaluator on random samples."""
     x = random(samples, *shape)
