@@ -136,7 +136,19 @@ def _unsqueeze(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
 @operator("Concat")
 def _concat(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     values = [op.input(index) for index in range(len(op.inputs))]
-    return build.call(torch.cat, values, axes_of(values[0], [op.attributes["axis"]])[0])
+    (axis,) = axes_of(values[0], [op.attributes["axis"]])
+    if axis and any(shape_of(value)[:1] == [SAMPLES] for value in values):
+        values = [_for_each_sample(build, value) for value in values]
+    return build.call(torch.cat, values, axis)
+
+
+def _for_each_sample(build: ModuleBuilder, value: OnnxValue) -> OnnxValue:
+    """A constant that the export wrote out for its number of samples, for any number of them."""
+    if not isinstance(value, Fixed) or value.tensor.shape[:1] != (build.exported,):
+        return value
+    first = value.tensor[:1]
+    same = bool((value.tensor == first).all())
+    return build.for_each_sample(Fixed(first), [SAMPLES, *first.shape[1:]]) if same else value
 
 
 @operator("Split")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
 import pickle
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -27,40 +25,19 @@ from securedl.network import onnx_build, onnx_file, onnx_values
 from securedl.network.onnx_build import OPERATORS
 
 sys.path.insert(0, str(Path(__file__).parent))
-from onnx_nets import close, kinds, matches, net, node, random, refused, run  # found by path, not by package
-
-
-def newly_exported(model: nn.Module, *shape: int, dynamic: bool) -> onnx.ModelProto:
-    sizes = ({0: torch.export.Dim("n")},) if dynamic else None
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        x = torch.zeros(shape, dtype=torch.float64)
-        program = torch.onnx.export(model, (x,), dynamo=True, dynamic_shapes=sizes, verbose=False)
-    assert program is not None
-    return program.model_proto
-
-
-def exported(model: nn.Module, *shape: int, opset: int = 17, dynamic: bool = False) -> onnx.ModelProto:
-    file: Any = io.BytesIO()
-    axes = {"x": {0: "n"}, "y": {0: "n"}} if dynamic else None
-    x = torch.zeros(shape, dtype=torch.float64)
-    names: dict[str, Any] = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": axes}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the older exporter, which says that it is
-        torch.onnx.export(model, (x,), file, dynamo=False, opset_version=opset, **names)
-    return onnx.load_model_from_string(file.getvalue())
-
-
-def seeded(make) -> nn.Module:
-    """In evaluation mode, with normalisations that have seen something."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = make().double()
-        for tensor in model.buffers():
-            if tensor.is_floating_point():
-                tensor.uniform_(0.5, 2)
-    return model.eval()
-
+from onnx_nets import (  # found by path, not by package
+    close,
+    exported,
+    kinds,
+    matches,
+    net,
+    newly_exported,
+    node,
+    random,
+    refused,
+    run,
+    seeded,
+)
 
 # --- one operator after another ----------------------------------------------------------------------
 
