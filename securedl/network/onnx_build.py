@@ -119,6 +119,8 @@ class ModuleBuilder:
             self.bound(value.tensor.numel())
             with torch.no_grad():
                 return Fixed(module(value.tensor), value.weight)
+        if value.meta.dtype == torch.bool:
+            raise InputError("it takes numbers, and these are truth values: cast them before")
         state = {name: tensor.to("meta") for name, tensor in module.state_dict().items()}
         meta = torch.func.functional_call(module, state, (value.meta,))
         self.bound(sum(tensor.numel() for tensor in module.state_dict().values()))

@@ -18,7 +18,7 @@ from securedl.network.onnx_values import (
     counted,
     free,
     shape_of,
-    shown,
+    shown_sizes,
 )
 
 
@@ -76,7 +76,7 @@ def _expand(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     for size, want in zip(sizes, target, strict=True):
         kept = want in (1, size) or (size == SAMPLES and want == build.exported)
         if (not kept and (size != 1 or (counted(want) and isinstance(value, Running)))) or want < 0:
-            raise InputError(f"values of shape {shown(sizes)} have no shape {shown(target)}")
+            raise InputError(f"values of shape {shown_sizes(sizes)} have no shape {shown_sizes(target)}")
         whole.append(size if kept else want)
     if whole == shape_of(value):
         return value

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from securedl.errors import InputError
 from securedl.network.onnx_build import ModuleBuilder, operator
 from securedl.network.onnx_values import Fixed, OnnxOperation, OnnxValue, Running, shape_of
 
@@ -28,13 +29,22 @@ _COMPARISONS: dict[str, Callable[..., Any]] = {
 
 @operator(*_COMPARISONS)
 def _compare(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
-    return build.call(_COMPARISONS[op.kind], *(op.input(index) for index in range(len(op.inputs))))
+    values = [op.input(index) for index in range(len(op.inputs))]
+    if op.kind in ("And", "Not", "Or", "Xor") and any(_dtype(value) != torch.bool for value in values):
+        raise InputError("it takes truth values, and not all of these are")
+    return build.call(_COMPARISONS[op.kind], *values)
+
+
+def _dtype(value: OnnxValue) -> torch.dtype:
+    return value.meta.dtype if isinstance(value, Running) else value.tensor.dtype
 
 
 @operator("Where")
 def _where(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     """x where it is above 20, else softplus: so newer exporters write torch's softplus."""
     above, x, other = op.input(0), op.input(1), op.input(2)
+    if _dtype(above) != torch.bool:
+        raise InputError("it chooses by truth values, and these are numbers")
     if isinstance(x, Running) and isinstance(above, Running) and isinstance(other, Running):
         soft = isinstance(build.layer(other), nn.Softplus) and other.node.args == (x.node,)
         if soft and above.node.target is python.gt and above.node.args == (x.node, 20.0):

@@ -6,7 +6,7 @@ import math
 import operator as python
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -28,7 +28,9 @@ from securedl.network.onnx_values import (
     shape_of,
 )
 
-Floats: TypeAlias = NDArray[np.float64]
+_Floats: TypeAlias = NDArray[np.float64]
+#: Old places and their shares, [old ones of each new one, new places].
+_Taps: TypeAlias = tuple[NDArray[np.int64], _Floats]
 _TORCH_LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
 #: Relative, of scales that are float32 in files.
 _NEAR = 1e-6
@@ -52,7 +54,7 @@ class _Axis:
         """after, before it was rounded."""
         return self.scale * self.before
 
-    def sources(self, mode: str) -> Floats:
+    def sources(self, mode: str) -> _Floats:
         """[after]: where each new place lies among the old ones."""
         place = np.arange(self.after, dtype=np.float64)
         if mode == "align_corners":
@@ -73,7 +75,7 @@ class _Axis:
             "or asymmetric"
         )
 
-    def _shrunk(self, place: Floats) -> Floats:
+    def _shrunk(self, place: _Floats) -> _Floats:
         """place / scale; exact where the scale is a ratio of sizes, for rounding follows."""
         if math.isclose(self.length, self.after, rel_tol=_NEAR):
             return place * self.before / self.after
@@ -158,11 +160,11 @@ def _sized(op: OnnxOperation, sizes: Sequence[int], given: list[int]) -> list[tu
     return [(math.floor(scale * size + 0.5), scale) for size in sizes]
 
 
-# --- weights: old places and their shares, [old ones of each new one, new places] --------------------
+# --- weights -----------------------------------------------------------------------------------------
 
 
-def _nearest(rounding: str, source: Floats, before: int) -> tuple[NDArray[np.int64], Floats]:
-    rounds: dict[str, Callable[[Floats], Floats]] = {
+def _nearest(rounding: str, source: _Floats, before: int) -> _Taps:
+    rounds: dict[str, Callable[[_Floats], _Floats]] = {
         "round_prefer_floor": lambda s: np.ceil(s - 0.5),
         "round_prefer_ceil": lambda s: np.floor(s + 0.5),
         "floor": np.floor,
@@ -172,14 +174,14 @@ def _nearest(rounding: str, source: Floats, before: int) -> tuple[NDArray[np.int
     return places, np.ones(places.shape)
 
 
-def _linear(source: Floats, before: int) -> tuple[NDArray[np.int64], Floats]:
+def _linear(source: _Floats, before: int) -> _Taps:
     """Beside the outermost places is their own value."""
     source = np.clip(source, 0, before - 1)
     low = np.floor(source).astype(np.int64)
     return np.stack([low, np.minimum(low + 1, before - 1)]), np.stack([1 - (source - low), source - low])
 
 
-def _cubic(source: Floats, before: int, steepness: float, outside: bool) -> tuple[NDArray[np.int64], Floats]:
+def _cubic(source: _Floats, before: int, steepness: float, outside: bool) -> _Taps:
     """Keys' kernel. outside: whether places there have the outermost value, or else no share."""
     low = np.floor(source)
     places = np.stack([low + k for k in (-1, 0, 1, 2)])
@@ -195,7 +197,7 @@ def _cubic(source: Floats, before: int, steepness: float, outside: bool) -> tupl
     return np.clip(places, 0, before - 1).astype(np.int64), shares
 
 
-def _as_layer(value: OnnxValue, axes: list[_Axis], mode: str, taps: list[Any]) -> nn.Module | None:
+def _as_layer(value: OnnxValue, axes: list[_Axis], mode: str, taps: list[_Taps]) -> nn.Module | None:
     """torch.nn.Upsample where it does the same."""
     sizes = shape_of(value)
     inner = all(axis.number >= 2 for axis in axes) and counted(sizes[0])
@@ -223,14 +225,14 @@ def _as_layer(value: OnnxValue, axes: list[_Axis], mode: str, taps: list[Any]) -
     return None
 
 
-def _alike(found: Any, other: Any, before: int) -> bool:
+def _alike(found: _Taps, other: _Taps, before: int) -> bool:
     """Whether linear weights are the same: by the places between which they lie."""
     one, two = (places[0] + shares[1] for places, shares in (found, other))
     return bool(np.allclose(one, two, rtol=0, atol=_NEAR * before))
 
 
 def _along(
-    build: ModuleBuilder, value: OnnxValue, axis: int, places: NDArray[np.int64], shares: Floats
+    build: ModuleBuilder, value: OnnxValue, axis: int, places: NDArray[np.int64], shares: _Floats
 ) -> OnnxValue:
     """The sum of moved values, each with its share."""
     total: OnnxValue | None = None

@@ -24,7 +24,7 @@ from securedl.network.onnx_values import (
     counted,
     free,
     shape_of,
-    shown,
+    shown_sizes,
 )
 
 #: Names of torch and of numpy.
@@ -100,7 +100,7 @@ def _for_any_count(build: ModuleBuilder, sizes: list[int], target: list[int]) ->
         known = -math.prod(target)
         total = math.prod(sizes)
         if known < 1 or total % known:
-            raise InputError(f"values of shape {shown(sizes)} have no shape {shown(target)}")
+            raise InputError(f"values of shape {shown_sizes(sizes)} have no shape {shown_sizes(target)}")
         target[target.index(-1)] = total // known
     return target
 
@@ -118,7 +118,7 @@ def _squeeze(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     sizes, axes = shape_of(value), op.numbers(1, "axes")
     axes = [i for i, n in enumerate(sizes) if n == 1] if axes is None else axes_of(value, axes)
     if any(sizes[axis] != 1 for axis in axes):
-        raise InputError(f"axes {axes[:8]} of {shown(sizes)} are not all of size 1")
+        raise InputError(f"axes {axes[:8]} of {shown_sizes(sizes)} are not all of size 1")
     for axis in sorted(set(axes), reverse=True):
         value = build.call(torch.squeeze, value, axis)
     return value
@@ -161,7 +161,7 @@ def _split(build: ModuleBuilder, op: OnnxOperation) -> list[OnnxValue]:
         each = -(-size // op.outputs)
         parts = [min(each, size - each * index) for index in range(op.outputs)]
     if size % SAMPLES == 0 or min(parts) < 0 or sum(parts) != size:
-        raise InputError(f"its parts {parts[:8]} do not make {shown([size])}")
+        raise InputError(f"its parts {parts[:8]} do not make {shown_sizes([size])}")
     starts = [sum(parts[:index]) for index in range(len(parts))]
     return [build.call(torch.narrow, value, axis, *part) for part in zip(starts, parts, strict=True)]
 
@@ -271,7 +271,7 @@ def _blocks(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
         order = (0, 1, 4, 2, 5, 3) if inner else (0, 3, 4, 1, 5, 2)
         whole = [first, each, height * block, width * block]
     if math.prod(split) != math.prod(sizes):
-        raise InputError(f"values of shape {shown(sizes)} have no blocks of {block}")
+        raise InputError(f"values of shape {shown_sizes(sizes)} have no blocks of {block}")
     value = build.call(torch.permute, build.call(torch.reshape, value, free(split)), order)
     return build.call(torch.reshape, value, free(whole))
 

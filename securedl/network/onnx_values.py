@@ -78,7 +78,7 @@ def free(sizes: Sequence[int]) -> tuple[int, ...]:
     return tuple(-1 if counted(size) else size for size in sizes)
 
 
-def shown(sizes: Sequence[int]) -> str:
+def shown_sizes(sizes: Sequence[int]) -> str:
     """For a sentence."""
     return "[" + ", ".join("samples" if size == SAMPLES else str(size) for size in sizes[:8]) + "]"
 
