@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from securedl.errors import InputError
 from securedl.network.onnx_build import ModuleBuilder, operator, with_values
+from securedl.network.onnx_file import MAX_NUMBERS
 from securedl.network.onnx_values import OnnxOperation, OnnxValue, Running
 
 _CONVOLUTIONS: dict[int, type[nn.Module]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
@@ -49,6 +50,8 @@ class Window:
             raise InputError(f"its kernel {list(kernel)} does not fit values with {len(x.shape)} axes")
         if min(self.kernel + self.stride + self.dilation) < 1:
             raise InputError("kernel, strides and dilations have to be 1 or more")
+        if max(self.kernel + self.stride + self.dilation) > MAX_NUMBERS:
+            raise InputError(f"kernel, strides and dilations have to be {MAX_NUMBERS} or less")
         pads = list(op.attributes.get("pads", [0] * 2 * axes))
         if len(pads) != 2 * axes or min(pads) < 0:
             raise InputError(f"its pads {pads[:8]} are not two numbers from 0 for each axis")

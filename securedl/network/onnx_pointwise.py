@@ -53,6 +53,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 #: torch.nn.Hardsigmoid's; ONNX writes it as a float32.
 _SIXTH = 1 / 6
+_LEAST = -(2**63)
 
 
 @operator(*_LAYERS)
@@ -95,6 +96,7 @@ def _sum(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
 def _mod(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     """With the sign of the divisor, or with fmod of what is divided."""
     a, b = op.input(0), op.input(1)
+    _check_quotient(a, b)
     if not op.attributes.get("fmod", 0):
         return build.call(python.mod, a, b)
     if isinstance(a, Fixed) and isinstance(b, Running):
@@ -102,9 +104,18 @@ def _mod(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     return build.call(torch.fmod, a, b)
 
 
+def _check_quotient(a: OnnxValue, b: OnnxValue) -> None:
+    """The least integer by -1 is none of 64 bits: a processor stops there, and with it the program."""
+    if not isinstance(a, Fixed) or not isinstance(b, Fixed) or a.tensor.is_floating_point():
+        return
+    if bool((a.tensor == _LEAST).any()):
+        raise InputError(f"it divides {_LEAST}, the least integer")
+
+
 @operator("Div")
 def _div(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     a, b = op.input(0), op.input(1)
+    _check_quotient(a, b)
     if isinstance(a, Fixed) and isinstance(b, Fixed) and not a.tensor.is_floating_point():
         return build.call(torch.div, a, b, rounding_mode="trunc")
     return build.call(python.truediv, a, b)
@@ -188,7 +199,10 @@ def _elu(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
 
 @operator("Celu")
 def _celu(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
-    return build.module(nn.CELU(op.attributes.get("alpha", 1.0)), op.input(0))
+    alpha = op.attributes.get("alpha", 1.0)
+    if alpha == 0:
+        raise InputError("its alpha is 0, by which it divides")
+    return build.module(nn.CELU(alpha), op.input(0))
 
 
 @operator("Selu")

@@ -437,6 +437,7 @@ def test_products_with_one_number():
          {"w": np.ones(1024)}, "constants would be computed"),
         ([node("Einsum", "x", "w", equation="bi,j->bij")], (1024,), {"w": np.ones(2**19)},
          "numbers a sample"),
+        ([node("Celu", "x", alpha=0.0)], (4,), {}, "its alpha is 0"),
         ([node("Shrink", "x", lambd=0.5, bias=0.1)], (4,), {}, "neither 0 nor lambd"),
         ([node("Max", "x", "w")], (4,), {"w": [1.0, 2.0]}, "the_Max (Max)"),
         ([node("Where", "w", "x", "x")], (4,), {"w": [True, False]}, "the_Where (Where)"),
@@ -450,6 +451,13 @@ def test_products_with_one_number():
 def test_what_cannot_be_converted(nodes, shape, constants, words):
     constants = {name: np.array(value) for name, value in constants.items()}
     assert "\n" not in refused(net(nodes, ("n", *shape), constants), words)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("Div", {}), ("Mod", {}), ("Mod", {"fmod": 1})])
+def test_a_quotient_that_would_end_the_program(kind, options):
+    nodes = [node(kind, "a", "b", out="q", **options), node("Reshape", "x", "q")]
+    constants = {"a": np.array([-(2**63), 4]), "b": np.array([-1])}
+    refused(net(nodes, constants=constants), "it divides -9223372036854775808")
 
 
 def test_constants_again_and_again(monkeypatch):
