@@ -13,25 +13,24 @@ from torch import fx
 
 from securedl import arguments
 from securedl.errors import InputError
-from securedl.network import onnx_layers, onnx_pointwise, onnx_shapes  # noqa: F401  operators register there
-from securedl.network.onnx_build import (
-    OPERATORS,
-    SAMPLES,
-    Fixed,
-    ModuleBuilder,
-    OnnxOperation,
-    OnnxValue,
-    Running,
+from securedl.network import (  # noqa: F401  operators register there
+    onnx_constants,
+    onnx_layers,
+    onnx_logic,
+    onnx_pointwise,
+    onnx_pools,
+    onnx_products,
+    onnx_reduce,
+    onnx_resize,
+    onnx_shapes,
 )
+from securedl.network.onnx_build import ModuleBuilder
 from securedl.network.onnx_file import MAX_NUMBERS, array_of, check_model, name_of, read_model
+from securedl.network.onnx_refused import LISTED, STANDARD, refuse_unknown
+from securedl.network.onnx_values import SAMPLES, Fixed, OnnxOperation, OnnxValue, Running
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
-
-#: Names of the domain of ONNX's own operators.
-_STANDARD = ("", "ai.onnx")
-#: A list of problems is no longer.
-_LISTED = 20
 
 
 def from_onnx(
@@ -50,13 +49,13 @@ def from_onnx(
 
     Raises:
         InputError: no file, a broken one, or a network with operators that have no counterpart: all of them
-            are listed. Without the package onnx: how to install it.
+            are listed, with the reason and what to do. Without the package onnx: how to install it.
     """
     read = read_model(model)
     graph = read.graph
     output = _the_output(graph)
     nodes = _needed(graph.node, output)
-    _refuse_unknown(nodes)
+    refuse_unknown(nodes)
     check_model(read)
     given = _the_input(graph)
     constants = {tensor.name: array_of(tensor) for tensor in graph.initializer}
@@ -77,7 +76,7 @@ def _the_output(graph: GraphProto) -> str:
     """The one that holds numbers with fractions."""
     names = [output.name for output in graph.output if _is_float(output)]
     if len(names) != 1:
-        found = ", ".join(map(name_of, names[:_LISTED])) or "none"
+        found = ", ".join(map(name_of, names[:LISTED])) or "none"
         raise InputError(
             f"an ONNX network needs one output of fractional numbers, and this one has {found}: keep one, "
             "with onnx.utils.extract_model or when exporting"
@@ -102,7 +101,7 @@ def _the_input(graph: GraphProto) -> ValueInfoProto:
     constants = {tensor.name for tensor in graph.initializer}
     given: list[ValueInfoProto] = [value for value in graph.input if value.name not in constants]
     if len(given) != 1 or not _is_float(given[0]):
-        found = ", ".join(name_of(value.name) for value in given[:_LISTED]) or "none"
+        found = ", ".join(name_of(value.name) for value in given[:LISTED]) or "none"
         raise InputError(f"an ONNX network needs one input of fractional numbers, and this one has {found}")
     return given[0]
 
@@ -142,26 +141,6 @@ def _needed(nodes: Iterable[NodeProto], output: str) -> list[NodeProto]:
     return found[::-1]
 
 
-def _refuse_unknown(nodes: list[NodeProto]) -> None:
-    lines = [
-        f"{name_of('.'.join(filter(None, (node.domain, node.op_type))))}, {name_of(node.name) or 'unnamed'}"
-        for node in nodes
-        if node.op_type not in OPERATORS or node.domain not in _STANDARD
-    ]
-    if lines:
-        more = [f"... and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
-        advice = "Export the network without them"
-        if any("Quantize" in line or "Integer" in line for line in lines):
-            advice = "The network is quantised: export the float network"
-        if any("ai.onnx.ml" in line for line in lines):
-            advice = "A model of scikit-learn: call securedl.from_sklearn on the estimator"
-        raise InputError(
-            f"{len(lines)} operator(s) of the ONNX network are not supported (operator, name):\n  "
-            + "\n  ".join(lines[:_LISTED] + more)
-            + f"\n{advice}. Supported are {', '.join(sorted(OPERATORS))}"
-        )
-
-
 def _attributes(node: NodeProto) -> dict[str, Any]:
     from onnx import AttributeProto, helper
 
@@ -188,7 +167,7 @@ def _operation(
             f"the operator {name_of(node.name)} ({node.op_type}) of the ONNX network takes "
             f"{name_of(missing[0])}, which nothing before it gives"
         )
-    opset = max(o.version for o in model.opset_import if o.domain in _STANDARD)
+    opset = max(o.version for o in model.opset_import if o.domain in STANDARD)
     inputs = tuple(values[name] if name else None for name in node.input)
     single = tuple(uses[name] == 1 for name in node.input)
     return OnnxOperation(node.op_type, node.name, opset, inputs, single, attributes, len(node.output))

@@ -1,8 +1,7 @@
 """What operators of ONNX become: nodes of torch.fx, or constants where nothing depends on the samples.
 
-Shapes are followed on the meta device, which holds no numbers, so no file can make the conversion large. The
-number of samples is not known then; `SAMPLES` stands for it. Integers that are computed from shapes become
-constants too, and those that count samples are told by it.
+Shapes are followed on the meta device, which holds no numbers, so no file can make the conversion large.
+Integers that are computed from shapes become constants too, and those that count samples are told by SAMPLES.
 """
 
 from __future__ import annotations
@@ -12,116 +11,20 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from securedl.errors import InputError
+from securedl.network.onnx_counts import check_counts
 from securedl.network.onnx_file import MAX_NUMBERS, first_line, name_of
+from securedl.network.onnx_values import MAX_AXIS, SAMPLES, Fixed, OnnxOperation, OnnxValue, Running, counted
 
-#: A prime that no size of a network is a multiple of.
-SAMPLES = 1_000_003
-#: Read and made where constants are computed from constants.
+#: Of constants that are computed, read and made, and of those that the network keeps.
 MAX_FOLDED = 4 * MAX_NUMBERS
-#: Axes, sizes and places that one operator may name.
-MAX_SIZES = 1024
-#: What may be done to sizes when one of them counts samples.
-_ON_COUNTS = {
-    "Add", "Cast", "Concat", "Div", "Gather", "Identity", "Mul", "Reshape", "Slice", "Split", "Squeeze",
-    "Sub", "Unsqueeze",
-}  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Fixed:
-    """A constant.
-
-    Attributes:
-        weight: whether it is one of the file's, which training may move.
-    """
-
-    tensor: Tensor
-    weight: bool = False
-
-    @property
-    def counts(self) -> bool:
-        """Whether it holds the number of samples."""
-        whole = not self.tensor.is_floating_point()
-        return whole and bool(((self.tensor != 0) & (self.tensor % SAMPLES == 0)).any())
-
-
-@dataclass(frozen=True, eq=False)
-class Running:
-    """What depends on the samples. meta: of its shape and type, without numbers."""
-
-    node: fx.Node
-    meta: Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """With multiples of SAMPLES where samples are counted."""
-        return tuple(self.meta.shape)
-
-
-OnnxValue: TypeAlias = Fixed | Running
-
-
-@dataclass(frozen=True)
-class OnnxOperation:
-    """One operator.
-
-    Attributes:
-        inputs: None where one is left out.
-        single: of each input, whether no other operator uses it.
-        outputs: how many it has.
-    """
-
-    kind: str
-    name: str
-    opset: int
-    inputs: tuple[OnnxValue | None, ...]
-    single: tuple[bool, ...]
-    attributes: dict[str, Any]
-    outputs: int
-
-    def input(self, index: int) -> OnnxValue:
-        """One that has to be there."""
-        value = self.optional(index)
-        if value is None:
-            raise InputError(f"input {index} is missing")
-        return value
-
-    def optional(self, index: int) -> OnnxValue | None:
-        """One that may be left out."""
-        return self.inputs[index] if index < len(self.inputs) else None
-
-    def running(self, index: int = 0) -> Running:
-        """One that depends on the samples."""
-        value = self.input(index)
-        if not isinstance(value, Running):
-            raise InputError(f"input {index} does not depend on the samples: fold the constants first")
-        return value
-
-    def fixed(self, index: int) -> Tensor:
-        """A constant."""
-        value = self.input(index)
-        if not isinstance(value, Fixed):
-            raise InputError(f"input {index} depends on the samples, and has to be a constant")
-        return value.tensor
-
-    def numbers(self, index: int, attribute: str) -> list[int] | None:
-        """Integers that are an input in newer opsets and were an attribute in older ones; None without."""
-        found = self.attributes.get(attribute)
-        if self.optional(index) is not None:
-            found = self.fixed(index).reshape(-1)
-        if found is not None and len(found) > MAX_SIZES:
-            raise InputError(
-                f"input {index} has {len(found)} sizes or axes, and at most {MAX_SIZES} are read"
-            )
-        return None if found is None else [int(number) for number in found]
-
 
 Handler: TypeAlias = Callable[["ModuleBuilder", OnnxOperation], "OnnxValue | list[OnnxValue]"]
 OPERATORS: dict[str, Handler] = {}
@@ -172,6 +75,7 @@ class ModuleBuilder:
         self._reserved = {"self", *dir(fx.GraphModule(nn.Module(), fx.Graph()))}
         self._folded = 0
         self._kept: dict[Fixed, fx.Node] = {}
+        self._samples: fx.Node | None = None
         self._prefix = ""
 
     def run(self, operation: OnnxOperation) -> list[OnnxValue]:
@@ -182,11 +86,13 @@ class ModuleBuilder:
         """
         self._prefix = operation.name or operation.kind
         try:
-            self._check_counts(operation)
+            check_counts(operation)
             found = OPERATORS[operation.kind](self, operation)
         except Exception as error:  # what torch says of shapes and attributes that fit no operator
             where = f"{name_of(operation.name) or 'without a name'} ({operation.kind})"
             reason = first_line(error).replace(str(SAMPLES), "samples")
+            if "overflow" in reason:  # of the number of numbers, which torch counts in 64 bits
+                reason = f"it gives more than {MAX_NUMBERS} numbers a sample"
             raise InputError(
                 f"the operator {where} of the ONNX network cannot be converted: {reason}"
             ) from error
@@ -198,7 +104,7 @@ class ModuleBuilder:
         meta = function(*_mapped(args, _meta), **_mapped(kwargs, _meta))
         values = _values(parts)
         if not any(isinstance(value, Running) for value in values):
-            self._bound(meta.numel(), *(_tensor(value).numel() for value in values))
+            self.bound(meta.numel(), *(_tensor(value).numel() for value in values))
             result = function(*_mapped(args, _tensor), **_mapped(kwargs, _tensor))
             return Fixed(result, any(isinstance(v, Fixed) and v.weight for v in values))
         if any(isinstance(value, Fixed) and value.counts for value in values):
@@ -210,11 +116,14 @@ class ModuleBuilder:
         """A layer, in evaluation mode, on a value; at once where it is a constant."""
         module.eval()
         if isinstance(value, Fixed):
-            self._bound(value.tensor.numel())
+            self.bound(value.tensor.numel())
             with torch.no_grad():
                 return Fixed(module(value.tensor), value.weight)
+        if value.meta.dtype == torch.bool:
+            raise InputError("it takes numbers, and these are truth values: cast them before")
         state = {name: tensor.to("meta") for name, tensor in module.state_dict().items()}
         meta = torch.func.functional_call(module, state, (value.meta,))
+        self.bound(sum(tensor.numel() for tensor in module.state_dict().values()))
         name = self._name(self._prefix)
         self.root.add_module(name, module)
         return Running(self.graph.call_module(name, (value.node,)), _checked(meta.detach()))
@@ -230,6 +139,23 @@ class ModuleBuilder:
         tensor = torch.as_tensor(values)
         return Fixed(tensor.to(self.dtype) if tensor.is_floating_point() else tensor)
 
+    def places(self, numbers: Sequence[int] | NDArray[np.int64]) -> Fixed:
+        """Places of an axis, one after another."""
+        if len(numbers) > MAX_AXIS:
+            raise InputError(f"it names {len(numbers)} places of an axis, and at most {MAX_AXIS} are read")
+        return Fixed(torch.from_numpy(np.array(numbers, dtype=np.int64)))
+
+    def for_each_sample(self, value: Fixed, sizes: Sequence[int]) -> Running:
+        """A constant again for each sample. sizes: of the result, samples first, and nowhere else."""
+        if sizes[0] != SAMPLES or any(map(counted, sizes[1:])):
+            raise InputError("it computes with the number of samples")
+        meta = _checked(torch.empty(tuple(sizes), dtype=value.tensor.dtype, device="meta"))
+        if self._samples is None:
+            self._samples = self.graph.call_method("size", (self.input.node, 0))
+        whole = value.tensor.reshape((1,) * (len(sizes) - value.tensor.ndim) + value.tensor.shape)
+        args: tuple[Any, ...] = (self._attribute(Fixed(whole)), self._samples, *sizes[1:])
+        return Running(self.graph.call_method("expand", args), meta)
+
     def network(self, output: Running) -> fx.GraphModule:
         """All of it, in evaluation mode."""
         self.graph.output(output.node)
@@ -238,27 +164,13 @@ class ModuleBuilder:
         whole.graph.eliminate_dead_code()
         return fx.GraphModule(whole, whole.graph, "OnnxNetwork").eval()  # with what the graph still names
 
-    def _bound(self, *numbers: int) -> None:
-        """Keep count of the work on constants; a file may name the same ones again and again."""
+    def bound(self, *numbers: int) -> None:
+        """Keep count of what is computed with or kept; a file may name the same numbers again and again."""
         self._folded += sum(numbers)
         if self._folded > MAX_FOLDED:
-            raise InputError(f"constants would be computed from more than {MAX_FOLDED} numbers")
-
-    def _check_counts(self, operation: OnnxOperation) -> None:
-        """Refuse what would make wrong sizes of the number of samples, which is not known yet."""
-        given = [v.tensor for v in operation.inputs if isinstance(v, Fixed) and v.counts]
-        if not given or any(isinstance(v, Running) for v in operation.inputs):
-            return
-        if operation.kind not in _ON_COUNTS:
-            raise InputError("it computes with the number of samples")
-        if operation.kind in ("Add", "Sub", "Div"):
-            a, b = operation.fixed(0), operation.fixed(1)
-            if operation.kind == "Div":
-                wrong = (b == 0) | (a % b.clamp(min=1) != 0) | (b < 0)
-            else:
-                wrong = (a % SAMPLES == 0) != (b % SAMPLES == 0)
-            if bool(wrong.any()):
-                raise InputError("it computes with the number of samples")
+            raise InputError(
+                f"constants would be computed from more than {MAX_FOLDED} numbers, or be so many"
+            )
 
     def _node(self, value: OnnxValue) -> Any:
         """What stands for a value among a node's arguments."""
@@ -268,7 +180,13 @@ class ModuleBuilder:
         number = tensor.ndim == 1 and tensor.numel() == 1 and tensor.is_floating_point() and not value.weight
         if tensor.ndim == 0 or number:
             return tensor.item()
+        return self._attribute(value)
+
+    def _attribute(self, value: Fixed) -> fx.Node:
+        """A constant as a part of the network."""
+        tensor = value.tensor
         if value not in self._kept:
+            self.bound(tensor.numel())
             name = self._name(self._prefix)
             if tensor.is_floating_point():
                 self.root.register_parameter(name, _parameter(tensor))
@@ -318,7 +236,7 @@ def _tensor(value: OnnxValue) -> Tensor:
 
 def _checked(meta: Tensor) -> Tensor:
     """The same, unless it mixes samples or is too large."""
-    if not any(size and size % SAMPLES == 0 for size in meta.shape):
+    if sum(map(counted, meta.shape)) != 1:
         raise InputError("it mixes samples")
     if math.prod(meta.shape) // SAMPLES > MAX_NUMBERS:
         raise InputError(f"it gives more than {MAX_NUMBERS} numbers a sample")

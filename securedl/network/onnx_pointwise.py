@@ -12,15 +12,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from securedl.errors import InputError
-from securedl.network.onnx_build import (
-    Fixed,
-    ModuleBuilder,
-    OnnxOperation,
-    OnnxValue,
-    Running,
-    operator,
-    with_values,
-)
+from securedl.network.onnx_build import ModuleBuilder, operator, with_values
+from securedl.network.onnx_values import Fixed, OnnxOperation, OnnxValue, Running
 
 #: Operators that are a layer of torch without options.
 _LAYERS: dict[str, Callable[[], nn.Module]] = {
@@ -34,19 +27,33 @@ _LAYERS: dict[str, Callable[[], nn.Module]] = {
 }
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Abs": torch.abs,
+    "Acos": torch.acos,
+    "Acosh": torch.acosh,
+    "Asin": torch.asin,
+    "Asinh": torch.asinh,
+    "Atan": torch.atan,
+    "Atanh": torch.atanh,
+    "Ceil": torch.ceil,
+    "Cos": torch.cos,
+    "Cosh": torch.cosh,
     "Erf": torch.erf,
     "Exp": torch.exp,
-    "Greater": python.gt,
+    "Floor": torch.floor,
     "Log": torch.log,
-    "Mod": python.mod,
     "Neg": python.neg,
     "Pow": python.pow,
     "Reciprocal": torch.reciprocal,
+    "Round": torch.round,
+    "Sign": torch.sign,
+    "Sin": torch.sin,
+    "Sinh": torch.sinh,
     "Sqrt": torch.sqrt,
     "Sub": python.sub,
+    "Tan": torch.tan,
 }
 #: torch.nn.Hardsigmoid's; ONNX writes it as a float32.
 _SIXTH = 1 / 6
+_LEAST = -(2**63)
 
 
 @operator(*_LAYERS)
@@ -77,17 +84,38 @@ def _add(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     return build.call(python.add, op.input(0), op.input(1))
 
 
-@operator("Sum")
+@operator("Sum", "Mean")
 def _sum(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     total = op.input(0)
     for index in range(1, len(op.inputs)):
         total = build.call(python.add, total, op.input(index))
-    return total
+    return total if op.kind == "Sum" else build.call(python.truediv, total, len(op.inputs))
+
+
+@operator("Mod")
+def _mod(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
+    """With the sign of the divisor, or with fmod of what is divided."""
+    a, b = op.input(0), op.input(1)
+    _check_quotient(a, b)
+    if not op.attributes.get("fmod", 0):
+        return build.call(python.mod, a, b)
+    if isinstance(a, Fixed) and isinstance(b, Running):
+        a = Fixed(a.tensor.reshape(a.tensor.shape or (1,)), True)  # of a number torch takes none
+    return build.call(torch.fmod, a, b)
+
+
+def _check_quotient(a: OnnxValue, b: OnnxValue) -> None:
+    """The least integer by -1 is none of 64 bits: a processor stops there, and with it the program."""
+    if not isinstance(a, Fixed) or not isinstance(b, Fixed) or a.tensor.is_floating_point():
+        return
+    if bool((a.tensor == _LEAST).any()):
+        raise InputError(f"it divides {_LEAST}, the least integer")
 
 
 @operator("Div")
 def _div(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     a, b = op.input(0), op.input(1)
+    _check_quotient(a, b)
     if isinstance(a, Fixed) and isinstance(b, Fixed) and not a.tensor.is_floating_point():
         return build.call(torch.div, a, b, rounding_mode="trunc")
     return build.call(python.truediv, a, b)
@@ -159,17 +187,6 @@ def _erf_plus_one(node: fx.Node) -> fx.Node | None:
     return None
 
 
-@operator("Where")
-def _where(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
-    """x where it is above 20, else softplus: so newer exporters write torch's softplus."""
-    above, x, other = op.input(0), op.input(1), op.input(2)
-    if isinstance(x, Running) and isinstance(above, Running) and isinstance(other, Running):
-        soft = isinstance(build.layer(other), nn.Softplus) and other.node.args == (x.node,)
-        if soft and above.node.target is python.gt and above.node.args == (x.node, 20.0):
-            return other
-    return build.call(torch.where, above, x, other)
-
-
 @operator("LeakyRelu")
 def _leaky(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     return build.module(nn.LeakyReLU(op.attributes.get("alpha", 0.01)), op.input(0))
@@ -182,7 +199,10 @@ def _elu(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
 
 @operator("Celu")
 def _celu(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
-    return build.module(nn.CELU(op.attributes.get("alpha", 1.0)), op.input(0))
+    alpha = op.attributes.get("alpha", 1.0)
+    if alpha == 0:
+        raise InputError("its alpha is 0, by which it divides")
+    return build.module(nn.CELU(alpha), op.input(0))
 
 
 @operator("Selu")
@@ -216,6 +236,19 @@ def _hard_sigmoid(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
         return build.module(nn.Hardsigmoid(), op.input(0))
     line = build.call(python.add, build.call(python.mul, op.input(0), alpha), beta)
     return build.module(nn.Hardtanh(0.0, 1.0), line)
+
+
+@operator("ThresholdedRelu")
+def _thresholded(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
+    return build.module(nn.Threshold(op.attributes.get("alpha", 1.0), 0.0), op.input(0))
+
+
+@operator("Shrink")
+def _shrink(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
+    bias, limit = op.attributes.get("bias", 0.0), op.attributes.get("lambd", 0.5)
+    if bias not in (0.0, limit):
+        raise InputError("a shrink with a bias that is neither 0 nor lambd is not supported")
+    return build.module(nn.Softshrink(limit) if bias else nn.Hardshrink(limit), op.input(0))
 
 
 @operator("PRelu")

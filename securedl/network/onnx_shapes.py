@@ -6,34 +6,30 @@ import math
 import operator as python
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from securedl.errors import InputError
-from securedl.network.onnx_build import (
+from securedl.network.onnx_build import ModuleBuilder, operator
+from securedl.network.onnx_values import (
+    MAX_AXIS,
     SAMPLES,
     Fixed,
-    ModuleBuilder,
     OnnxOperation,
     OnnxValue,
     Running,
-    operator,
+    axes_of,
+    counted,
+    free,
+    shape_of,
+    shown_sizes,
 )
 
-_PADDING = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
-
-
-def _shape(value: OnnxValue) -> list[int]:
-    return list(value.shape if isinstance(value, Running) else value.tensor.shape)
-
-
-def _axes(value: OnnxValue, axes: list[int]) -> list[int]:
-    """Counted from the first one."""
-    rank = len(_shape(value))
-    if any(not -rank <= axis < rank for axis in axes):
-        raise InputError(f"it has axes {axes[:8]} of a value with {rank}")
-    return [axis % rank for axis in axes]
+#: Names of torch and of numpy.
+_PADDING = {"reflect": "reflect", "edge": "replicate"}
+_BY_PLACE: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
 
 
 @operator("Identity", "Dropout")
@@ -48,39 +44,20 @@ def _cast(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
 
     to, value = op.attributes["to"], op.input(0)
     if to in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16):
-        return value if isinstance(value, Running) else build.call(torch.Tensor.to, value, build.dtype)
+        same = isinstance(value, Running) and value.meta.dtype == build.dtype
+        return value if same else build.call(torch.Tensor.to, value, build.dtype)
     whole = to in (TensorProto.INT64, TensorProto.INT32)
     if isinstance(value, Running) or not (whole or to == TensorProto.BOOL):
         raise InputError("casts of samples to whole numbers or truth values are not supported")
     return build.call(torch.Tensor.to, value, torch.int64 if whole else torch.bool)
 
 
-@operator("Constant")
-def _constant(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
-    for name in ("value", "value_float", "value_floats", "value_int", "value_ints"):
-        if name in op.attributes:
-            return build.constant(op.attributes[name])
-    raise InputError("it holds no numbers")
-
-
-@operator("ConstantOfShape")
-def _constant_of_shape(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
-    value = build.constant(op.attributes.get("value", [0.0])).tensor.reshape(())
-    return build.call(torch.Tensor.expand, Fixed(value), op.numbers(0, ""))
-
-
-@operator("Shape")
-def _sizes(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
-    part = slice(op.attributes.get("start"), op.attributes.get("end"))
-    return Fixed(torch.tensor(_shape(op.input(0))[part], dtype=torch.int64))
-
-
 @operator("Flatten")
 def _flatten(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value = op.input(0)
-    sizes, axis = _shape(value), op.attributes.get("axis", 1)
+    sizes, axis = shape_of(value), op.attributes.get("axis", 1)
     if axis not in (1, 1 - len(sizes)):
-        return build.call(torch.reshape, value, _free([math.prod(sizes[:axis]), math.prod(sizes[axis:])]))
+        return build.call(torch.reshape, value, free([math.prod(sizes[:axis]), math.prod(sizes[axis:])]))
     return build.module(nn.Flatten(), value)
 
 
@@ -88,7 +65,7 @@ def _flatten(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
 def _reshape(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value = op.input(0)
     target = op.numbers(1, "shape") or []
-    sizes = _shape(value)
+    sizes = shape_of(value)
     if not op.attributes.get("allowzero", 0):
         if any(size == 0 and axis >= len(sizes) for axis, size in enumerate(target)):
             raise InputError(f"its shape {target[:8]} copies a size of an axis that is not there")
@@ -102,9 +79,9 @@ def _reshape(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
         return value
     several = target[0] // SAMPLES if target and target[0] % SAMPLES == 0 else 0
     if several > 1:  # in two steps, for torch.export doubts that one is right for any number of samples
-        split = build.call(torch.reshape, value, (-1, several, *_free(target[1:])))
+        split = build.call(torch.reshape, value, (-1, several, *free(target[1:])))
         return build.call(torch.flatten, split, 0, 1)
-    return build.call(torch.reshape, value, _free(target))
+    return build.call(torch.reshape, value, free(target))
 
 
 def _for_any_count(build: ModuleBuilder, sizes: list[int], target: list[int]) -> list[int]:
@@ -123,34 +100,25 @@ def _for_any_count(build: ModuleBuilder, sizes: list[int], target: list[int]) ->
         known = -math.prod(target)
         total = math.prod(sizes)
         if known < 1 or total % known:
-            raise InputError(f"values of shape {_shown(sizes)} have no shape {_shown(target)}")
+            raise InputError(f"values of shape {shown_sizes(sizes)} have no shape {shown_sizes(target)}")
         target[target.index(-1)] = total // known
     return target
-
-
-def _shown(sizes: list[int]) -> str:
-    return "[" + ", ".join("samples" if size == SAMPLES else str(size) for size in sizes[:8]) + "]"
-
-
-def _free(sizes: list[int]) -> tuple[int, ...]:
-    """For torch: -1 where samples are counted."""
-    return tuple(-1 if size and size % SAMPLES == 0 else size for size in sizes)
 
 
 @operator("Transpose")
 def _transpose(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value = op.input(0)
-    order = op.attributes.get("perm", list(range(len(_shape(value))))[::-1])
+    order = op.attributes.get("perm", list(range(len(shape_of(value))))[::-1])
     return build.call(torch.permute, value, tuple(order))
 
 
 @operator("Squeeze")
 def _squeeze(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value = op.input(0)
-    sizes, axes = _shape(value), op.numbers(1, "axes")
-    axes = [i for i, n in enumerate(sizes) if n == 1] if axes is None else _axes(value, axes)
+    sizes, axes = shape_of(value), op.numbers(1, "axes")
+    axes = [i for i, n in enumerate(sizes) if n == 1] if axes is None else axes_of(value, axes)
     if any(sizes[axis] != 1 for axis in axes):
-        raise InputError(f"axes {axes[:8]} of {_shown(sizes)} are not all of size 1")
+        raise InputError(f"axes {axes[:8]} of {shown_sizes(sizes)} are not all of size 1")
     for axis in sorted(set(axes), reverse=True):
         value = build.call(torch.squeeze, value, axis)
     return value
@@ -159,7 +127,7 @@ def _squeeze(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
 @operator("Unsqueeze")
 def _unsqueeze(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value, axes = op.input(0), op.numbers(1, "axes") or []
-    rank = len(_shape(value)) + len(axes)
+    rank = len(shape_of(value)) + len(axes)
     for axis in sorted(axis % rank for axis in axes):
         value = build.call(torch.unsqueeze, value, axis)
     return value
@@ -168,20 +136,32 @@ def _unsqueeze(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
 @operator("Concat")
 def _concat(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     values = [op.input(index) for index in range(len(op.inputs))]
-    return build.call(torch.cat, values, _axes(values[0], [op.attributes["axis"]])[0])
+    (axis,) = axes_of(values[0], [op.attributes["axis"]])
+    if axis and any(shape_of(value)[:1] == [SAMPLES] for value in values):
+        values = [_for_each_sample(build, value) for value in values]
+    return build.call(torch.cat, values, axis)
+
+
+def _for_each_sample(build: ModuleBuilder, value: OnnxValue) -> OnnxValue:
+    """A constant that the export wrote out for its number of samples, for any number of them."""
+    if not isinstance(value, Fixed) or value.tensor.shape[:1] != (build.exported,):
+        return value
+    first = value.tensor[:1]
+    same = bool((value.tensor == first).all())
+    return build.for_each_sample(Fixed(first), [SAMPLES, *first.shape[1:]]) if same else value
 
 
 @operator("Split")
 def _split(build: ModuleBuilder, op: OnnxOperation) -> list[OnnxValue]:
     value = op.input(0)
-    (axis,) = _axes(value, [op.attributes.get("axis", 0)])
-    size = _shape(value)[axis]
+    (axis,) = axes_of(value, [op.attributes.get("axis", 0)])
+    size = shape_of(value)[axis]
     parts = op.numbers(1, "split")
     if parts is None:
         each = -(-size // op.outputs)
         parts = [min(each, size - each * index) for index in range(op.outputs)]
     if size % SAMPLES == 0 or min(parts) < 0 or sum(parts) != size:
-        raise InputError(f"its parts {parts[:8]} do not make {_shown([size])}")
+        raise InputError(f"its parts {parts[:8]} do not make {shown_sizes([size])}")
     starts = [sum(parts[:index]) for index in range(len(parts))]
     return [build.call(torch.narrow, value, axis, *part) for part in zip(starts, parts, strict=True)]
 
@@ -189,10 +169,10 @@ def _split(build: ModuleBuilder, op: OnnxOperation) -> list[OnnxValue]:
 @operator("Slice")
 def _slice(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value = op.input(0)
-    sizes = _shape(value)
+    sizes = shape_of(value)
     starts, ends = op.numbers(1, "starts") or [], op.numbers(2, "ends") or []
     axes = op.numbers(3, "axes")
-    axes = _axes(value, list(range(len(starts))) if axes is None else axes)
+    axes = axes_of(value, list(range(len(starts))) if axes is None else axes)
     steps = op.numbers(4, "steps") or [1] * len(starts)
     for axis, *part in zip(axes, starts, ends, steps, strict=True):
         kept = range(*slice(*_ends(part, sizes[axis])).indices(sizes[axis]))
@@ -204,9 +184,7 @@ def _slice(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
             places = (slice(None),) * axis + (slice(kept.start, kept.stop, kept.step),)
             value = build.call(python.getitem, value, places)
         else:
-            value = build.call(
-                torch.index_select, value, axis, Fixed(torch.tensor(list(kept), dtype=torch.int64))
-            )
+            value = build.call(torch.index_select, value, axis, build.places(kept))
     return value
 
 
@@ -219,8 +197,8 @@ def _ends(part: list[int], size: int) -> tuple[int, int | None, int]:
 @operator("Gather")
 def _gather(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value, places = op.input(0), op.fixed(1)
-    (axis,) = _axes(value, [op.attributes.get("axis", 0)])
-    sizes = _shape(value)
+    (axis,) = axes_of(value, [op.attributes.get("axis", 0)])
+    sizes = shape_of(value)
     if sizes[axis] % SAMPLES == 0 and sizes[axis]:
         raise InputError("it takes some of the samples")
     if bool(((places < -sizes[axis]) | (places >= sizes[axis])).any()):
@@ -231,37 +209,89 @@ def _gather(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     found = build.call(torch.index_select, value, axis, Fixed(places.reshape(-1)))
     if places.ndim == 1:
         return found
-    return build.call(torch.reshape, found, _free([*sizes[:axis], *places.shape, *sizes[axis + 1 :]]))
+    return build.call(torch.reshape, found, free([*sizes[:axis], *places.shape, *sizes[axis + 1 :]]))
 
 
 @operator("Pad")
 def _pad(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value = op.input(0)
-    sizes, pads = _shape(value), op.numbers(1, "pads") or []
+    sizes, pads = shape_of(value), op.numbers(1, "pads") or []
     axes = op.numbers(3, "axes")
-    axes = list(range(len(sizes))) if axes is None else _axes(value, axes)
+    axes = list(range(len(sizes))) if axes is None else axes_of(value, axes)
     fill = float(op.fixed(2).item()) if op.optional(2) else float(op.attributes.get("value", 0.0))
     sides = [(0, 0)] * len(sizes)
     for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
         sides[axis] = (before, after)
-    if sizes[0] % SAMPLES == 0 and any(sides[0]):
+    if any(counted(size) and any(pair) for size, pair in zip(sizes, sides, strict=True)):
         raise InputError("it pads the samples")
-    mode = _PADDING[op.attributes.get("mode", "constant")]
-    first = 1 if mode == "constant" else 2
-    if any(any(pair) for pair in sides[:first]):
-        raise InputError("padding of channels with values of their own is not supported")
-    flat = [side for pair in sides[: first - 1 : -1] for side in pair]
-    options: dict[str, Any] = {"value": fill} if mode == "constant" else {}
-    return build.call(functional.pad, value, flat, mode, **options)
+    mode = op.attributes.get("mode", "constant")
+    if mode == "constant":
+        flat = [side for pair in sides[::-1] for side in pair]
+        return build.call(functional.pad, value, flat[: 2 * len(sizes) - 2 * counted(sizes[0])], value=fill)
+    return _padded_with_own(build, value, sides, mode)
 
 
-@operator("ReduceMean", "ReduceSum")
-def _reduce(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
+def _padded_with_own(
+    build: ModuleBuilder, value: OnnxValue, sides: list[tuple[int, int]], mode: str
+) -> OnnxValue:
+    """With values of the axis itself; by torch's padding for images, else place by place."""
+    sizes = shape_of(value)
+    inner = [pair for pair in sides[2:] if any(pair)]
+    fits = all(0 <= side < size for size, pair in zip(sizes[2:], sides[2:], strict=True) for side in pair)
+    if inner and fits and not any(map(any, sides[:2])) and len(sizes) in (3, 4, 5) and mode in _PADDING:
+        flat = [side for pair in sides[:1:-1] for side in pair]
+        return build.call(functional.pad, value, flat, _PADDING[mode])
+    for axis, (before, after) in enumerate(sides):
+        if not before and not after:
+            continue
+        if max(sizes[axis] + before + after, before, after) > MAX_AXIS or not sizes[axis]:
+            raise InputError(f"it pads to more than {MAX_AXIS} numbers along an axis, or an empty one")
+        kept = np.pad(np.arange(sizes[axis]), (max(before, 0), max(after, 0)), _BY_PLACE[mode])
+        kept = kept[max(-before, 0) : len(kept) - max(-after, 0)]
+        value = build.call(torch.index_select, value, axis, build.places(kept))
+    return value
+
+
+@operator("DepthToSpace", "SpaceToDepth")
+def _blocks(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
+    """Blocks of places to channels, or back; among channels a block's places are outside, or inside (CRD)."""
+    value, block = op.input(0), op.attributes["blocksize"]
+    sizes = shape_of(value)
+    if len(sizes) != 4 or not 1 <= block <= MAX_AXIS:
+        raise InputError("it needs images and a blocksize of 1 or more")
+    first, channels, height, width = sizes
+    if op.kind == "SpaceToDepth":
+        split = [first, channels, height // block, block, width // block, block]
+        order: tuple[int, ...] = (0, 3, 5, 1, 2, 4)
+        whole = [first, channels * block**2, height // block, width // block]
+    else:
+        inner = op.attributes.get("mode", "DCR") == "CRD"
+        each = channels // block**2
+        split = [first, *([each, block, block] if inner else [block, block, each]), height, width]
+        order = (0, 1, 4, 2, 5, 3) if inner else (0, 3, 4, 1, 5, 2)
+        whole = [first, each, height * block, width * block]
+    if math.prod(split) != math.prod(sizes):
+        raise InputError(f"values of shape {shown_sizes(sizes)} have no blocks of {block}")
+    value = build.call(torch.permute, build.call(torch.reshape, value, free(split)), order)
+    return build.call(torch.reshape, value, free(whole))
+
+
+@operator("Trilu")
+def _triangle(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
+    value, places = op.input(0), op.numbers(1, "") or [0]
+    if any(map(counted, shape_of(value)[-2:])):
+        raise InputError("it treats each sample in another way")
+    return build.call(torch.triu if op.attributes.get("upper", 1) else torch.tril, value, places[0])
+
+
+@operator("CumSum")
+def _running_sum(build: ModuleBuilder, op: OnnxOperation) -> OnnxValue:
     value = op.input(0)
-    axes = op.numbers(1, "axes")
-    if not axes:
-        if op.attributes.get("noop_with_empty_axes", 0):
-            return value
-        axes = list(range(len(_shape(value))))
-    function = torch.mean if op.kind == "ReduceMean" else torch.sum
-    return build.call(function, value, tuple(_axes(value, axes)), bool(op.attributes.get("keepdims", 1)))
+    (axis,) = axes_of(value, op.numbers(1, "") or [])
+    if counted(shape_of(value)[axis]):
+        raise InputError("it mixes samples")
+    back = bool(op.attributes.get("reverse", 0))
+    total = build.call(torch.flip, value, (axis,)) if back else value
+    total = build.call(torch.cumsum, total, axis)
+    total = build.call(torch.flip, total, (axis,)) if back else total
+    return build.call(python.sub, total, value) if op.attributes.get("exclusive", 0) else total
