@@ -74,7 +74,7 @@ def path(value: Any, what: str) -> Path:
     return Path(text)
 
 
-def flag(value: Any, what: str) -> None:
+def boolean(value: Any, what: str) -> None:
     """Refuse what is neither True nor False.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from securedl.activations.tune import Recipe
-from securedl.arguments import count, flag, number
+from securedl.arguments import boolean, count, number
 from securedl.errors import InputError
 
 
@@ -24,7 +24,7 @@ def check_options(
     """
     count(degree, "degree", least=1)
     for name, value in flags.items():
-        flag(value, name)
+        boolean(value, name)
     count(recipe.batch_size, "batch_size", least=1)
     count(seed, "seed")
     if epochs is not None:

@@ -44,7 +44,7 @@ def _server(
 
 
 @dataclass
-class Stages:
+class StageBar:
     """Milliseconds by stage, with a progress bar for those that take long."""
 
     progress: Progress
@@ -73,7 +73,7 @@ def run(
         console=console, transient=True,
     )  # fmt: skip
     with bar, tempfile.TemporaryDirectory(prefix="securedl-") as folder:
-        stages = Stages(bar)
+        stages = StageBar(bar)
         torch.set_num_threads(1)  # more only wait for each other on networks this small
         split = load_split(data, seed)
         with stages("train", f"training a network on {data}"):
@@ -103,7 +103,9 @@ def run(
     return figures
 
 
-def _honest(address: str, owner: Owner, split: Split, connect: Connect, stages: Stages) -> tuple[Any, Answer]:
+def _honest(
+    address: str, owner: Owner, split: Split, connect: Connect, stages: StageBar
+) -> tuple[Any, Answer]:
     """Upload, then predict the whole test part."""
     with (
         stages("upload", "encrypting and uploading the model") as tick,

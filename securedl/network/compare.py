@@ -44,8 +44,8 @@ def check_captured(model: nn.Module, captured: Captured, x: NDArray[np.float64])
         answers = _answers(model, samples)
         if not np.isfinite(answers).all():
             raise CompileError(
-                f"the network gives NaN or infinite answers{_first_not_finite(captured, samples)}: standardise "
-                "its samples, and look for large weights and divisions by zero"
+                f"the network gives NaN or infinite answers{_first_not_finite(captured, samples)}: "
+                "standardise its samples, and look for large weights and divisions by zero"
             )
         ours = _followed(captured, samples)
         allowed = _rounding(captured, samples, ours)

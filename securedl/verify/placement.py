@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from securedl.arguments import count, flag
+from securedl.arguments import boolean, count
 from securedl.errors import InputError
 from securedl.network.graph import Array
 
@@ -34,7 +34,7 @@ class Probes:
 
     def __post_init__(self) -> None:
         count(self.count, "the number of probes", least=0)
-        flag(self.fill, "fill of Probes")
+        boolean(self.fill, "fill of Probes")
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,8 +65,8 @@ class TestQueries:
             (lambda x: spoil(x, np.nan), "NaN or infinite values, first in sample 2"),
             (lambda x: spoil(x, np.inf), "NaN or infinite values, first in sample 2"),
             (lambda x: x * 1e5, "5 sample.s. would overflow under encryption"),
-            (lambda x: spoil(x, 1e6), r"1 sample.s. would overflow .* x\[2\]: its feature 1"),
-            (lambda x: "text", "x must be an array of numbers"),
+            (lambda x: spoil(x, 1e6), r"1 sample.s. would overflow .* x\[2\] feature 1 is 1e\+06"),
+            (lambda x: "text", "x holds text: give numbers"),
         ],
     )
     def test_bad_samples(self, client, net, change, words: str) -> None:

@@ -156,7 +156,7 @@ class TestFits:
         with torch.no_grad():
             model[0].weight.fill_(1e38)
             model[1].weight.fill_(1e38)
-        refused(lambda: securedl.approximate(model, X), "NaN or infinite answers, first in 1: standardise")
+        refused(lambda: securedl.approximate(model, X), "NaN or infinite answers, first in 0: standardise")
 
     @pytest.mark.parametrize("wrong", ["a", None, NAN, INF, [1]])
     @pytest.mark.parametrize(
