@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import date, time, timedelta
@@ -120,11 +121,11 @@ def _dense(x: Any, what: str) -> Any:
         if x.is_complex():
             return x.cpu().resolve_conj().numpy()
         if str(x.layout) != "torch.strided":
-            _check_size(x.shape, what)
+            _note_size(x.shape, what)
         return x.cpu().to_dense().double().numpy()  # numpy has neither bfloat16 nor sparse tensors
     if sparse.issparse(x):
         matrix: Any = x  # its type has neither shape nor toarray
-        _check_size(matrix.shape, what)
+        _note_size(matrix.shape, what)
         return matrix.toarray()
     if np.ma.is_masked(x):
         raise InputError(f"{what} has masked values: fill them first, as in x.filled(0)")
@@ -139,7 +140,7 @@ def _holds_tensors(x: Any) -> bool:
     return hasattr(x, "detach") or sparse.issparse(x)
 
 
-def _check_size(shape: Sequence[int], what: str) -> None:
+def _note_size(shape: Sequence[int], what: str) -> None:
     size, limit = 8 * math.prod(shape), MAX_DENSE / 2**30
     if size > MAX_DENSE:
         most = MAX_DENSE // max(8 * math.prod(shape[1:]), 1)
@@ -148,6 +149,11 @@ def _check_size(shape: Sequence[int], what: str) -> None:
             f"{what} is sparse and would take {size / 2**30:.3g} GiB with its zeros, more than {limit:g}: "
             f"{advice}"
         )
+    warnings.warn(
+        f"{what} is sparse and becomes an array {list(shape)}: an encrypted sample has all its features, zeros "
+        "too",
+        stacklevel=6,
+    )
 
 
 def _numbers(x: Any, what: str) -> NDArray[np.float64]:

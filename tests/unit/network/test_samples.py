@@ -21,6 +21,7 @@ from securedl.network import samples as module
 from securedl.network.graph import samples_of
 from securedl.network.samples import column_names
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* is sparse and becomes an array")
 BASE = np.array([[0.0, 1.0, 0.0], [2.0, 0.0, 3.0]])
 ROWS = [[0, 1, 0], [2, 0, 3]]
 TENSOR = torch.tensor(BASE)
@@ -112,6 +113,10 @@ class TestSparse:
             InputError, match=r"7.45 GiB with its zeros, more than 1: give at most 1342 samples"
         ):
             samples_of(x, what="here")
+
+    def test_what_becomes_of_it_is_said(self):
+        with pytest.warns(UserWarning, match=r"here is sparse and becomes an array \[2, 3\]"):
+            samples_of(sparse.csr_matrix(BASE), what="here")
 
     def test_one_sample_may_be_too_large(self):
         with pytest.raises(InputError, match="fewer features"):
