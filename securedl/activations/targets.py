@@ -67,7 +67,7 @@ def as_targets(y: Any, logits: Tensor, task: str, what: str) -> Tensor:
             )
         return _classes(values, samples, shape[0], what)
     fits = values.shape == (samples, *shape) or (math.prod(shape) == 1 and values.size == samples)
-    if not fits or len(values) != samples:
+    if not fits or values.shape[:1] != (samples,):
         raise InputError(
             f"{what} must be [samples{''.join(f', {size}' for size in shape)}] = {[samples, *shape]} for "
             f"the task {task!r}, got {list(values.shape)}"
@@ -81,8 +81,9 @@ def as_targets(y: Any, logits: Tensor, task: str, what: str) -> Tensor:
 
 def _classes(values: Array, samples: int, classes: int, what: str) -> Tensor:
     """Class numbers, also in one column, or as a 1 among zeros."""
-    if len(values) == samples and _one_hot(values, (classes,)):
+    if values.shape[:1] == (samples,) and _one_hot(values, (classes,)):
         return torch.as_tensor(np.argmax(values, axis=1))
+    shape = list(values.shape)
     if values.shape == (samples, 1):
         values = values[:, 0]
     if values.shape != (samples,):
@@ -92,8 +93,8 @@ def _classes(values: Array, samples: int, classes: int, what: str) -> Tensor:
         )
     if (values != np.round(values)).any() or values.min() < 0:
         raise InputError(
-            f"{what} must be class numbers (integers from 0), got {values.min():g} to {values.max():g}: "
-            "number the classes, or pass task='regression'"
+            f"{what} must be class numbers (integers from 0), or numbers {[samples, classes]} for a "
+            f"regression, got {values.min():g} to {values.max():g} in the shape {shape}"
         )
     if values.max() >= classes:
         raise InputError(

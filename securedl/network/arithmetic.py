@@ -48,10 +48,10 @@ def _mul(call: Call) -> Traced:
     if not isinstance(b, Traced):
         scaled: Traced = a.times(finite(constant(b), "a factor"))
         return scaled
-    return _product(call, a, b)
+    return product(call, a, b)
 
 
-def _product(call: Call, a: Traced, b: Traced) -> Traced:
+def product(call: Call, a: Traced, b: Traced) -> Traced:
     """Of one feature each the product of polynomials; else ((a + b)² - (a - b)²) / 4, both in one value."""
     same = a.with_same(b)
     if same is not None:
@@ -89,7 +89,7 @@ def _pow(call: Call) -> Traced:
         )
     result = x
     for _ in range(int(power) - 1):
-        result = _product(call, result, x)
+        result = product(call, result, x)
     return result
 
 

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from securedl.network import windows
+from securedl.network.arithmetic import product
 from securedl.network.operations import (
+    OPERATIONS,
     STATISTICS,
     Call,
     applied,
@@ -24,6 +26,8 @@ from securedl.network.operations import (
 )
 from securedl.network.tensors import RefusedError, Relation, Samples, Traced, flat_numbers
 
+#: Most products that a matrix product of two values may take, for all samples of the importer.
+MAX_PRODUCTS = 1 << 22
 #: Of an operation without a matrix of its own, the most that applying it to a basis may give.
 MAX_BASIS = 1 << 26
 #: Linear ones without weights, found out by applying them to a basis.
@@ -70,12 +74,37 @@ def _addmm(call: Call) -> Traced:
     return _dense(call, x, alpha * _weights(weight).T, None).plus(constant(bias) * beta)
 
 
-@operation("matmul", "mm")
+@operation("matmul", "mm", "bmm")
 def _matmul(call: Call) -> Traced:
     x, weight = call.args[:2]
+    if isinstance(x, Traced) and isinstance(weight, Traced):
+        return _two_matrices(call, x, weight)
     if isinstance(x, Traced) and isinstance(weight, Tensor) and weight.ndim == 2:
         return _dense(call, x, _weights(weight).T, None)
     return _by_basis(call)
+
+
+def _two_matrices(call: Call, a: Traced, b: Traced) -> Traced:
+    """[..., n, k] · [..., k, m], both of which depend on the sample: products, and sums of them."""
+    kind = kind_of(call.target)
+    if min(len(a.shape), len(b.shape)) < 2 or a.shape[-1] != b.shape[-2]:
+        raise RefusedError(f"{kind} of {list(a.shape)} and {list(b.shape)} that both depend on the sample")
+    if math.prod(a.shape) * b.shape[-1] > MAX_PRODUCTS:
+        raise RefusedError(f"{kind} of {list(a.shape)} and {list(b.shape)} has too many products")
+    wide = a.moved(lambda row: row.unsqueeze(-1)), b.moved(lambda row: row.unsqueeze(-3))
+    products = product(call, *wide)
+    return _mean(Call(call.builder, call.name, torch.ops.aten.sum.dim_IntList, (products, [-2]), {}))
+
+
+@operation("bilinear")
+def _bilinear(call: Call) -> Traced:
+    a, b, weight = call.args[:3]
+    if not (isinstance(a, Traced) and isinstance(b, Traced)):
+        return _by_basis(call)
+    wide = a.moved(lambda row: row.unsqueeze(-1)), b.moved(lambda row: row.unsqueeze(-2))
+    products = product(call, *wide).moved(lambda row: row.flatten(-2))
+    table = _weights(weight)
+    return _dense(call, products, table.reshape(len(table), -1), call.get(3, "bias"))
 
 
 def _dense(call: Call, x: Any, weight: NDArray[np.float64], bias: Any) -> Traced:
@@ -328,7 +357,7 @@ def _batch_norm(call: Call) -> Any:
     return [normal, None, None] if single else normal
 
 
-@operation(*(WITHOUT_WEIGHTS | WITH_WEIGHTS) - {"matmul", "mm"})
+@operation(*(WITHOUT_WEIGHTS | WITH_WEIGHTS) - set(OPERATIONS))
 def _by_basis(call: Call) -> Traced:
     """A linear operation by what it gives for unit vectors; which entries are stored depends on shapes."""
     x, kind = only_traced(call), kind_of(call.target)

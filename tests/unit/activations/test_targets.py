@@ -58,12 +58,16 @@ def test_class_numbers_in_many_forms(y):
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (CLASSES + 0.5, r"must be class numbers \(integers from 0\), got 0.5 to 2.5"),
+        (
+            CLASSES + 0.5,
+            r"class numbers \(integers from 0\), or numbers \[12, 3\] for a regression, got 0.5 to",
+        ),
         (CLASSES - 1, "got -1 to 1"),
         (CLASSES + 1, "y holds class 3, but the network has the classes 0 to 2"),
         (np.where(CLASSES > 1, np.nan, 0), "y has NaN or infinite values"),
         (["cat"] * 12, "y holds text: give numbers"),
         ([[1, 2], [3]], "its rows have several lengths"),
+        (3, r"got the shape \[\]"),
         (CLASSES[:5], r"got the shape \[5\]"),
         (ONE_HOT[:5], r"got the shape \[5, 3\]"),
         (ONE_HOT[:, :2], r"a row of one 1 and zeros for each sample, got the shape \[12, 2\]"),

@@ -232,7 +232,7 @@ def test_other_functional_forms(middle):
         (lambda x: (2**x).flatten(1), "pow"),
         (lambda x: functional.max_pool2d(x, 1).flatten(1), "max_pool2d: use average pooling"),
         (lambda x: functional.relu(x).flatten(1), "relu is not a polynomial yet: call securedl.approximate"),
-        (lambda x: torch.bmm(x.flatten(2), x.flatten(2).mT).flatten(1), "bmm of 2 values"),
+        (lambda x: torch.einsum("bcij,bckj->bcik", x, x).flatten(1), "einsum of 2 values"),
         (lambda x: (x / (1 + x * x)).flatten(1), "a division by a value"),
         (lambda x: torch.softmax(x.flatten(1), 1), "Softmax inside a network"),
         (lambda x: functional.dropout(x).flatten(1), "always active: pass training=self.training"),
@@ -379,6 +379,10 @@ class TwoInputs(nn.Module):
         Free(lambda m, x: m.a(x)[:, 0] * m.b(x)[:, 0]),
         Free(lambda m, x: x.addcmul(m.a(x), m.b(x), value=0.3)),
         Free(lambda m, x: (m.a(x) * m.b(x)).sum(1)),
+        Free(lambda m, x: m.a(x).view(-1, 2, 2) @ m.b(x).view(-1, 2, 2)),
+        Free(lambda m, x: torch.bmm(m.a(x)[:, :, None], x[:, None]).flatten(1)),
+        Free(lambda m, x: torch.matmul(m.a(x).view(-1, 1, 2, 2), x.view(-1, 2, 2, 1)).flatten(1)),
+        Free(lambda m, x: functional.bilinear(m.a(x), x, torch.arange(32.0).view(2, 4, 4).double())),
     ],
 )
 def test_branches(model):
@@ -399,6 +403,22 @@ def test_gates():
     matches(SqueezeExcite(), (3, 4, 4))
 
 
+class Attention(nn.Module):
+    """Without a softmax, as in linear transformers."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(3, 4)
+
+    def forward(self, x):
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        return (q @ k.transpose(1, 2) / 5 @ v).mean(1)
+
+
+def test_linear_attention():
+    matches(Attention(), (5, 3))
+
+
 def test_glu_is_a_product_with_a_sigmoid():
     model = Free(lambda m, x: functional.glu(m.a(x)))
     x = torch.randn(100, 4)
@@ -410,7 +430,8 @@ def test_glu_is_a_product_with_a_sigmoid():
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (Free(lambda m, x: (m.a(x)[:, :, None] @ m.b(x)[:, None]).flatten(1)), "matmul of 2 values"),
+        (Free(lambda m, x: torch.kron(m.a(x), m.b(x))), "kron of 2 values"),
+        (Free(lambda m, x: m.a(x) @ x.T @ x), "samples"),
         (Free(lambda m, x: (m.a(x), m.b(x))), "gives 2 results"),
         (TwoInputs(), "TwoInputs does not run on samples"),
     ],
