@@ -22,11 +22,9 @@ from torch import Tensor, fx, nn
 from torch._decomp import get_decompositions
 
 from securedl.errors import UnsupportedLayerError
+from securedl.network.any_number import BATCH, OTHER, count_samples
 from securedl.network.evaluation import evaluation
 from securedl.network.polynomial import PolynomialActivation
-
-#: Samples of the run. More than one, so that what mixes samples can be told from what does not.
-BATCH = 3
 
 
 @dataclass(frozen=True)
@@ -112,20 +110,32 @@ def capture(model: nn.Module, shape: tuple[int, ...]) -> Captured:
         model = nn.Sequential(model)
     if any(tensor.is_inference() for tensor in [*model.parameters(), *model.buffers()]):
         model = copy.deepcopy(model)  # torch.export takes no tensors of torch.inference_mode; copies are none
-    first = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    sample = torch.zeros((BATCH, *shape), dtype=first.dtype, device=first.device)
     with evaluation(model), torch.no_grad(), _quiet():
-        try:
-            program = torch.export.export(model, (sample,), dynamic_shapes=_any_number(model))
-            if any(
-                _mutates(node) or node.target in _WRITTEN_OUT for node in _all_nodes(program.graph_module)
-            ):
-                program = program.run_decompositions(get_decompositions(_WRITTEN_OUT))
-        except Exception as error:
-            raise UnsupportedLayerError(_why(model, shape, error)) from error
-    captured = _flat(model, program)
+        program = _exported(model, shape, BATCH)
+        captured, fixed = _flat(model, program)
+        if fixed:
+            other, _ = _flat(model, _exported(model, shape, OTHER))
+            if not count_samples(captured.graph, other.graph):
+                raise UnsupportedLayerError(
+                    f"{captured.title} fixes the number of samples, or runs over them one by one"
+                    f"{_where_fixed(program)}: use x.shape[0] or -1 where it counts samples"
+                )
+            captured.recompile()
     captured.sample_shape = shape
     return captured
+
+
+def _exported(model: nn.Module, shape: tuple[int, ...], count: int) -> Any:
+    """The network as `torch.export` gives it, run on so many samples."""
+    first = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    sample = torch.zeros((count, *shape), dtype=first.dtype, device=first.device)
+    try:
+        program = torch.export.export(model, (sample,), dynamic_shapes=_any_number(model))
+        if any(_mutates(node) or node.target in _WRITTEN_OUT for node in _all_nodes(program.graph_module)):
+            program = program.run_decompositions(get_decompositions(_WRITTEN_OUT))
+    except Exception as error:
+        raise UnsupportedLayerError(_why(model, shape, error)) from error
+    return program
 
 
 #: Operations that are taken as the ones they are made of.
@@ -231,7 +241,8 @@ _STAYS = "what the server runs stays as it is; let forward change nothing"
 _ASSERTIONS = ("aten._assert", "aten.sym_constrain_range")
 
 
-def _flat(model: nn.Module, program: Any) -> Captured:
+def _flat(model: nn.Module, program: Any) -> tuple[Captured, bool]:
+    """The operations of an exported network, and whether they are for one number of samples only."""
     name = type(model).__name__
     signature = program.graph_signature
     changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
@@ -243,7 +254,7 @@ def _flat(model: nn.Module, program: Any) -> Captured:
         module = program.module()
     graph, origins = fx.Graph(), dict[str, Origin]()
     results = leaves(_Copy(name, graph, origins).of(module, {}))
-    _check_number(name, program, next(node for node in graph.nodes if node.op == "placeholder"))
+    fixed = _is_fixed(name, program, next(node for node in graph.nodes if node.op == "placeholder"))
     if (
         len(results) != 1
         or not isinstance(results[0], fx.Node)
@@ -261,7 +272,7 @@ def _flat(model: nn.Module, program: Any) -> Captured:
     captured.recompile()
     captured.origins, captured.title = origins, name
     captured.eval()
-    return captured
+    return captured, fixed
 
 
 #: Contexts that export keeps as a graph of their own: where their arguments have it.
@@ -321,20 +332,18 @@ class _Copy:
         return self.of(body, dict(zip(inputs, values, strict=True)))
 
 
-def _check_number(name: str, program: Any, given: fx.Node) -> None:
-    """Refuse a network that was captured for some numbers of samples only."""
+def _is_fixed(name: str, program: Any, given: fx.Node) -> bool:
+    """Whether a network was captured for one number of samples; for some others only it is refused."""
     size = given.meta["val"].shape[0]
-    if isinstance(size, int):
-        raise UnsupportedLayerError(
-            f"{name} fixes the number of samples{_where_fixed(program)}: use x.shape[0] or -1 where it "
-            "counts samples"
-        )
+    if isinstance(size, int) or size.node.expr.is_number:
+        return True
     allowed = program.range_constraints.get(size.node.expr)
     if allowed is not None and (allowed.lower > 2 or allowed.upper < 1 << 30):
         raise UnsupportedLayerError(
             f"{name} decides by the number of samples (what it does for {BATCH} it does for "
             f"{allowed.lower} to {allowed.upper}): an encrypted network treats each sample by itself"
         )
+    return False
 
 
 def _key(node: fx.Node, known: dict[fx.Node, fx.Node]) -> str | None:

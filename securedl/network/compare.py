@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from securedl.errors import CompileError
-from securedl.network.capture import BATCH, Captured, leaves
+from securedl.network.any_number import BATCH
+from securedl.network.capture import Captured, leaves
 from securedl.network.evaluation import evaluation
 from securedl.network.from_torch import Imported
 from securedl.network.polynomial import PolynomialActivation

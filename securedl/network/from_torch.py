@@ -14,7 +14,8 @@ from torch import Tensor, fx, nn
 
 from securedl.errors import CompileError, UnsupportedLayerError
 from securedl.network import arithmetic, moves, sums  # noqa: F401
-from securedl.network.capture import BATCH, Captured, capture, leaves
+from securedl.network.any_number import BATCH
+from securedl.network.capture import Captured, capture, leaves
 from securedl.network.graph import Graph
 from securedl.network.operations import OPERATIONS, Call, apply, is_random, kind_of, traced_arguments
 from securedl.network.outputs import Head

@@ -61,6 +61,10 @@ REMEDIES = {
     "gru": _RECURRENT,
     "rnn_tanh": _RECURRENT,
     "rnn_relu": _RECURRENT,
+    **dict.fromkeys(
+        ("fft_fft", "fft_rfft", "fft_fft2", "fft_rfft2", "fft_fftn", "fft_rfftn", "stft", "view_as_complex"),
+        "complex numbers; a Fourier transform is two matrices, of cosines and sines: use nn.Linear for each",
+    ),
     "argmax": "a comparison; leave it to the client, who has the logits",
     "topk": "a comparison; leave it to the client, who has the logits",
     "sort": "a comparison; leave it to the client, who has the logits",

@@ -91,6 +91,8 @@ def _table(x: Any, what: str, columns: Sequence[str]) -> NDArray[np.float64]:
                 f"{len(columns)} columns of the calibration data in any order, or an array, taken as it is"
             )
         x = x[list(columns)]
+    elif sorted(map(str, x.columns)) == sorted(map(str, range(len(x.columns)))):
+        x = x[sorted(x.columns, key=int)]  # numbered ones, as of a table that was made of an array
     names = column_names(x, what)
     if not names:
         return _named_numbers(x, what)
@@ -122,7 +124,9 @@ def _dense(x: Any, what: str) -> Any:
             return x.cpu().resolve_conj().numpy()
         if str(x.layout) != "torch.strided":
             _note_size(x.shape, what)
-        return x.cpu().to_dense().double().numpy()  # numpy has neither bfloat16 nor sparse tensors
+        return (
+            x.cpu().to_dense().resolve_neg().double().numpy()
+        )  # numpy has neither bfloat16 nor sparse tensors
     if sparse.issparse(x):
         matrix: Any = x  # its type has neither shape nor toarray
         _note_size(matrix.shape, what)
@@ -150,8 +154,8 @@ def _note_size(shape: Sequence[int], what: str) -> None:
             f"{advice}"
         )
     warnings.warn(
-        f"{what} is sparse and becomes an array {list(shape)}: an encrypted sample has all its features, zeros "
-        "too",
+        f"{what} is sparse and becomes an array {list(shape)}: an encrypted sample has all its features, "
+        "zeros too",
         stacklevel=6,
     )
 

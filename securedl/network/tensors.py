@@ -21,7 +21,7 @@ from scipy import sparse
 from torch import Tensor
 
 from securedl.errors import UnsupportedLayerError
-from securedl.network.capture import BATCH
+from securedl.network.any_number import BATCH
 from securedl.network.graph import Affine, Graph, Node, Polynomial, Sum
 
 #: Highest degree that user-written polynomials may have.

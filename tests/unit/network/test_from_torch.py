@@ -415,6 +415,34 @@ class Attention(nn.Module):
         return (q @ k.transpose(1, 2) / 5 @ v).mean(1)
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: m.a(x).view(len(x), -1),
+        lambda m, x: m.a(x).reshape(int(x.shape[0]), 2, 2).flatten(1),
+        lambda m, x: m.a(x) + torch.ones(len(x), 4).double(),
+        lambda m, x: m.a(x).reshape(len(x) * 2, 2).reshape(len(x), 4),
+        lambda m, x: torch.cat([m.a(x), x.new_zeros(len(x), 1)], 1),
+    ],
+)
+def test_numbers_of_samples_that_export_takes_for_constants(function):
+    matches(Free(function), (4,))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda m, x: torch.stack([m.a(row) for row in x]), "fixes the number of samples, or runs over them"),
+        (lambda m, x: m.a(x)[len(x) - 1 :], "fixes the number of samples"),
+        (lambda m, x: m.a(x) + torch.arange(len(x))[:, None], "mixes samples, or depends on how many"),
+        (lambda m, x: m.a(x.view(3, -1)), "does not run on samples"),
+    ],
+)
+def test_numbers_of_samples_that_are_refused(function, message):
+    with pytest.raises(UnsupportedLayerError, match=message):
+        import_torch(Free(function).double(), (4,))
+
+
 def test_linear_attention():
     matches(Attention(), (5, 3))
 

@@ -59,6 +59,9 @@ TAKEN = {
     "frame of many types": FRAME.astype({"a": "Int64", "b": bool, "c": np.float32}),
     "frame of objects": FRAME.astype(object),
     "frame of sparse columns": FRAME.astype(pd.SparseDtype("float64", 0.0)),
+    "numbered columns in another order": pd.DataFrame(BASE)[[2, 0, 1]],
+    "numbers as text for columns": pd.DataFrame(BASE, columns=["0", "1", "2"])[["1", "2", "0"]],
+    "conjugate": torch.imag(torch.complex(TENSOR, -TENSOR).conj()),
     "list of series": [row for _, row in FRAME.iterrows()],
 }  # fmt: skip
 
