@@ -70,6 +70,29 @@ def test_a_restart_finds_the_model(spawn, tmp_path) -> None:
         assert predict(client, 1).passed
 
 
+def test_a_client_finds_a_server_that_was_away(spawn, tmp_path) -> None:
+    """Within seconds after many tries: gRPC by itself waits longer after each, up to two minutes."""
+    address = f"unix:{tmp_path}/s"
+    server, owner = spawn(tmp_path / "store", address), FakeOwner()
+    with Client(server.address, owner) as client:
+        client.upload()
+        server.stop()
+        gone = time.monotonic()
+        while time.monotonic() < gone + 4:
+            with pytest.raises(ServerError, match="no answer"):
+                client.status()
+            time.sleep(0.1)
+        spawn(tmp_path / "store", address)
+        back = time.monotonic()
+        while True:
+            try:
+                assert client.status().known
+                break
+            except ServerError:
+                assert time.monotonic() < back + 3
+                time.sleep(0.05)
+
+
 def test_one_upload_of_a_model_at_a_time(serve, monkeypatch) -> None:
     monkeypatch.setattr(stored, "LOCK_S", 0.1)
     server, slow, fast = serve(), FakeOwner(delay_s=0.1), FakeOwner()
