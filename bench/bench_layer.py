@@ -32,7 +32,7 @@ def uploaded():
         for data, shape in zip(owner.weights(), plan.program.weight_shapes, strict=True)
     ]
     port = plan.program.query
-    slots = plan.signature.checkpoints[0].back.pack(x / plan.signature.input_scale)
+    slots = plan.signature.checkpoints[0].back.pack(plan.signature.query(x))
     shape = Shape(port.level, 2, port.scale, seeded=True)
     query = [unpack(params, owner.keys.encrypt(row, shape), shape) for row in slots]
     return plan.program, unpack_key(params, owner.key(None)), keys, weights, query

@@ -95,7 +95,7 @@ class Batch:
         self, keys: Keys, signature: Signature, values: Array, number: int, checks: Sequence[Check]
     ) -> None:
         self._keys, self._signature, self.checks, self._number = keys, signature, checks, number
-        self._sent = values / signature.input_scale
+        self._sent = signature.query(values)
         self._next = 0
         self.answer: Array | None = None
         self.alarms: list[str] = []

@@ -96,7 +96,7 @@ class Verification:
         from securedl.verify.samples import fingerprint
 
         plan, network = self.plan, self.plan.network
-        high = plan.signature.input_scale * max(plan.signature.input_limit, 1.0)
+        low, high = plan.signature.box
         count = min(max(plan.batch, FEWEST), MOST)
 
         def overflows(x: Array) -> np.ndarray:
@@ -104,7 +104,7 @@ class Verification:
 
         return fingerprint(
             plan.graph, plan.samples, count,
-            low=-high, high=high, seed=0, limit=overflows, anchor=plan.neutral,
+            low=low, high=high, seed=0, limit=overflows, anchor=plan.neutral,
         )  # fmt: skip
 
     def compare(self, checkpoint: int, lanes: np.ndarray, probes: np.ndarray, values: Array) -> Array:

@@ -146,9 +146,9 @@ def compile_graph(
     program, checkpoints = lower(params, network, layouts, chosen, encrypted)
     limit.check_upload(program, layouts)
     signature = Signature(
-        (program,), checkpoints, graph.input_shape, network.input_scale, network.output_scale,
-        network.output_offset, input_limit(network, rules.value_limit), chosen.cost, columns,
-        output or _vector(network),
+        (program,), checkpoints, graph.input_shape, network.input_scale, network.input_offset,
+        network.output_scale, network.output_offset, input_limit(network, rules.value_limit), chosen.cost,
+        columns, output or _vector(network),
     )  # fmt: skip
     plan = Plan(signature, network, fused, x[:KEPT_SAMPLES].copy())
     check_precision(plan, x)

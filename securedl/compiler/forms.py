@@ -33,6 +33,9 @@ LONGEST_ROW = 4.0  # a layer's own rounding is then a quarter of what its inputs
 #: What an input feature without data does to the first layer, in parts of what others do on average: 3 %
 #: more noise. One half gives 12 %, and with 280 such features of 300 no box was left without overflow.
 INPUT_SHARE = 0.25
+#: A feature is moved to zero where its middle is so many times half its range away: else the bits that tell
+#: its values apart would be the last ones. Nearer ones stay, so that zeros stay zeros.
+FAR = 8.0
 DUST = 1e-3  # of the most that a feature moves the first layer; what does less counts as without data
 
 
@@ -52,9 +55,9 @@ def normalise(graph: Graph, x: Array) -> Normalised:
     values = graph.values(x)
     first = graph.nodes[0]
     assert isinstance(first, Affine)
-    input_scale = _input_scale(first.matrix, values[0], values[1])
+    offset = input_offset = _input_offset(values[0])
+    input_scale = _input_scale(first.matrix, values[0] - offset, values[1])
     gains: list[Array] = [input_scale]
-    offset = np.zeros(graph.features)
     layers = []
     for index in range(0, len(graph.nodes), 2):
         affine = graph.nodes[index]
@@ -72,7 +75,7 @@ def normalise(graph: Graph, x: Array) -> Normalised:
         bias = (affine.matrix @ offset + affine.bias + chosen.shift) / chosen.reach
         layers.append(Layer(affine.name, matrices, np.asarray(bias), chosen.form))
         gains, offset = chosen.gains, chosen.offset
-    return Normalised(input_scale, tuple(layers), gains[0], offset)
+    return Normalised(input_scale, input_offset, tuple(layers), gains[0], offset)
 
 
 def _filled(sizes: Array) -> Array:
@@ -97,6 +100,12 @@ def _effects(matrix: sparse.csr_matrix, spread: Array) -> Array:
     """The most that one unit of each column moves any row, in units of that row's spread."""
     scaled = _scaled(abs(matrix), 1 / spread, np.ones(matrix.shape[1]))
     return np.asarray(scaled.max(axis=0).toarray()).reshape(-1)
+
+
+def _input_offset(x: Array) -> Array:
+    """The middle of features that are far from zero beside what they move, as years are; 0 of others."""
+    middle = (x.min(axis=0) + x.max(axis=0)) / 2
+    return np.where(np.abs(middle) > FAR * _spread(x), middle, 0.0)
 
 
 def _input_scale(matrix: sparse.csr_matrix, x: Array, pre: Array) -> Array:

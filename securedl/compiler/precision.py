@@ -15,8 +15,10 @@ INPUT_LIMITS = (4.0, 3.0, 2.0, 1.5, 1.0)
 PRECISION = 2.0**-10
 #: Samples that are simulated, whatever the batch; fewer only where there are no more.
 CHECKED = 64
-#: An output that is constant, or nearly, is held to this part of its scale, which is what it could do.
+#: An output that is constant, or nearly, is held to this part of its scale, which is what it could do, or to
+#: the range of the output that varies most.
 LEAST_RANGE = 0.125
+CONSTANT = 1e-12  # outputs vary by this part of their size, or not at all
 
 
 def input_limit(network: Normalised, value_limit: float) -> float:
@@ -25,10 +27,11 @@ def input_limit(network: Normalised, value_limit: float) -> float:
     In multiples of the calibration range; 0 where none does, so that every query is checked by itself.
     """
     random = np.random.default_rng(0)
+    middle, reach = network.input_offset, network.input_scale
     box = random.uniform(-1, 1, (512, len(network.input_scale)))
     box[::2] = np.sign(box[::2])
     for limit in INPUT_LIMITS:
-        if np.all(within_headroom(network, box * limit * network.input_scale, value_limit)):
+        if np.all(within_headroom(network, middle + box * reach * limit, value_limit)):
             return limit
     return 0.0
 
@@ -43,7 +46,11 @@ def check_precision(plan: Plan, x: Array) -> None:
     answers = [seen[-1] for seen in plan.simulate_checkpoints(plan.batches(part), noise_seed=0)]
     simulated = plan.signature.outputs(np.concatenate(answers)[: len(part)])
     errors = np.abs(simulated - plan.graph(part)).max(axis=0)
-    ranges = np.maximum(np.ptp(plan.graph(x), axis=0), LEAST_RANGE * plan.signature.output_scale)
+    ranges = np.ptp(plan.graph(x), axis=0)
+    could = LEAST_RANGE * plan.signature.output_scale
+    if ranges.max() > CONSTANT * np.abs(plan.graph(x)).max():
+        could = np.minimum(could, ranges.max())
+    ranges = np.maximum(ranges, could)
     worst = int(np.nan_to_num(errors / ranges, nan=np.inf).argmax())
     if not errors[worst] <= PRECISION * ranges[worst]:
         raise CompileError(

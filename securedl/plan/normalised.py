@@ -41,19 +41,20 @@ class Normalised:
     """The network on normalised values.
 
     Attributes:
-        input_scale: [features]; the query is x / input_scale.
+        input_scale, input_offset: [features]; the query is (x - input_offset) / input_scale.
         layers: in order. output_scale, output_offset: [classes]; logits are value · output_scale +
         output_offset.
     """
 
     input_scale: Array
+    input_offset: Array
     layers: tuple[Layer, ...]
     output_scale: Array
     output_offset: Array
 
     def stages(self, x: Array) -> tuple[list[Array], list[list[Array]]]:
         """Pre-activations of every layer, and what every layer reads, for x [samples, features]."""
-        reads, pre = [[x / self.input_scale]], []
+        reads, pre = [[(x - self.input_offset) / self.input_scale]], []
         for layer in self.layers:
             pre.append(layer.affine(reads[-1]))
             reads.append(layer.form.values(pre[-1]))

@@ -81,7 +81,7 @@ def listed(indices: NDArray[np.int64], what: str = "x") -> str:
 
 def _sentence(signature: Signature, flat: Array, found: NDArray[np.int64], what: str) -> str:
     sample = int(found[0])
-    ratio = np.abs(flat[sample]) / signature.input_scale
+    ratio = np.abs(signature.query(flat[sample]))
     feature = int(ratio.argmax())
     name = repr(signature.columns[feature]) if signature.columns else str(feature)
     return (

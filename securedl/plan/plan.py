@@ -31,7 +31,7 @@ from securedl.program.drive import drive
 from securedl.program.execute import RefreshRequest, execute
 from securedl.program.program import Program
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +187,7 @@ class Plan:
             return fresh(request.index + 1, seen[-1])
 
         seen: list[Array] = []
-        query = fresh(0, part / signature.input_scale)
+        query = fresh(0, signature.query(part))
         answer = drive(execute(self.program, evaluator, weights, query), refresh)
         return [*seen, values(len(signature.checkpoints) - 1, answer)]
 
@@ -212,6 +212,7 @@ class Plan:
         """What `save` writes: arrays and JSON, no pickle."""
         arrays: dict[str, Any] = {
             "input_scale": self.signature.input_scale,
+            "input_offset": self.signature.input_offset,
             "output_scale": self.signature.output_scale,
             "output_offset": self.signature.output_offset,
             "samples": self.samples,
@@ -316,10 +317,10 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
         Checkpoint(value, layout(sent), layout(back)) for value, sent, back in meta["checkpoints"]
     )
     shape = tuple(meta["input_shape"])
-    scales = arrays["input_scale"], arrays["output_scale"], arrays["output_offset"]
+    inputs, outputs = ((arrays[f"{end}_scale"], arrays[f"{end}_offset"]) for end in ("input", "output"))
     signature = Signature(
-        (program,), checkpoints, shape, *scales, float(meta["input_limit"]), Cost(**meta["cost"]),
+        (program,), checkpoints, shape, *inputs, *outputs, float(meta["input_limit"]), Cost(**meta["cost"]),
         tuple(meta["columns"]), _output(meta["output"]),
     )  # fmt: skip
-    network = Normalised(scales[0], tuple(layers), *scales[1:])
+    network = Normalised(*inputs, tuple(layers), *outputs)
     return Plan(signature, network, Graph(shape, nodes), arrays["samples"])

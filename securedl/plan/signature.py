@@ -91,9 +91,10 @@ class Signature:
     Attributes:
         channels: the program for each plain modulus; CKKS has one.
         checkpoints: the query, each refresh, and the answer, in order.
-        input_shape: of one sample. input_scale: [features]; the query is x / input_scale.
+        input_shape: of one sample.
+        input_scale, input_offset: [features]; the query is (x - input_offset) / input_scale.
         output_scale, output_offset: [outputs]; an answer is the decrypted value · scale + offset.
-        input_limit: the box, in multiples of `input_scale`, in which no query overflows.
+        input_limit: the box around `input_offset`, in multiples of `input_scale`, where no query overflows.
         cost: the estimate for one ciphertext batch.
         columns: names of the input's features where the calibration data were a table; else none.
         output: what one sample's answer is.
@@ -103,6 +104,7 @@ class Signature:
     checkpoints: tuple[Checkpoint, ...]
     input_shape: tuple[int, ...]
     input_scale: Array
+    input_offset: Array
     output_scale: Array
     output_offset: Array
     input_limit: float
@@ -151,16 +153,27 @@ class Signature:
         """
         return samples_of(x, self.input_shape, what, self.columns).reshape(-1, len(self.input_scale))
 
+    def query(self, flat: Array) -> Array:
+        """Samples [samples, features] as they are encrypted: normalised values."""
+        return (flat - self.input_offset) / self.input_scale
+
+    @property
+    def box(self) -> tuple[Array, Array]:
+        """The least and the largest value of each feature: in the box, or on the calibration data where it
+        is smaller.
+        """
+        reach = self.input_scale * max(self.input_limit, 1.0)
+        return self.input_offset - reach, self.input_offset + reach
+
     def outside(self, flat: Array) -> NDArray[np.int64]:
         """Which of the samples [samples, features] leave the box, ascending: all that can be known of
         overflow without the weights.
         """
-        return np.flatnonzero((np.abs(flat) / self.input_scale).max(axis=1) > self.input_limit)
+        return np.flatnonzero(np.abs(self.query(flat)).max(axis=1) > self.input_limit)
 
     def clipped(self, flat: Array) -> Array:
         """The nearest samples in the box, or in that of the calibration data where it is none."""
-        reach = self.input_scale * max(self.input_limit, 1.0)
-        return np.clip(flat, -reach, reach)
+        return np.clip(flat, *self.box)
 
     def outputs(self, values: Array) -> Array:
         """Answers [samples, outputs] in the network's own units."""

@@ -497,9 +497,8 @@ class TestOutliers:
     def test_clip_answers_all(self, server):
         x, plan = self.queries(3, 11), server.owner.plan
         answer = self.answer(server, x, "clip")
-        reach = plan.signature.input_scale * max(plan.signature.input_limit, 1.0)
         clipped = x.copy()
-        clipped[[3, 11]] = np.clip(x[[3, 11]], -reach, reach)
+        clipped[[3, 11]] = np.clip(x[[3, 11]], *plan.signature.box)
         want = plan.graph(clipped)
         assert np.abs(answer.logits - want).max() < 2**-10 * np.ptp(want)
         assert answer.report.clipped == (3, 11)

@@ -96,7 +96,10 @@ def product(matrices, bias, xs, width: int, encrypted: bool, giant: int | None =
     layer = Layer("", tuple(matrices), bias, Straight(1))
     inputs = matrices[0].shape[1]
     (layout,) = lay_out(
-        Normalised(np.ones(inputs), (layer,), *np.ones((2, len(bias)))), width, batch, encrypted
+        Normalised(np.ones(inputs), np.zeros(inputs), (layer,), *np.ones((2, len(bias)))),
+        width,
+        batch,
+        encrypted,
     )
     count = len(matrices)
     weight_scale = float(PARAMS.primes[1])

@@ -70,8 +70,9 @@ def test_clip_moves_what_overflows_and_nothing_else(sizes):
     np.testing.assert_array_equal(np.sort([*found.clipped, *found.skipped]), np.flatnonzero(want))
     np.testing.assert_array_equal(found.samples[~want], x[~want])
     assert not overflow(found.samples).any()
-    reach = PLAN.signature.input_scale * max(PLAN.signature.input_limit, 1.0)
-    np.testing.assert_array_equal(found.samples[found.clipped], np.clip(x, -reach, reach)[found.clipped])
+    np.testing.assert_array_equal(
+        found.samples[found.clipped], np.clip(x, *PLAN.signature.box)[found.clipped]
+    )
 
 
 @settings(max_examples=20)
