@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from securedl.network import operations
+from securedl.network import from_torch, operations
 from securedl.program import steps
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +100,7 @@ def run(code: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a block as a module of its own; what it registers is forgotten afterwards."""
     module = ModuleType(name)
     monkeypatch.setitem(sys.modules, name, module)  # dataclasses look their module up
+    assert from_torch  # which registers the rules of operations, before the tables are looked at
     tables: list[dict[Any, Any]] = [operations.OPERATIONS, steps.STEPS]
     kept = [dict(table) for table in tables]
     try:
