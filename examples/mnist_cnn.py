@@ -48,7 +48,7 @@ class Network(nn.Module):
 
 torch.manual_seed(0)
 model = Network(x_train.shape[-1])
-optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+optimiser = torch.optim.Adam(model.parameters(), lr=1e-2 if options.short else 3e-3)
 for _ in range(8 if options.short else 4):
     for chosen in torch.split(torch.randperm(len(x_train)), 64):
         optimiser.zero_grad()

@@ -213,8 +213,18 @@ def test_a_server_with_its_usual_evaluator_loads_neither():
     assert not loaded & {"torch", "tenseal", "securedl.client.owner", "securedl.plan.plan"}
 
 
+#: Packages whose objects may be given, but that nothing of ours needs.
+GUESTS = {"onnx", "pandas", "polars", "sklearn", "matplotlib"}
+
+
 def test_importing_securedl_costs_nothing():
-    assert not loaded_by("import securedl") & {"numpy", "torch", "tenseal", "scipy"}
+    assert not loaded_by("import securedl") & ({"numpy", "torch", "tenseal", "scipy"} | GUESTS)
+
+
+def test_public_names_load_no_package_whose_objects_may_be_given():
+    loaded = loaded_by("import securedl\nfor name in securedl.__all__: getattr(securedl, name)")
+    assert {"torch", "securedl.network.from_onnx", "securedl.network.from_sklearn"} <= loaded
+    assert not loaded & GUESTS
 
 
 def test_every_public_name_resolves():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from securedl.network import operations
+from securedl.network import from_torch, operations
 from securedl.program import steps
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +66,33 @@ def unknown_names(text: str) -> list[str]:
     return [word for word, name in last if name not in WORDS | FOREIGN]
 
 
+def texts(path: Path) -> Iterator[str]:
+    """Every text in a file of Python, with a NUL for each value that is put into it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            yield "".join(p.value if isinstance(p, ast.Constant) else "\0" for p in node.values)  # type: ignore[misc]
+
+
+def unknown_messages(text: str) -> list[str]:
+    """Messages in the first column of a table of which no half, in one piece, is a text of ours.
+
+    The rest may be what is put in: numbers, names, other sentences.
+    """
+    ours = [p for p in FILES if p.suffix == ".py" and p.relative_to(ROOT).parts[0] not in ("tests", "bench")]
+    whole = "\n".join(known for path in ours for known in texts(path))
+
+    def known(message: str) -> bool:
+        words = PUT_IN.sub("\0", message).split()
+        half = max(-(-len(words) // 2), min(len(words), 2))
+        return any(" ".join(words[at : at + half]) in whole for at in range(len(words) - half + 1))
+
+    rows = re.findall(r"^\| (`.*?) \| ", text, re.MULTILINE)
+    messages = [message for row in rows for message in QUOTED.findall(row)]
+    return [message for message in messages if not known(message)]
+
+
 def broken_links(page: Path, text: str) -> list[str]:
     """Links to files or headings that are not there; those to other sites are not followed."""
     broken = []
@@ -92,6 +120,8 @@ WORDS = {
     for word in re.findall(r"\w+", path.read_text())
 }
 EXAMPLES = list(examples((ROOT / "docs/extending.md").read_text()))
+#: What stands on the page of errors for what is put into a message.
+PUT_IN = re.compile(r"\.\.\.|\b[A-Z]\b|\b\d+\b|'[^']*'|\b(x|x_train|y_train)\b")
 #: Names on pages that are not ours, and that our code does not use.
 FOREIGN = {"UNAVAILABLE"}  # of gRPC
 
@@ -100,6 +130,7 @@ def run(code: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a block as a module of its own; what it registers is forgotten afterwards."""
     module = ModuleType(name)
     monkeypatch.setitem(sys.modules, name, module)  # dataclasses look their module up
+    assert from_torch  # which registers the rules of operations, before the tables are looked at
     tables: list[dict[Any, Any]] = [operations.OPERATIONS, steps.STEPS]
     kept = [dict(table) for table in tables]
     try:
@@ -149,6 +180,12 @@ def test_what_a_page_points_to_is_there(page: Path) -> None:
     assert not broken_links(page, text)
 
 
+def test_the_messages_are_those_of_the_code() -> None:
+    page = (ROOT / "docs/errors.md").read_text()
+    assert page.count("\n| `") > 100
+    assert not unknown_messages(page)
+
+
 def test_the_searches_find(tmp_path: Path) -> None:
     """What is wrong, among what is right."""
     text = (
@@ -166,6 +203,10 @@ def test_the_searches_find(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(text)
     assert broken_links(page, text) == ["page.md#other", "gone.md"]
+    messages = (
+        "| `the servers overflow by a whim` | why | how |\n| `the passphrase is empty`, `too odd` | a | b |"
+    )
+    assert unknown_messages(messages) == ["the servers overflow by a whim", "too odd"]
     assert list(examples(text)) == [("", "x = '`not/quoted.py`'\n")]
 
 
