@@ -72,10 +72,7 @@ def check_numbers(text: str) -> None:
 @pytest.mark.parametrize(
     "example",
     # The first to try always runs, 7 s; the others take 8 to 12.
-    [
-        pytest.param(path, id=path.stem, marks=() if path.stem == "own_csv" else pytest.mark.slow)
-        for path in EXAMPLES
-    ],
+    [pytest.param(path, id=path.stem) for path in EXAMPLES],
 )
 def test_an_example_runs(example: Path, folder: Path) -> None:
     text = run(example, folder)
