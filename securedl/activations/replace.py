@@ -17,7 +17,8 @@ from securedl.activations.tune import Lessons, Recipe, bar, tune
 from securedl.errors import InputError, UnsupportedLayerError
 from securedl.network.capture import Captured, alike, capture, owned
 from securedl.network.compare import check_captured
-from securedl.network.from_torch import check_importable, head_of
+from securedl.network.ending import after_a_sigmoid, ending_of
+from securedl.network.from_torch import check_importable
 from securedl.network.given import Known, check_given, known_of
 from securedl.network.graph import samples_of
 from securedl.network.outputs import Head
@@ -106,7 +107,8 @@ def approximate(
         The new module, in evaluation mode; `print(poly.report)` tells what became of each activation.
 
     Raises:
-        InputError: bad samples, targets or options, or an error bound that no degree reaches.
+        InputError: bad samples, targets or options, an error bound that no degree reaches, or probabilities
+            in place of logits.
         UnsupportedLayerError: what cannot be encrypted even so, each with its place and a remedy, before any
             work; max pooling that no average pooling resembles.
         CompileError: a network that does something else than what can be captured of it.
@@ -137,6 +139,7 @@ def approximate(
     teacher = _outputs(traced, x, "x_train")
     shape = tuple(teacher.shape[1:])
     task = found_task(task or known.task, y_train, shape, head)
+    _check_signs(traced, task)
     y = None if y_train is None else as_targets(y_train, teacher, task, "y_train")
     scores = [_Scores("x_train", x, y, task)] if y is not None else []
     if validation is not None:
@@ -195,12 +198,14 @@ def _of_samples(error: UnsupportedLayerError, x: Tensor, what: str) -> Exception
 
 def _without_head(traced: Captured) -> tuple[Head, Callable[[Captured], None]]:
     """Take the Softmax or Sigmoid at its end off a network; the function puts it back."""
-    head, node = head_of(traced)
-    if node is None:
-        return head, lambda network: None
+    ending = ending_of(traced)
+    if not ending.nodes:
+        return ending.head, lambda network: None
+    node = ending.nodes[0]
     target, rest, kwargs = node.target, tuple(node.args[1:]), dict(node.kwargs)
-    node.replace_all_uses_with(node.all_input_nodes[0])
-    traced.graph.erase_node(node)
+    for one in ending.nodes:
+        one.replace_all_uses_with(one.all_input_nodes[0])
+        traced.graph.erase_node(one)
     traced.recompile()
 
     def put_back(network: Captured) -> None:
@@ -210,7 +215,18 @@ def _without_head(traced: Captured) -> tuple[Head, Callable[[Captured], None]]:
         output.args = (new,)
         network.recompile()
 
-    return head, put_back
+    return ending.head, put_back
+
+
+def _check_signs(traced: Captured, task: str) -> None:
+    """Refuse probabilities whose signs would be taken for labels."""
+    found = after_a_sigmoid(traced) if task in ("binary", "multilabel") else ""
+    if found:
+        raise InputError(
+            f"the network ends in {found}, so that its answers are no logits, whose signs tell the labels of "
+            f"the task {task!r}: let it end in the Sigmoid, which the client applies, or in what comes "
+            "before it; for numbers pass task='regression'"
+        )
 
 
 def _typed(x: Tensor, traced: Captured) -> Tensor:

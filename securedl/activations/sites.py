@@ -16,7 +16,7 @@ from securedl.activations.observe import fit, observe
 from securedl.activations.report import Replacement
 from securedl.errors import InputError, UnsupportedLayerError
 from securedl.network.capture import Captured
-from securedl.network.from_torch import head_of
+from securedl.network.ending import ending_of
 from securedl.network.moves import MOVING
 from securedl.network.operations import MAX_POOLS, is_elementwise, is_random, kind_of
 from securedl.network.polynomial import PolynomialActivation
@@ -129,7 +129,7 @@ class _Sites:
 
     def __init__(self, traced: Captured) -> None:
         self.traced = traced
-        self.head = head_of(traced)[1]
+        self.ending = ending_of(traced).nodes
         self.order = {node: k for k, node in enumerate(traced.graph.nodes)}
         self.depends: set[fx.Node] = set()
         #: What an element-wise operation is a function of; itself for others.
@@ -146,7 +146,7 @@ class _Sites:
     def _elementwise(self, node: fx.Node) -> bool:
         return (
             node.op == "call_function"
-            and node is not self.head
+            and node not in self.ending
             and node in self.depends
             and is_elementwise(node.target)
             and not is_random(node)

@@ -36,12 +36,25 @@ def found_task(task: str | None, y: Any, shape: tuple[int, ...], head: Head, wha
     values = numbers_of(y, what)
     switches = values.size > 0 and bool(np.isin(values, (0, 1)).all())
     if math.prod(shape) == 1:
+        if not switches and not head.kind:
+            _check_two(values, what)
         return "binary" if switches or head.kind == "sigmoid" else "regression"
     if _one_hot(values, shape) and head.kind != "sigmoid":
         return "classes"
     if values.ndim > 1 and values.shape[1:] == shape:
         return "multilabel" if head.kind == "sigmoid" or switches else "regression"
     return task_of(shape, head)
+
+
+def _check_two(values: Array, what: str) -> None:
+    """Refuse two whole numbers, which may be classes or not."""
+    different = np.unique(values)
+    if len(different) == 2 and np.array_equal(different, np.round(different)):
+        low, high = different
+        raise InputError(
+            f"{what} holds two whole numbers, {low:g} and {high:g}: give 0 and 1 for two classes, or pass "
+            "task='regression' to learn the numbers"
+        )
 
 
 def _one_hot(values: Array, shape: tuple[int, ...]) -> bool:

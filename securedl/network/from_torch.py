@@ -16,8 +16,17 @@ from securedl.errors import CompileError, UnsupportedLayerError
 from securedl.network import arithmetic, moves, sums  # noqa: F401
 from securedl.network.any_number import BATCH
 from securedl.network.capture import Captured, capture, leaves
+from securedl.network.ending import ending_of
 from securedl.network.graph import Graph
-from securedl.network.operations import OPERATIONS, Call, apply, is_random, kind_of, traced_arguments
+from securedl.network.operations import (
+    OPERATIONS,
+    REMEDIES,
+    Call,
+    apply,
+    is_random,
+    kind_of,
+    traced_arguments,
+)
 from securedl.network.outputs import Head
 from securedl.network.polynomial import PolynomialActivation
 from securedl.network.tensors import Builder, RefusedError, Traced
@@ -26,14 +35,6 @@ Dims = tuple[int, ...]
 #: Entries that the matrices of a network may have: 16 bytes each, and as much again while they are
 #: multiplied.
 MAX_ENTRIES = 1 << 28
-#: What a network may end in, which the client applies to the decrypted answer: names by operation.
-HEADS = {
-    "softmax": "softmax",
-    "_softmax": "softmax",
-    "log_softmax": "log_softmax",
-    "_log_softmax": "log_softmax",
-    "sigmoid": "sigmoid",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +82,7 @@ def import_torch(model: nn.Module, input_shape: Dims) -> Imported:
 
     def upto(node: fx.Node) -> Graph | None:
         value = found.known.get(node)
-        if not isinstance(value, Traced) or node is found.head_node:
+        if not isinstance(value, Traced) or node in found.ending:
             return None
         try:
             return found.builder.graph(value)[0]
@@ -105,27 +106,6 @@ def check_importable(captured: Captured, input_shape: Dims, activations: Callabl
     return found.head
 
 
-def head_of(captured: Captured) -> tuple[Head, fx.Node | None]:
-    """What a network ends in, and the node that does it: a sigmoid before moves, or a softmax of all."""
-    graph = captured.graph
-    (node,) = next(n for n in graph.nodes if n.op == "output").args
-    last = node
-    assert isinstance(node, fx.Node)
-    while node.op == "call_function" and kind_of(node.target) in (
-        "view",
-        "flatten",
-        "squeeze",
-        "reshape",
-        "unsqueeze",
-    ):
-        node = node.all_input_nodes[0]
-    kind = HEADS.get(kind_of(node.target), "") if node.op == "call_function" else ""
-    if not kind or len(node.users) != 1 or (kind != "sigmoid" and node is not last):
-        return Head(), None
-    axis = node.args[1] if len(node.args) > 1 and isinstance(node.args[1], int) else 0
-    return Head(kind, axis), node
-
-
 class _Import:
     """One run over the nodes of a captured network."""
 
@@ -135,7 +115,8 @@ class _Import:
         self.builder = Builder(shape)
         self.known: dict[fx.Node, Any] = {}
         self.problems: list[str] = []
-        self.head, self.head_node = head_of(captured)
+        ending = ending_of(captured)
+        self.head, self.ending = ending.head, ending.nodes
 
     def run(self) -> Traced:
         """What the network gives."""
@@ -186,9 +167,9 @@ class _Import:
 
     def _result(self, node: fx.Node, name: str) -> Any:
         args, kwargs = traced_arguments(node, self.known)
-        if node is self.head_node:
+        if node in self.ending:
             return args[0]
-        if is_random(node) and kind_of(node.target) not in OPERATIONS:
+        if is_random(node) and kind_of(node.target) not in (*OPERATIONS, *REMEDIES):
             raise RefusedError(f"{kind_of(node.target)} gives other values at each call")
         if self.activations(node):
             return self.builder.opaque(name, next(a for a in args if isinstance(a, Traced)))

@@ -81,6 +81,7 @@ ELEMENTWISE = frozenset(
     [
         "prelu", "log_sigmoid", "log_sigmoid_forward", "hardsigmoid", "hardswish", "softsign",
         "threshold", "rrelu", "relu6", "selu", "celu", "tanhshrink", "logit",
+        "special_expit",
         "zeros_like", "ones_like", "full_like", "to", "_to_copy",
     ]
 )  # fmt: skip
@@ -137,8 +138,8 @@ def apply(call: Call) -> Any:
     if is_elementwise(call.target) and sum(isinstance(a, Traced) for a in call.args) == 1:
         raise RefusedError(f"{kind} is not a polynomial yet: call securedl.approximate first")
     raise RefusedError(
-        f"{kind} is neither a sum of features with constant weights nor a polynomial of one; leave it out or "
-        "replace it"
+        f"{kind} is not among the operations that can be encrypted, such as sums with constant weights, "
+        "products, and functions of one feature; leave it out or replace it"
     )
 
 
@@ -161,7 +162,7 @@ def only_traced(call: Call) -> Traced:
     if len(found) != 1:
         raise RefusedError(
             f"{kind_of(call.target)} of {len(found)} values that depend on the sample; of such values only "
-            "sums and products element by element are supported"
+            "sums, products element by element, and matmul are supported"
         )
     return found[0]
 

@@ -35,6 +35,14 @@ def test_the_task_is_told(y, shape, head, task):
     assert found_task(None, y, shape, Head(head)) == task
 
 
+@pytest.mark.parametrize("low", [-1, 1])
+def test_two_numbers_that_are_no_switches_are_asked_about(low):
+    y = np.where(CLASSES > 0, low + (2 if low < 0 else 1), low)
+    with pytest.raises(InputError, match=f"two whole numbers, {low} and .: give 0 and 1 for two classes"):
+        found_task(None, y, (1,), Head())
+    assert found_task("regression", y, (1,), Head()) == "regression"
+
+
 @pytest.mark.parametrize(
     "y",
     [
