@@ -28,7 +28,7 @@ OWN = {one.name for one in defs.get_all_schemas_with_history() if one.domain == 
         ("LRN", "use BatchNorm"),
         ("MeanVarianceNormalization", "use BatchNorm"),
         ("LpNormalization", "use BatchNorm"),
-        ("LSTM", "a recurrent layer multiplies its gates; use convolutions"),
+        ("LSTM", "a recurrent layer runs on its own answers, step by step; use convolutions"),
         ("GRU", "a recurrent layer"),
         ("RNN", "a recurrent layer"),
         ("Attention", "attention needs a softmax of products of two values; use convolutions"),
