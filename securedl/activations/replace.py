@@ -45,6 +45,7 @@ class PolynomialNetwork(Captured):
         return {**super()._kept(), "report": self.report, "known": self.known}
 
 
+@torch.inference_mode(False)  # trains, and captures, whatever mode the caller is in
 def approximate(
     model: nn.Module,
     x_train: Any,

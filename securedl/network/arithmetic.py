@@ -30,6 +30,16 @@ def _scaled(x: Traced, factor: float) -> Traced:
     return x if factor == 1.0 else x.times(torch.tensor(factor, dtype=torch.float64))
 
 
+@operation("lerp")
+def _lerp(call: Call) -> Traced:
+    """a + w · (b - a), by constant weights w."""
+    a, b, weight = call.args[:3]
+    if isinstance(weight, Traced):
+        raise RefusedError("lerp with weights that depend on the sample: write it as a + w * (b - a)")
+    share = finite(constant(weight), "a weight")
+    return _chosen(call, share, b, a)
+
+
 @operation("neg", "negative")
 def _neg(call: Call) -> Traced:
     return _scaled(call.args[0], -1.0)

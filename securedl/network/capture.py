@@ -203,10 +203,12 @@ def _why(model: nn.Module, shape: tuple[int, ...], error: Exception) -> str:
         )
     if "fake tensor in the exported program constant" in text:
         return f"{name} reads or sets .data of a tensor{at}, which cannot be followed: use .detach() instead"
-    reason = text.splitlines()[0] if text else type(error).__name__
+    reason = _SYMBOL.sub("samples", text.splitlines()[0]) if text else type(error).__name__
     return f"{name} does not run on samples of shape {list(shape)}{at}: {type(error).__name__}: {reason}"
 
 
+#: How torch calls the number of samples.
+_SYMBOL = re.compile(r"\bs\d+\b")
 _FRAME = re.compile(
     r'File "(?P<file>[^"]+)", line (?P<number>\d+), in (?P<function>[^\n]+)\n\s*(?P<text>[^\n]*)'
 )

@@ -39,6 +39,14 @@ STATISTICS = (
     "normalises by each sample's own mean and variance, which no polynomial of low degree does; use "
     "BatchNorm, whose statistics are constants"
 )
+_COMPARED = (
+    "a comparison of values that depend on the sample; use their mean, or leave it to the client, who has "
+    "the answer"
+)
+_NORM = (
+    "a square root of a sum of squares, in which no polynomial of low degree comes close; use the sum of "
+    "squares"
+)
 _RECURRENT = (
     "a recurrent layer runs on its own answers, step by step; use convolutions over time, or write the steps "
     "out as a few layers"
@@ -65,9 +73,47 @@ REMEDIES = {
         ("fft_fft", "fft_rfft", "fft_fft2", "fft_rfft2", "fft_fftn", "fft_rfftn", "stft", "view_as_complex"),
         "complex numbers; a Fourier transform is two matrices, of cosines and sines: use nn.Linear for each",
     ),
-    "argmax": "a comparison; leave it to the client, who has the logits",
-    "topk": "a comparison; leave it to the client, who has the logits",
-    "sort": "a comparison; leave it to the client, who has the logits",
+    **dict.fromkeys(
+        (
+            "argmax",
+            "argmin",
+            "topk",
+            "sort",
+            "argsort",
+            "median",
+            "kthvalue",
+            "max",
+            "amax",
+            "min",
+            "amin",
+            "maximum",
+            "minimum",
+            "fmax",
+            "fmin",
+            "cummax",
+            "cummin",
+        ),
+        _COMPARED,
+    ),
+    **dict.fromkeys(
+        (
+            "norm",
+            "linalg_norm",
+            "linalg_vector_norm",
+            "std",
+            "std_mean",
+            "hypot",
+            "cosine_similarity",
+            "pairwise_distance",
+            "cdist",
+            "_cdist_forward",
+        ),
+        _NORM,
+    ),
+    "logsumexp": "it is no polynomial of several values; leave it to the client, who has the answer",
+    **dict.fromkeys(
+        ("prod", "cumprod"), "multiply the values by each other, two at a time, as in x[:, 0] * x[:, 1]"
+    ),
 }
 MAX_POOLS = frozenset(
     [

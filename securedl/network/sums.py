@@ -35,13 +35,13 @@ WITHOUT_WEIGHTS = frozenset(
     [
         "cumsum", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d",
         "upsample_trilinear3d", "col2im", "diff", "_upsample_bilinear2d_aa",
-        "_upsample_bicubic2d_aa", "lerp",
+        "_upsample_bicubic2d_aa",
     ]
 )  # fmt: skip
 #: The same with constants: an entry is stored wherever constants that are all ones would have one.
 WITH_WEIGHTS = frozenset(
     [
-        "matmul", "mm", "bmm", "mv", "einsum", "tensordot", "inner", "bilinear", "baddbmm",
+        "matmul", "mm", "bmm", "mv", "tensordot", "inner", "bilinear", "baddbmm",
         "addbmm", "kron", "dot", "linalg_multi_dot",
     ]
 )  # fmt: skip
@@ -105,6 +105,52 @@ def _bilinear(call: Call) -> Traced:
     products = product(call, *wide).moved(lambda row: row.flatten(-2))
     table = _weights(weight)
     return _dense(call, products, table.reshape(len(table), -1), call.get(3, "bias"))
+
+
+@operation("einsum")
+def _einsum(call: Call) -> Traced:
+    """Of two values that depend on the sample their products, summed; else a matrix."""
+    equation, operands = call.args[:2]
+    if sum(isinstance(one, Traced) for one in operands) != 2 or len(operands) != 2:
+        return _by_basis(call)
+    terms, arrow, result = equation.replace(" ", "").partition("->")
+    names = terms.split(",")
+    if "." in equation or any(len(set(term)) < len(term) for term in names):
+        raise RefusedError(f"einsum {equation} of two values that depend on the sample: name each axis once")
+    if not arrow:
+        result = "".join(sorted(letter for letter in set(terms) - {","} if terms.count(letter) == 1))
+    axes = result + "".join(sorted(set(terms) - {","} - set(result)))
+
+    def laid(x: Traced, term: str) -> Traced:
+        order = [term.index(letter) for letter in axes if letter in term]
+        places = tuple(slice(None) if letter in term else None for letter in axes)
+        return x.moved(lambda row: row.permute(order)[places])
+
+    products = product(call, *(laid(x, term) for x, term in zip(operands, names, strict=True)))
+    summed = list(range(len(result), len(axes)))
+    if not summed:
+        return products
+    return _mean(Call(call.builder, call.name, torch.ops.aten.sum.dim_IntList, (products, summed), {}))
+
+
+@operation("var")
+def _var(call: Call) -> Traced:
+    """The mean square of the distances from the mean."""
+    x = call.args[0]
+    keep = bool(call.kwargs.get("keepdim", call.get(3, "keepdim", False)))
+    given = call.get(1, "dim")
+    if isinstance(given, bool):
+        raise RefusedError("var across samples: give it the axes, as in dim=1")
+    axes = _each(given, 1) if given else list(range(len(x.shape)))
+    less = call.kwargs.get("correction", call.get(2, "unbiased", True))
+    count = math.prod(x.shape[axis] for axis in axes)
+    if count <= (less := 1 if less is None else int(less)):
+        raise RefusedError(f"var of {count} value(s)")
+    mean = _mean(Call(call.builder, call.name, torch.ops.aten.mean.dim, (x, axes, True), {}))
+    apart = call.builder.total(call.name, x, mean.times(torch.tensor(-1.0, dtype=torch.float64)))
+    target = torch.ops.aten.sum.dim_IntList
+    total = _mean(Call(call.builder, call.name, target, (product(call, apart, apart), axes, keep), {}))
+    return total.times(torch.tensor(1.0 / (count - less), dtype=torch.float64))
 
 
 def _dense(call: Call, x: Any, weight: NDArray[np.float64], bias: Any) -> Traced:

@@ -425,3 +425,12 @@ def test_what_cannot_be_traced():
 
     with pytest.raises(UnsupportedLayerError, match="Net decides by the values of its data"):
         securedl.approximate(Net(), np.ones((2, 2)))
+
+
+def test_inside_inference_mode():
+    """It trains all the same, and gives an ordinary network."""
+    x = np.random.default_rng(0).normal(size=(64, 4))
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        found = securedl.approximate(model, torch.tensor(x), (x[:, 0] > 0).astype(int), epochs=1)
+    assert found(torch.zeros(1, 4)).requires_grad
