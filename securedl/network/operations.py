@@ -40,8 +40,8 @@ STATISTICS = (
     "BatchNorm, whose statistics are constants"
 )
 _COMPARED = (
-    "a comparison of values that depend on the sample; use their mean, or leave it to the client, who has "
-    "the answer"
+    "a comparison of values that depend on the sample; leave it to the client, who has the logits, or use "
+    "their mean"
 )
 _NORM = (
     "a square root of a sum of squares, in which no polynomial of low degree comes close; use the sum of "

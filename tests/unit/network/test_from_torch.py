@@ -239,8 +239,8 @@ def test_other_functional_forms(middle):
         (lambda x: (2**x).flatten(1), "pow"),
         (lambda x: functional.max_pool2d(x, 1).flatten(1), "max_pool2d: use average pooling"),
         (lambda x: functional.relu(x).flatten(1), "relu is not a polynomial yet: call securedl.approximate"),
-        (lambda x: torch.einsum("bcii,bcij->bci", x, x).flatten(1), "einsum .*name each axis once"),
-        (lambda x: x.std(1, keepdim=True).flatten(1), "no polynomial of low degree"),
+        (lambda x: torch.einsum("bcii,bcij->bcij", x, x).flatten(1), "einsum .*name each axis once"),
+        (lambda x: (x - x.std(1, keepdim=True)).flatten(1), "no polynomial of low degree"),
         (
             lambda x: torch.maximum(x, x.flip(1)).flatten(1),
             "a comparison of values that depend on the sample",
