@@ -207,8 +207,8 @@ def _why(model: nn.Module, shape: tuple[int, ...], error: Exception) -> str:
     return f"{name} does not run on samples of shape {list(shape)}{at}: {type(error).__name__}: {reason}"
 
 
-#: How torch calls the number of samples.
-_SYMBOL = re.compile(r"\bs\d+\b")
+#: How torch calls the number of samples; a quoted name is somebody's own.
+_SYMBOL = re.compile(r"""(?<![\w.'"])s\d+(?![\w.'"(])""")
 _FRAME = re.compile(
     r'File "(?P<file>[^"]+)", line (?P<number>\d+), in (?P<function>[^\n]+)\n\s*(?P<text>[^\n]*)'
 )

@@ -162,7 +162,8 @@ class _Import:
         except Exception as error:
             reason = str(error) if isinstance(error, RefusedError) else _not_followed(node, error)
             where = f" ({origin.line})" if origin.line else ""
-            self.problems.append(f"{origin.path}: {reason}{where}")
+            named = reason if reason.startswith(f"{origin.path}: ") else f"{origin.path}: {reason}"
+            self.problems.append(f"{named}{where}")
             self.known[node] = self._unknown(node)
 
     def _result(self, node: fx.Node, name: str) -> Any:

@@ -137,14 +137,14 @@ def _einsum(call: Call) -> Traced:
 def _var(call: Call) -> Traced:
     """The mean square of the distances from the mean."""
     x = call.args[0]
-    keep = bool(call.kwargs.get("keepdim", call.get(3, "keepdim", False)))
+    keep = bool(call.get(3, "keepdim", False))
     given = call.get(1, "dim")
     if isinstance(given, bool):
         raise RefusedError("var across samples: give it the axes, as in dim=1")
     axes = _each(given, 1) if given else list(range(len(x.shape)))
     less = call.kwargs.get("correction", call.get(2, "unbiased", True))
     count = math.prod(x.shape[axis] for axis in axes)
-    if count <= (less := 1 if less is None else int(less)):
+    if count <= (less := 1.0 if less is None else float(less)):
         raise RefusedError(f"var of {count} value(s)")
     mean = _mean(Call(call.builder, call.name, torch.ops.aten.mean.dim, (x, axes, True), {}))
     apart = call.builder.total(call.name, x, mean.times(torch.tensor(-1.0, dtype=torch.float64)))
