@@ -25,7 +25,24 @@ NOTHING = -1
 
 
 class Layout(ABC):
-    """Where the features of a value stand: an array that both sides derive from a small public descriptor.
+    """Where the features of a value stand: an array that both sides derive from a small public descriptor."""
+
+    @property
+    @abstractmethod
+    def tiles(self) -> int:
+        """Ciphertexts."""
+
+    @abstractmethod
+    def pack(self, values: Array) -> Array:
+        """[samples, features] to what is encrypted: slots or coefficients [tiles, n]."""
+
+    @abstractmethod
+    def unpack(self, tiles: Array) -> Array:
+        """The inverse of `pack`, from what was decrypted."""
+
+
+class Lanes(Layout):
+    """Slots: each sample of a batch has a lane of its own.
 
     Attributes:
         batch: samples in a ciphertext. width: places of a tile; slot = place · batch + sample.
@@ -64,7 +81,7 @@ class Layout(ABC):
 
 
 @dataclass(frozen=True)
-class Interleaved(Layout):
+class Interleaved(Lanes):
     """Features one after another, repeated with the period P: slot f · batch + s holds feature f mod P.
 
     Attributes:

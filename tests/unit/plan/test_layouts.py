@@ -216,7 +216,7 @@ def test_a_pruned_network_gives_the_same_program(batch):
 
 
 @dataclasses.dataclass(frozen=True)
-class Scattered(Layout):
+class Scattered(Lanes):
     """Features at random places of several tiles, some of them twice, the rest empty."""
 
     features: int

@@ -1,0 +1,112 @@
+"""What is public of a convolution: its sizes. A dense layer is a 1x1 convolution of a 1x1 image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from securedl.errors import CompileError
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One direction of a convolution.
+
+    Attributes:
+        size: of the image. taps: of the kernel. stride, padding (zeros at both ends), dilation: of the layer.
+
+    Raises:
+        CompileError: the kernel is longer than the padded image, or a number is out of range.
+
+    Example:
+        >>> Axis(28, 5, 2, 2).outputs
+        14
+    """
+
+    size: int
+    taps: int
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.size, self.taps, self.stride, self.dilation) < 1 or self.padding < 0:
+            raise CompileError(f"a convolution of these sizes is none: {self}")
+        if self.outputs < 1:
+            raise CompileError(
+                f"a kernel that spans {self.span} is longer than {self.size} with padding {self.padding}"
+            )
+
+    @property
+    def span(self) -> int:
+        """Places from the first tap to the last."""
+        return (self.taps - 1) * self.dilation + 1
+
+    @property
+    def outputs(self) -> int:
+        """Places of the result."""
+        return (self.size + 2 * self.padding - self.span) // self.stride + 1
+
+    @cached_property
+    def phases(self) -> tuple[int, ...]:
+        """Remainders modulo the stride of the places that taps read: each is a channel of its own."""
+        return tuple(sorted({tap * self.dilation % self.stride for tap in range(self.taps)}))
+
+    @property
+    def reach(self) -> int:
+        """Taps of a phase, K: from the first to the last that some phase has."""
+        return (self.span - 1) // self.stride + 1
+
+    def tap(self, number: int) -> Pair:
+        """Which phase (its place in `phases`) a tap belongs to, and which tap of it that is."""
+        quotient, remainder = divmod(number * self.dilation, self.stride)
+        return self.phases.index(remainder), quotient
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A convolution of images of `channels`, to `maps`; `groups` of channels each make as many maps."""
+
+    channels: int
+    maps: int
+    rows: Axis
+    columns: Axis
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.maps, self.groups) < 1 or self.channels % self.groups + (
+            self.maps % self.groups
+        ):
+            raise CompileError(f"{self.groups} groups of {self.channels} channels and {self.maps} maps")
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Channels, height and width of what it reads."""
+        return self.channels, self.rows.size, self.columns.size
+
+    @property
+    def output(self) -> tuple[int, int, int]:
+        """Maps, height and width of its result."""
+        return self.maps, self.rows.outputs, self.columns.outputs
+
+    @property
+    def kernel(self) -> tuple[int, int, int, int]:
+        """Shape of its weights."""
+        return self.maps, self.channels // self.groups, self.rows.taps, self.columns.taps
+
+    @property
+    def phases(self) -> int:
+        """Channels that one channel becomes."""
+        return len(self.rows.phases) * len(self.columns.phases)
+
+    def __str__(self) -> str:
+        sizes = [" x ".join(map(str, shape)) for shape in (self.image, self.output)]
+        if self.image[1:] == self.output[1:] == (1, 1):
+            return f"{self.channels} -> {self.maps}"
+        stride = max(self.rows.stride, self.columns.stride)
+        extra = (f", stride {stride}" if stride > 1 else "") + (
+            f", {self.groups} groups" if self.groups > 1 else ""
+        )
+        return f"{sizes[0]} -> {sizes[1]}, kernel {self.rows.taps}x{self.columns.taps}{extra}"
