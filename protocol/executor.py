@@ -64,6 +64,8 @@ class _Local(Evaluation):
     def __init__(self, model: LoadedModel, alive: Callable[[], bool]) -> None:
         self._model, self._weights = model, _Watched(model.weights, alive)
         self._running: Generator[RefreshRequest, list[Any], list[Any]] | None = None
+        program = model.program
+        self._sent = iter([*(down.sent for down, _ in program.refreshes), program.answer.sent])
 
     def step(self, tiles: Iterable[Record]) -> list[Record]:
         evaluator = self._model.evaluator
@@ -74,7 +76,8 @@ class _Local(Evaluation):
         else:
             found = advance(self._running, handles)
         sent = found.tiles if isinstance(found, RefreshRequest) else found
-        return [evaluator.dump(tile) for tile in sent]
+        shape = next(self._sent)
+        return [evaluator.sent(tile, shape) for tile in sent]
 
     def close(self) -> None:
         if self._running is not None:

@@ -56,15 +56,15 @@ class Expectations:
         params = program.params
         return Expectations(
             params,
-            _expected(params, pb.QUERY, program.query, seeded=True),
+            _expected(params, pb.QUERY, program.query, program.query.fresh),
             tuple(
                 (
-                    _expected(params, pb.REFRESH, down, seeded=False),
-                    _expected(params, pb.FRESH, up, seeded=True),
+                    _expected(params, pb.REFRESH, down, down.sent),
+                    _expected(params, pb.FRESH, up, up.fresh),
                 )
                 for down, up in program.refreshes
             ),
-            _expected(params, pb.ANSWER, program.answer, seeded=False),
+            _expected(params, pb.ANSWER, program.answer, program.answer.sent),
         )
 
     def traffic(self, queries: int) -> dict[str, int]:
@@ -77,6 +77,5 @@ class Expectations:
         }
 
 
-def _expected(params: Parameters, kind: int, port: Port, seeded: bool) -> Expected:
-    shape = Shape(port.level, 2, port.scale, seeded)
+def _expected(params: Parameters, kind: int, port: Port, shape: Shape) -> Expected:
     return Expected(kind, port.tiles, shape, packed_length(params, shape))

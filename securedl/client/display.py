@@ -20,9 +20,10 @@ SHOWN_LABELS = 10
 
 def owner_card(model_id: bytes, plan: Plan, verification: Verification) -> Card:
     """The model's name, the plan in a line, and what the key has served; nothing is computed for it."""
-    params, layers, ledger = plan.program.params, plan.network.layers, verification.ledger
+    params, ledger = plan.program.params, verification.ledger
+    layers = len(plan.network.rows(plan.program))
     rows = (
-        ("plan", f"{len(layers)} layers, {network_shape(layers)}, ring {params.ring}, batch {plan.batch}"),
+        ("plan", f"{layers} layers, {network_shape(plan.network)}, ring {params.ring}, batch {plan.batch}"),
         ("key", "secret, in this process; save(path, passphrase=...) keeps it"),
         ("served", f"{ledger.batches} batches"),
         ("probes", f"{ledger.checked} compared, {ledger.alarmed} in batches with an alarm"),

@@ -24,9 +24,8 @@ from securedl.client.keys import Keys
 from securedl.client.probes import ProbeCheck, Verification
 from securedl.display import Card
 from securedl.errors import InputError, ProtocolError
-from securedl.he.record import Shape
 from securedl.network.graph import Array
-from securedl.plan.plan import Plan
+from securedl.plan.plan import Plan, finish
 from securedl.plan.signature import Signature
 from securedl.verify.check import Check, Finding, RangeCheck, Segment
 from securedl.verify.placement import Placement, Probes, place
@@ -95,7 +94,8 @@ class Batch:
         self, keys: Keys, signature: Signature, values: Array, number: int, checks: Sequence[Check]
     ) -> None:
         self._keys, self._signature, self.checks, self._number = keys, signature, checks, number
-        self._sent = signature.query(values)
+        self._talk = signature.converse(values)
+        self._sent: Array | None = None
         self._next = 0
         self.answer: Array | None = None
         self.alarms: list[str] = []
@@ -105,6 +105,8 @@ class Batch:
 
     def query(self) -> list[bytes]:
         """Packed ciphertexts of the query, one a tile."""
+        if self._sent is None:
+            self._sent = next(self._talk)
         return self._encrypt(0, self._sent)
 
     def _encrypt(self, point: int, values: Array) -> list[bytes]:
@@ -116,8 +118,29 @@ class Batch:
         port = self._signature.sent[point - 1]
         if len(tiles) != port.tiles:
             raise ProtocolError(f"checkpoint {point} needs {port.tiles} ciphertexts, got {len(tiles)}")
-        shape = Shape(port.level, 2, port.scale)
-        return self._signature.values(point, np.array([self._keys.decrypt(tile, shape) for tile in tiles]))
+        found = [self._keys.decrypt(tile, port.sent, port.coefficients) for tile in tiles]
+        return self._signature.values(point, np.array(found))
+
+    def _go_on(self, values: Array, point: int) -> Array:
+        """What the client makes of values that were received: those to send, or at the end the logits.
+
+        What it does with an honest server's values cannot fail. Raised, a failure would tell a dishonest one
+        what they were.
+        """
+        try:
+            if self._signature.checkpoints[point].back is None:
+                return finish(self._talk, values)
+            return self._talk.send(values)
+        except Exception as error:
+            _log.exception("the client's part of batch %d failed at checkpoint %d", self._number + 1, point)
+            self.alarms.append(f"what came at checkpoint {point} cannot be gone on with: {error}")
+            layout = self._signature.checkpoints[point].back
+            rest = (
+                len(self._signature.output_scale)
+                if layout is None
+                else math.prod(layout.shape) // len(values)
+            )
+            return np.full((len(values), rest), np.nan)
 
     def refresh(self, index: int, tiles: list[bytes]) -> list[bytes]:
         """Decrypt, check, and encrypt afresh: zeros after an alarm.
@@ -132,13 +155,15 @@ class Batch:
         values = self._decrypt(tiles, point)
         self._next += 1
         self._check(point, values, f"refresh {point} of batch {self._number + 1}")
+        fresh = self._go_on(values, point)
         if self.alarms:
-            values = np.zeros_like(values)
+            fresh = np.zeros_like(fresh)
         else:
+            fresh = fresh.copy()
             for check in self.checks:
-                check.refill(point, values)
-        self._sent = values
-        return self._encrypt(point, values)
+                check.refill(point, fresh)
+        self._sent = fresh
+        return self._encrypt(point, fresh)
 
     def finish(self, tiles: list[bytes]) -> None:
         """Decrypt the answer and check it.
@@ -149,9 +174,10 @@ class Batch:
         point = len(self._signature.checkpoints) - 1
         values = self._decrypt(tiles, point)
         self._check(point, values, f"answer of batch {self._number + 1}")
-        self.answer = self._signature.outputs(values)
+        self.answer = self._go_on(values, point)
 
     def _check(self, point: int, values: Array, where: str) -> None:
+        assert self._sent is not None  # a query came before
         segment = Segment(point, read_only(self._sent), read_only(values), where)
         for check in self.checks:
             try:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import tenseal.sealapi as seal
 
+from securedl.client.coefficients import encoded, from_residues, to_residues
 from securedl.errors import InputError
+from securedl.he.cut import lifted
 from securedl.he.params import Parameters
 from securedl.he.record import Record, Shape, pack, pack_key, unpack
 from securedl.he.schemes import scheme_of
@@ -64,7 +67,7 @@ class Keys:
         return pack_key(self.params, records)
 
     def encrypt(self, slots: Array, shape: Shape) -> bytes:
-        """Encode slots [n], and encrypt them unless the shape is a plaintext's; packed bytes.
+        """Encode slots [n] or coefficients [N], and encrypt them unless the shape is a plaintext's; packed.
 
         Raises:
             InputError: values too large for the modulus at that level.
@@ -72,6 +75,12 @@ class Keys:
         return pack(self.params, self._encrypted(slots, shape))
 
     def _encrypted(self, slots: Array, shape: Shape) -> Record:
+        if len(slots) == self.params.ring:
+            record = encoded(self.params, slots, shape)
+            if shape.size == 1:
+                return record
+            plain = self._context.plaintext(record)
+            return self._context.ciphertext_record(save_stream(self._encryptor.encrypt_symmetric(plain)))
         try:
             plain = self._encoder.encode(slots, shape)
         except (ValueError, RuntimeError) as error:
@@ -83,13 +92,20 @@ class Keys:
             return self._context.plaintext_record(plain, shape.level)
         return self._context.ciphertext_record(save_stream(self._encryptor.encrypt_symmetric(plain)))
 
-    def decrypt(self, data: bytes, shape: Shape) -> Array:
-        """Slots [n] of a packed ciphertext, after every field and residue was checked.
+    def decrypt(self, data: bytes, shape: Shape, coefficients: bool = False) -> Array:
+        """Slots [n] or coefficients [N] of a packed ciphertext, after every field and residue was checked.
 
         Raises:
             FormatError: not the record that the program names.
         """
         record = unpack(self.params, data, shape)
+        if shape.cut:
+            shape = replace(shape, cut=False)
+            record = Record(shape, to_residues(self.params, 0, lifted(self.params, record)))
         plain = seal.Plaintext()
         self._decryptor.decrypt(self._context.ciphertext(record), plain)
+        if coefficients:
+            residues = self._context.plaintext_record(plain, shape.level).residues
+            found: Array = from_residues(self.params, residues)[0] / shape.scale
+            return found
         return self._encoder.decode(plain)

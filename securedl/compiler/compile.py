@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from securedl.arguments import number, shown
+from securedl.compiler.client import compile_client
 from securedl.compiler.forms import normalise
 from securedl.compiler.fuse import fuse
 from securedl.compiler.layout import LayerLayout, lay_out
 from securedl.compiler.levels import Segments, no_place, operations, place_refreshes
 from securedl.compiler.limit import SizeLimit
 from securedl.compiler.lower import lower
-from securedl.compiler.precision import check_precision, input_limit
+from securedl.compiler.precision import KEPT_SAMPLES, check_precision, input_limit
 from securedl.compiler.straighten import straighten
 from securedl.errors import CompileError, InputError
 from securedl.he.params import MAX_MODULUS_BITS, Parameters
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 RINGS = (8192, 16384, 32768)
 #: Calibration samples used; more moves the ranges by less than the margin that queries have.
 CALIBRATION_SAMPLES = 4096
-#: Calibration samples kept in the plan, from which the owner makes probes.
-KEPT_SAMPLES = 128
 
 
 def compile(
@@ -41,26 +40,33 @@ def compile(
     x_train: Any,
     *,
     scheme: str = "ckks",
-    batch: int | str = 64,
+    batch: int | str | None = None,
     weights: str = "encrypted",
+    activations: str = "server",
     link: Link | None = None,
     ring: int | None = None,
     refreshes: int | None = None,
     task: str | None = None,
     limit_gb: float = 8.0,
 ) -> Plan:
-    """Compile a polynomial network for encrypted inference.
+    """Compile a network for encrypted inference.
 
     Args:
         model: a network whose activations are polynomials (see `approximate`), in whatever style it is
-            written. Its evaluation mode counts; it is left as it was.
+            written; with activations="client" any network. Its evaluation mode counts; it is left as it was.
         x_train: calibration samples [samples, ...], which set the ranges of all encrypted values. Of a table
             (a DataFrame) the names of the columns are kept: later tables may have them in any order.
         scheme: "ckks". batch: samples in a ciphertext, rounded up to a power of two; "latency" is 1,
-            "throughput" as many as there are slots.
+            "throughput" as many as there are slots. With activations="client" samples of a query. By default
+            64, and 1 with activations="client".
         weights: "encrypted" or "plain" (the server may read the network).
+        activations: "server" evaluates polynomials on ciphertexts. With "client" the server computes the
+            convolutions and linear layers, and the client, who decrypts after each of them, all that is
+            between them, exactly: whatever it is, max pooling and softmax too. It costs a round trip a layer,
+            and whoever holds the key sees the values between the layers.
         link: the connection the refreshes will cross; 20 ms and 100 Mbit/s by default.
-        ring: force N. refreshes: force the number of refreshes.
+        ring: force N. refreshes: force their number; with activations="client" there is one after each
+            layer but the last.
         task: "classes", "binary", "multilabel" or "regression": what an answer's labels are. By default what
             `approximate` found, else by the shape of the answer (`network.outputs.task_of`).
         limit_gb: refuse a plan whose weights take more, in memory while it is prepared or in the upload;
@@ -76,6 +82,8 @@ def compile(
     from securedl.network.given import check_given, known_of
 
     check_given(model, x_train, "compile")
+    if activations not in ("server", "client"):
+        raise InputError(f"activations must be 'server' or 'client', got {activations!r}")
     if scheme == "bgv":
         raise CompileError("scheme 'bgv' is not available yet: use scheme 'ckks'")
     if scheme != "ckks":
@@ -93,6 +101,17 @@ def compile(
     known = known_of(model)
     columns, task = known.columns_for(x_train, "x_train"), task or known.task
     x = samples_of(x_train, what="x_train", columns=columns)
+    if activations == "client":
+        if refreshes is not None:
+            raise InputError(
+                "refreshes cannot be chosen with activations='client': there is one after each layer but the "
+                "last"
+            )
+        return compile_client(
+            model, _calibration(x), batch=1 if batch is None else batch, encrypted=weights == "encrypted",
+            link=link or Link(), ring=ring, columns=columns, task=task, limit_gb=limit_gb,
+        )  # fmt: skip
+    batch = 64 if batch is None else batch
     imported = import_torch(model, x.shape[1:])
     shape, head = imported.output_shape, imported.head
     output = Output(shape, task_of(shape, head) if task is None else task, head)
@@ -147,7 +166,8 @@ def compile_graph(
     limit.check_upload(program, layouts)
     signature = Signature(
         (program,), checkpoints, graph.input_shape, network.input_scale, network.input_offset,
-        network.output_scale, network.output_offset, input_limit(network, rules.value_limit), chosen.cost,
+        network.output_scale, network.output_offset,
+        input_limit(network, network.input_offset, network.input_scale, rules.value_limit), chosen.cost,
         columns, output or _vector(network),
     )  # fmt: skip
     plan = Plan(signature, network, fused, x[:KEPT_SAMPLES].copy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from securedl.compiler.layout import LayerLayout
 from securedl.he.params import Parameters
@@ -50,3 +51,26 @@ def transfer(params: Parameters, tiles: int, level: int, scale: float, *, fresh:
     size = tiles * packed_length(params, Shape(level, 2, scale, seeded=fresh))
     client = tiles * (level + 1) * CLIENT_MS * params.ring / 8192
     return Cost(0.0, client, link.ms(size), size)
+
+
+@dataclass(frozen=True)
+class CoefficientPrices:
+    """Milliseconds of the coefficient form at N = 4096 with one data prime, one thread.
+
+    Attributes:
+        product: of an input tile and a weight, in a sum. relinearise, merge: of answers. load: a tile that
+            came. dump: one that goes. send: encoding, encrypting and packing a tile. read: the inverse.
+        prepare: encrypting a weight.
+    """
+
+    product: float = 0.0039
+    relinearise: float = 0.027
+    merge: float = 0.035
+    load: float = 0.044
+    dump: float = 0.03
+    send: float = 0.5
+    read: float = 0.3
+    prepare: float = 0.7
+
+
+COEFFICIENT_PRICES = CoefficientPrices()

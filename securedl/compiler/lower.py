@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from securedl.compiler.layout import LayerLayout
 from securedl.compiler.levels import Segments
+from securedl.he.ckks import VALUE_SCALE, WEIGHT_SCALE
 from securedl.he.params import Parameters
 from securedl.he.schemes import scheme_of
 from securedl.network.graph import Array
+from securedl.plan.bands import Bands
+from securedl.plan.network import Checkpoint
 from securedl.plan.normalised import Layer, Normalised
-from securedl.plan.signature import Checkpoint
+from securedl.program.convolve import Convolve, Span
 from securedl.program.program import Program
 from securedl.program.steps import AddWeight, Matvec, Multiply, Port, Refresh, Step
 
@@ -56,8 +60,9 @@ class _Emitter:
         return out
 
     def refresh(self, source: int, level: int, scale: float) -> int:
-        out = self.new(level, scale, self.registers[source][2])
-        self.steps.append(Refresh(out, source, level, scale))
+        tiles = self.registers[source][2]
+        out = self.new(level, scale, tiles)
+        self.steps.append(Refresh(out, source, tiles, level, scale, coefficients=False))
         return out
 
     def add_constant(self, source: int, constant: Array) -> int:
@@ -105,3 +110,24 @@ def lower(
     program = Program(params, batch, width, encrypted, query, tuple(emit.steps), live[0])
     checkpoints.append(Checkpoint(2 * len(network.layers) - 1, layouts[-1].target, None))
     return program, tuple(checkpoints)
+
+
+def lower_layers(params: Parameters, layers: Sequence[Bands], samples: int, encrypted: bool) -> Program:
+    """One product with weights a layer, and a refresh before the next."""
+    steps: list[Step] = []
+    register = weights = 0
+    scale = VALUE_SCALE * WEIGHT_SCALE
+    for number, bands in enumerate(layers):
+        if number:
+            steps.append(Refresh(register + 1, register, bands.sent.tiles, 0, VALUE_SCALE, coefficients=True))
+            register += 1
+        spans = tuple(Span(*span) for span in bands.spans)
+        step = Convolve(
+            register + 1, register, bands.blocks, bands.inputs, spans, bands.channels, 0, scale,
+            WEIGHT_SCALE, weights,
+        )  # fmt: skip
+        steps.append(step)
+        register += 1
+        weights += sum(stop - start for start, stop in bands.spans)
+    query = Port(layers[0].sent.tiles, 0, VALUE_SCALE, coefficients=True)
+    return Program(params, samples, 0, encrypted, query, tuple(steps), register)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cache
+from itertools import zip_longest
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from securedl.errors import InputError
@@ -78,6 +80,10 @@ class Arithmetic(ABC, Generic[H]):
     def rotate(self, a: H, steps: Sequence[int]) -> list[H]:
         """One ciphertext rotated left by each of `steps` slots (0 gives the ciphertext itself)."""
 
+    @abstractmethod
+    def moved(self, a: H, power: int, divisor: int = 1) -> H:
+        """a · X^power, times the inverse of `divisor` modulo every prime; X^N is -1."""
+
     def fold(self, a: H, step: int) -> H:
         """a + a rotated left by `step` slots."""
         (turned,) = self.rotate(a, [step])
@@ -106,6 +112,53 @@ class Arithmetic(ABC, Generic[H]):
         product = self.square(a) if a is b else self.multiply(a, b)
         return self.rescale(self.relinearise(product))
 
+    def products(self, sums: Sequence[tuple[Sequence[H], Sequence[H]]]) -> list[H]:
+        """relinearise(dot(xs, ws)) of each (xs, ws)."""
+        return [self.relinearise(self.dot(xs, ws)) for xs, ws in sums]
+
+    def scaled(self, handles: Sequence[H], divisor: int) -> list[H]:
+        """Each times the inverse of `divisor` modulo every prime: small errors stay small, unlike a division.
+
+        Only what is multiplied by `divisor` afterwards means anything.
+        """
+        return [self.moved(handle, 0, divisor) for handle in handles]
+
+    def merge(self, handles: Sequence[H], of: int) -> H:
+        """The coefficients at multiples of `of` of several ciphertexts, in one, and multiplied by `of`.
+
+        Those of number k are moved up by k with its log2(of) bits reversed. At each step, S = of, of/2, ...,
+        2, pairs (a, b) become u + v + σ(u - v) with u = a, v = X^(S/2) · b, σ: X -> X^(1 + 2N/S): σ changes
+        the sign of the odd multiples of S/2 and of no multiple of S (Chen, Dai, Kim and Song, "Efficient
+        Homomorphic Conversion", 2021). One without a partner is doubled; what the others would fill is not to
+        be read.
+
+        Args:
+            handles: as many as `of` at most, of two polynomials. of: a power of two, at most N / 4.
+        """
+        left, step, ring = list(handles), of, self.params.ring
+        while step > 1:
+            found = []
+            for a, b in zip_longest(left[::2], left[1::2]):
+                if b is None:
+                    found.append(self.add(a, a))
+                    continue
+                total = self.add(a, self.moved(b, step // 2))
+                difference = self.add(a, self.moved(b, step // 2 + ring))
+                (turned,) = self.rotate(difference, [merge_step(ring, step)])
+                found.append(self.add(total, turned))
+            left, step = found, step // 2
+        (merged,) = left
+        return merged
+
+
+@cache
+def merge_step(ring: int, span: int) -> int:
+    """The left rotation, in slots, that is X -> X^(1 + 2N/span); span is at most N / 4."""
+    wanted, power, step = 1 + 2 * ring // span, 1, 0
+    while power != wanted:
+        power, step = power * 3 % (2 * ring), step + 1
+    return step
+
 
 class Evaluator(Arithmetic[H]):
     """A server's evaluator: arithmetic on real ciphertexts, with keys."""
@@ -121,6 +174,10 @@ class Evaluator(Arithmetic[H]):
     @abstractmethod
     def dump(self, handle: H) -> Record:
         """The residues of a handle, as a record without a seed."""
+
+    @abstractmethod
+    def sent(self, handle: H, shape: Shape) -> Record:
+        """`dump`, cut (see `record`) where the shape says so."""
 
     def load_weight(self, record: Record) -> H:
         """As `load`, for a weight: in the form in which `dot` reads it best."""

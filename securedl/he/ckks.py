@@ -41,6 +41,22 @@ def ckks_parameters(ring: int, levels: int, scale_bits: int | None = None) -> Pa
     return Parameters("ckks", ring, primes, special)
 
 
+#: Scales of the coefficient form, of values and weights: their product is 7 bits below the prime, as above.
+VALUE_SCALE, WEIGHT_SCALE = 2.0**18, 2.0**23
+COEFFICIENT_BITS = 48
+
+
+def coefficient_parameters(ring: int = 4096) -> Parameters:
+    """A chain of one prime for the coefficient form (`securedl.plan.bands`).
+
+    Raises:
+        CompileError: a ring that is none.
+    """
+    special = next(ntt_primes(ring, COEFFICIENT_BITS + SPECIAL_BITS))
+    first = next(q for q in ntt_primes(ring, COEFFICIENT_BITS) if 4 * q <= special)
+    return Parameters("ckks", ring, (first,), special)
+
+
 class Ckks(Scheme):
     """See `Scheme`."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,47 @@ class ClearHandle:
     size: int = 2
 
 
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """Real polynomials by their values at the roots ζ^(3^j), j < N/2, of X^N + 1: complex slots.
+
+    A product of polynomials is one of slots, so what is true of real slots is true of coefficients.
+
+    Attributes:
+        exponents: int64 [N/2], 3^j modulo 2N. turn: complex [N], ζ^k.
+    """
+
+    exponents: NDArray[np.int64]
+    turn: NDArray[np.complex128]
+
+    def values(self, coefficients: NDArray[np.float64]) -> NDArray[Any]:
+        """Slots complex [N/2] of coefficients [N]."""
+        ring = len(self.turn)
+        found: NDArray[Any] = np.fft.ifft(coefficients * self.turn)[self.exponents // 2] * ring
+        return found
+
+    def coefficients(self, slots: NDArray[Any]) -> NDArray[np.float64]:
+        """The inverse of `values`."""
+        ring = len(self.turn)
+        whole = np.empty(ring, dtype=np.complex128)
+        whole[self.exponents // 2] = slots
+        whole[(2 * ring - self.exponents) // 2] = np.conj(slots)
+        return np.asarray((np.fft.fft(whole) / self.turn).real / ring)
+
+    def powers(self, power: int) -> NDArray[Any]:
+        """X^power as slots."""
+        ring = len(self.turn)
+        found: NDArray[Any] = np.exp(1j * math.pi / ring * (self.exponents * power % (2 * ring)))
+        return found
+
+
+@lru_cache(maxsize=8)
+def embedding(ring: int) -> Embedding:
+    """That of a ring."""
+    exponents = np.array([pow(3, j, 2 * ring) for j in range(ring // 2)])
+    return Embedding(exponents, np.exp(1j * math.pi * np.arange(ring) / ring))
+
+
 class ClearEvaluator(Simulator[ClearHandle]):
     """CKKS on slots. With `noise`, errors of the sizes below are added, each normal in every slot.
 
@@ -45,8 +87,8 @@ class ClearEvaluator(Simulator[ClearHandle]):
         self.params = params
         self._noise = noise
         # |digit / q|² in each slot: N/12 from its spread, 1/|1 - ζ|² from its mean; ζ = exp(iπ 3^j / N).
-        ring = params.ring
-        angles = np.array([pow(3, j, 2 * ring) for j in range(params.slots)]) * math.pi / ring
+        ring, self._embedding = params.ring, embedding(params.ring)
+        angles = self._embedding.exponents * math.pi / ring
         self._digit_power = ring / 12 + 1 / (4 * np.sin(angles / 2) ** 2)
 
     def _noisy(self, slots: NDArray[np.float64], variance: Any, scale: float) -> NDArray[np.float64]:
@@ -54,10 +96,15 @@ class ClearEvaluator(Simulator[ClearHandle]):
         if self._noise is None:
             return slots
         deviation = np.sqrt(self.params.ring * variance / 2) / scale
-        return slots + self._noise.normal(0.0, deviation, len(slots))
+        noise = self._noise.normal(0.0, deviation, len(slots))
+        if np.iscomplexobj(slots):
+            return slots + noise + 1j * self._noise.normal(0.0, deviation, len(slots))
+        return slots + noise
 
     def fresh(self, slots: NDArray[np.float64], shape: Shape) -> ClearHandle:
-        """What encoding (and, for a ciphertext, encrypting) `slots` gives."""
+        """What encoding (and, for a ciphertext, encrypting) slots [n] or coefficients [N] gives."""
+        if slots.shape == (self.params.ring,):
+            slots = self._embedding.values(slots)
         if slots.shape != (self.params.slots,):
             raise CompileError(f"{self.params.slots} slots expected, got {slots.shape}")
         variance = 1 / 12 + SIGMA**2 * (shape.size > 1)
@@ -66,6 +113,14 @@ class ClearEvaluator(Simulator[ClearHandle]):
     def slots(self, handle: ClearHandle) -> NDArray[np.float64]:
         """The values."""
         return handle.slots
+
+    def coefficients(self, handle: ClearHandle) -> NDArray[np.float64]:
+        """Of values that were given as such."""
+        return self._embedding.coefficients(handle.slots)
+
+    def moved(self, a: ClearHandle, power: int, divisor: int = 1) -> ClearHandle:
+        """Every slot times a power of its root."""
+        return replace(a, slots=a.slots * (self._embedding.powers(power) / divisor))
 
     def level(self, handle: ClearHandle) -> int:
         """Rescales that remain."""

@@ -10,7 +10,8 @@ as few whole bytes as its prime needs, little-endian. A fresh symmetric cipherte
     20      1     level (primes - 1; for switch keys the whole chain with the special prime)
     21      1     size: 1 a plaintext, 2 or 3 a ciphertext
     22      1     seeded: 1 when c1 is a seed
-    23      1     zero
+    23      1     cut: 1 when the residues are coefficients, in their order, cut to four bytes each: c becomes
+                  round(c · 2^32 / q). Level 0, CKKS, no seed.
     24      8     scale, float64
     32      8     BGV correction factor, 1 for CKKS
 """
@@ -27,7 +28,8 @@ from securedl.errors import FormatError
 from securedl.he.params import Parameters
 
 MAGIC = b"SDL1"
-HEADER = struct.Struct("<4s16sBBBxdQ")
+HEADER = struct.Struct("<4s16sBBBBdQ")
+CUT_BITS = 32
 SEED_BYTES = 64
 
 
@@ -43,6 +45,10 @@ class Shape:
         seeded: whether the last polynomial is a seed.
         correction: BGV's correction factor, 1 for CKKS: the residues hold so many times the message
             modulo t.
+        cut: whether it holds coefficients of `CUT_BITS` bits.
+
+    Raises:
+        FormatError: cut, and of another level than 0 or with a seed.
     """
 
     level: int
@@ -50,6 +56,11 @@ class Shape:
     scale: float
     seeded: bool = False
     correction: int = 1
+    cut: bool = False
+
+    def __post_init__(self) -> None:
+        if self.cut and (self.level or self.seeded or self.correction != 1):
+            raise FormatError("only a record of level 0 without a seed is cut, and of CKKS")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +92,16 @@ def residue_bytes(prime: int) -> int:
     return (prime.bit_length() + 7) // 8
 
 
+def _widths(params: Parameters, shape: Shape) -> list[int]:
+    """Bytes of a residue of each prime."""
+    if shape.cut:
+        return [CUT_BITS // 8]
+    return [residue_bytes(q) for q in chain(params, shape.level)]
+
+
 def packed_length(params: Parameters, shape: Shape) -> int:
     """Length in bytes of a packed record."""
-    polynomial = params.ring * sum(residue_bytes(q) for q in chain(params, shape.level))
+    polynomial = params.ring * sum(_widths(params, shape))
     stored = shape.size - shape.seeded
     return HEADER.size + stored * polynomial + SEED_BYTES * shape.seeded
 
@@ -92,12 +110,14 @@ def pack(params: Parameters, record: Record) -> bytes:
     """Bytes of a record."""
     shape = record.shape
     parts = [
-        HEADER.pack(MAGIC, params.id, shape.level, shape.size, shape.seeded, shape.scale, shape.correction)
+        HEADER.pack(
+            MAGIC, params.id, shape.level, shape.size, shape.seeded, shape.cut, shape.scale, shape.correction
+        )
     ]
     for polynomial in record.residues:
-        for row, prime in zip(polynomial, chain(params, shape.level), strict=True):
+        for row, width in zip(polynomial, _widths(params, shape), strict=True):
             octets = np.ascontiguousarray(row, dtype="<u8").view(np.uint8).reshape(-1, 8)
-            parts.append(octets[:, : residue_bytes(prime)].tobytes())
+            parts.append(octets[:, :width].tobytes())
     if shape.seeded:
         assert record.seed is not None
         parts.append(record.seed)
@@ -114,8 +134,8 @@ def unpack(params: Parameters, data: bytes | memoryview, expected: Shape) -> Rec
     length = packed_length(params, expected)
     if len(data) != length:
         raise FormatError(f"a record of {length} bytes was expected, got {len(data)}")
-    magic, owner, level, size, seeded, scale, correction = HEADER.unpack_from(data)
-    if magic != MAGIC or data[23] != 0:
+    magic, owner, level, size, seeded, short, scale, correction = HEADER.unpack_from(data)
+    if magic != MAGIC or short != expected.cut:
         raise FormatError("this is not a record of this version: its first bytes are wrong")
     if owner != params.id:
         raise FormatError("the record was made for other encryption parameters")
@@ -124,17 +144,17 @@ def unpack(params: Parameters, data: bytes | memoryview, expected: Shape) -> Rec
     if found != wanted or seeded > 1:
         raise FormatError(f"(level, size, seeded, scale) should be {wanted}, got {found}")
     check_correction(params, correction, expected)
-    primes = chain(params, level)
+    primes, widths = chain(params, level), _widths(params, expected)
     residues = np.zeros((size - seeded, len(primes), params.ring), dtype="<u8")
     octets = residues.view(np.uint8).reshape(size - seeded, len(primes), params.ring, 8)
     offset = HEADER.size
     for polynomial in range(size - seeded):
         for index, prime in enumerate(primes):
-            width = residue_bytes(prime)
+            width = widths[index]
             count = width * params.ring
             source = np.frombuffer(data, np.uint8, count, offset).reshape(-1, width)
             octets[polynomial, index, :, :width] = source
-            if residues[polynomial, index].max() >= prime:
+            if not short and residues[polynomial, index].max() >= prime:
                 raise FormatError(f"a residue is not below its prime {prime}")
             offset += count
     seed = bytes(data[offset:]) if seeded else None

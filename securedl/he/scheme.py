@@ -38,11 +38,15 @@ class Simulator(Arithmetic[H]):
 
     @abstractmethod
     def fresh(self, slots: Slots, shape: Shape) -> H:
-        """What encoding (and, for a ciphertext, encrypting) slots [n] gives."""
+        """What encoding (and, for a ciphertext, encrypting) slots [n] or coefficients [N] gives."""
 
     @abstractmethod
     def slots(self, handle: H) -> Slots:
         """What decrypting gives, [n]."""
+
+    @abstractmethod
+    def coefficients(self, handle: H) -> Slots:
+        """What decrypting gives in the coefficient form, [N]."""
 
 
 class Scheme(ABC):

@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 
 from securedl.errors import CompileError, InputError
 from securedl.he.arithmetic import Evaluator
+from securedl.he.cut import cut
 from securedl.he.params import Parameters
 from securedl.he.record import SEED_BYTES, Record, Shape
+from securedl.he.roots import monomial
 
 _HEADER = struct.Struct("<HBBBBHQ")
 _LIBRARY = seal.Serialization.SEALHeader()
@@ -229,6 +231,15 @@ class SealEvaluator(Evaluator[SealHandle]):
         """A ciphertext's residues."""
         return self._seal.ciphertext_record(save_stream(handle.value))
 
+    def sent(self, handle: SealHandle, shape: Shape) -> Record:
+        """A ciphertext's residues, or its coefficients cut."""
+        if not shape.cut:
+            return self.dump(handle)
+        whole = seal.Ciphertext()
+        self._evaluator.transform_from_ntt(handle.value, whole)
+        residues = self._seal.ciphertext_record(save_stream(whole)).residues[:, 0]
+        return cut(self.params, residues.astype(np.float64), float(handle.value.scale))
+
     def level(self, handle: SealHandle) -> int:
         """Rescales that remain."""
         return handle.level
@@ -302,6 +313,10 @@ class SealEvaluator(Evaluator[SealHandle]):
         out = seal.Ciphertext()
         self._evaluator.mod_switch_to(a.value, self._seal.parms_ids[level], out)
         return SealHandle(out, level)
+
+    def moved(self, a: SealHandle, power: int, divisor: int = 1) -> SealHandle:
+        """a times a monomial."""
+        return self.multiply(a, self.load(monomial(self.params, a.level, power, divisor)))
 
     def rotate(self, a: SealHandle, steps: Sequence[int]) -> list[SealHandle]:
         """One after another: SEAL does not hoist."""

@@ -15,6 +15,7 @@ from securedl.network.any_number import BATCH
 from securedl.network.capture import Captured, leaves
 from securedl.network.evaluation import evaluation
 from securedl.network.from_torch import Imported
+from securedl.network.partition import Partitioned
 from securedl.network.polynomial import PolynomialActivation
 
 #: Samples of the comparison.
@@ -125,6 +126,32 @@ def check_same(model: nn.Module, imported: Imported, x: NDArray[np.float64]) -> 
         raise CompileError(
             f"the imported network differs from the model by {found:.3g} of {size:.3g}{_first(imported, x)}: "
             "please report it, with the network"
+        )
+
+
+def check_script(model: nn.Module, found: Partitioned, x: NDArray[np.float64]) -> None:
+    """Refuse a script that does not give what the model gives.
+
+    Args:
+        x: samples [samples, *shape]; the first `COMPARED` are compared.
+
+    Raises:
+        CompileError: see `check_captured`; or the script differs.
+    """
+    check_captured(model, found.captured, x)
+    x = x[:COMPARED]
+    allowed = DOUBLE_ROUNDING
+    try:
+        given = _run_double(found.captured, torch.as_tensor(x))
+    except Exception:  # operations of torch that only its own precision has
+        given, allowed = _run_captured(found.captured, _samples(model, x))[: len(x)], SINGLE_ROUNDING
+    answer = found.head(found.script.logits(x, found.kernels))
+    size = float(np.abs(given).max())
+    wrong = float(np.abs(answer - given).max()) if answer.shape == given.shape else np.inf
+    if not wrong <= allowed * size:
+        raise CompileError(
+            f"the network split between client and server differs from the model by {wrong:.3g} of "
+            f"{size:.3g}: please report it, with the network"
         )
 
 

@@ -1,16 +1,17 @@
 """The coefficient form: how a convolution becomes a few products of polynomials.
 
-A phase image (`Geometry`) is cut into bands of `height` x `width` results; a band's input has halos. Its pixels
-stand `area` places apart at most, a power of two, so that N / area = channels · lanes · maps *lanes* share a
-tile: coefficient = lane + (N / area) · place. A band of a sample is a *unit*; a tile holds `lanes` of them.
+A phase image (`Geometry`) is cut into bands of `height` x `width` results; a band's input has halos. Its
+pixels stand in `area` places, a power of two, so that N / area *lanes* share a tile: coefficient = lane +
+(N / area) · place. A band of a sample is a *unit*; a tile holds `lanes` of them, L. With C for `channels` and
+M for `maps`, N / area = C · L · M:
 
-    input tile (i, block)   channel i · channels + c of unit block · lanes + l in lane c + channels · l
-    weight (i, o)           map o · maps + j, tap (a, b), at channels · lanes · j - c - (N / area)(a · row + b)
-    answer (o, block)       pixels of map j and unit l in lane channels · (l + lanes · j); the rest is never read
+    input tile (i, block)   channel i·C + c of unit block·L + l in lane c + C·l
+    weight (i, o)           map o·M + j, tap (a, b), at C·L·j - c - (N / area)(a · row + b)
+    answer (o, block)       pixels of map j and unit l in lane C·(l + L·j); all else is never read
 
-`channels` answers are merged into one (`Arithmetic.merge`): number k of a group stands k reversed, bit by bit,
-lanes further on. Multiplying polynomials for a convolution: Juvekar et al., "Gazelle" (2018); Huang et al.,
-"Cheetah" (2022), whose answers are not merged.
+C answers are merged into one (`Arithmetic.merge`): number k of a group stands k lanes further on, its bits
+reversed. Multiplying polynomials for a convolution: Juvekar et al., "Gazelle" (2018); Huang et al., "Cheetah"
+(2022), whose answers are not merged.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.errors import CompileError
+from securedl.network.geometry import Axis, Geometry
 from securedl.network.graph import Array
-from securedl.plan.geometry import Axis, Geometry
 from securedl.plan.layouts import NOTHING, Indices, Layout
 
 
@@ -213,6 +214,11 @@ class Placed(Layout):
         """Ciphertexts."""
         return len(self.content)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Samples and features."""
+        return self.samples, self.features
+
     def pack(self, values: Array) -> Array:
         """[samples, features] to coefficients [tiles, N]; zero where nothing stands."""
         packed: Array = np.append(values.reshape(-1), 0.0)[self.content]  # NOTHING is the last one
@@ -242,6 +248,12 @@ class Read(Layout):
     def tiles(self) -> int:
         """Ciphertexts."""
         return self.count
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Samples and features."""
+        samples, features = self.at.shape
+        return samples, features
 
     def pack(self, values: Array) -> Array:
         """The inverse of `unpack`; zero where no value stands."""

@@ -32,6 +32,11 @@ class Layout(ABC):
     def tiles(self) -> int:
         """Ciphertexts."""
 
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """Samples and features."""
+
     @abstractmethod
     def pack(self, values: Array) -> Array:
         """[samples, features] to what is encrypted: slots or coefficients [tiles, n]."""
@@ -41,7 +46,7 @@ class Layout(ABC):
         """The inverse of `pack`, from what was decrypted."""
 
 
-class Lanes(Layout):
+class SlotLayout(Layout):
     """Slots: each sample of a batch has a lane of its own.
 
     Attributes:
@@ -60,6 +65,11 @@ class Lanes(Layout):
     def tiles(self) -> int:
         """Ciphertexts."""
         return len(self.content)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Samples and features."""
+        return self.batch, len(self.place)
 
     @cached_property
     def place(self) -> Indices:
@@ -81,7 +91,7 @@ class Lanes(Layout):
 
 
 @dataclass(frozen=True)
-class Interleaved(Lanes):
+class Interleaved(SlotLayout):
     """Features one after another, repeated with the period P: slot f · batch + s holds feature f mod P.
 
     Attributes:
@@ -155,6 +165,10 @@ class LayerValues:
     def diagonals(self, step: Matvec) -> Iterator[Array]:
         """Slots [n] of every diagonal, in the step's order."""
         return diagonals(step, self.matrices, self.source, self.target)
+
+    def polynomials(self) -> Iterator[Array]:
+        """None: these are slots."""
+        return iter(())
 
     def vector(self) -> Iterator[Array]:
         """Slots [n] of each tile of the addend."""

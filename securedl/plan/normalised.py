@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy import sparse
 
-from securedl.network.graph import Array
-from securedl.plan.forms import Form
+from securedl.network.graph import Array, matrix_arrays, matrix_from
+from securedl.plan.forms import FORMS, Form
+from securedl.plan.layouts import Interleaved, LayerValues
+from securedl.plan.network import Checkpoint, Exchange, Network, of, under
+from securedl.program.program import Program
+from securedl.program.steps import Values
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,8 +44,8 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Normalised:
-    """The network on normalised values.
+class Normalised(Network):
+    """A network whose polynomials are the server's too.
 
     Attributes:
         input_scale, input_offset: [features]; the query is (x - input_offset) / input_scale.
@@ -52,6 +59,8 @@ class Normalised:
     output_scale: Array
     output_offset: Array
 
+    alone: ClassVar[bool] = False
+
     def stages(self, x: Array) -> tuple[list[Array], list[list[Array]]]:
         """Pre-activations of every layer, and what every layer reads, for x [samples, features]."""
         reads, pre = [[(x - self.input_offset) / self.input_scale]], []
@@ -60,13 +69,68 @@ class Normalised:
             reads.append(layer.form.values(pre[-1]))
         return pre, reads
 
+    def peaks(self, flat: Array) -> Array:
+        """See `Network`."""
+        pre, reads = self.stages(flat)
+        worst = np.zeros(len(flat))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for value in (*pre, *(v for group in reads for v in group)):
+                worst = np.maximum(worst, np.nan_to_num(np.abs(value).max(axis=1), nan=np.inf))
+        return worst
 
-def within_headroom(network: Normalised, x: Array, limit: float) -> np.ndarray:
-    """Which of the samples [samples, features] keep every encrypted value below `limit`, a scheme's."""
-    pre, reads = network.stages(x)
-    worst = np.zeros(len(x))
-    with np.errstate(over="ignore", invalid="ignore"):
-        for value in (*pre, *(v for group in reads for v in group)):
-            worst = np.maximum(worst, np.nan_to_num(np.abs(value).max(axis=1), nan=np.inf))
-    inside: np.ndarray = worst <= limit
-    return inside
+    def exchanges(self, flat: Array, points: Sequence[Checkpoint]) -> list[Exchange]:
+        """See `Network`; a point names its value."""
+        pre, reads = self.stages(flat)
+        values = [value for read, after in zip(reads, pre, strict=False) for value in (read[0], after)]
+        seen = [values[point.value] for point in points]
+        return [Exchange(*pair) for pair in pairwise(seen)]
+
+    def probed(self, flat: Array, points: Sequence[Checkpoint], limit: float) -> list[Exchange]:
+        """The same."""
+        return self.exchanges(flat, points)
+
+    def values(self, program: Program) -> Iterator[Values]:
+        """See `Network`."""
+        source = Interleaved(len(self.input_scale), program.width, program.batch)
+        for layer in self.layers:
+            target = Interleaved(layer.features, source.width, source.batch)
+            yield LayerValues(layer.matrices, layer.bias, source, target)
+            for constant in layer.form.constants:
+                yield LayerValues((), constant, source, target)
+            source = target
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """See `Network`."""
+        return self.layers[0].matrices[0].shape[1], self.layers[-1].features
+
+    def rows(self, program: Program) -> list[str]:
+        """See `Network`."""
+        products = [step for step in program.steps if step.diagonals]
+        found = []
+        for number, (layer, step) in enumerate(zip(self.layers, products, strict=True)):
+            form = f", {layer.form}" if str(layer.form) else ""
+            sizes = f"{layer.matrices[0].shape[1]} -> {layer.features}"
+            taken = f"{step.diagonals} diagonals, level {step.level}"
+            found.append(f"{number + 1}. {layer.name}: {sizes}{form}; {taken}")
+        return found
+
+    def to_parts(self) -> tuple[Any, dict[str, Any]]:
+        """All but the scales of input and output, which the signature has too."""
+        meta = [(la.name, la.form.name, la.form.degree, len(la.matrices)) for la in self.layers]
+        arrays: dict[str, Any] = {}
+        for i, layer in enumerate(self.layers):
+            arrays |= {f"layer{i}.bias": layer.bias, f"layer{i}.constant": layer.form.constant}
+            for j, matrix in enumerate(layer.matrices):
+                arrays |= under(f"layer{i}.matrix{j}", matrix_arrays(matrix))
+        return meta, arrays
+
+    @staticmethod
+    def from_parts(meta: Any, arrays: Mapping[str, Any], ends: Sequence[Array]) -> Normalised:
+        """The inverse of `to_parts`. ends: scale and offset of input, then of output."""
+        layers = []
+        for i, (name, form, degree, stored) in enumerate(meta):
+            matrices = tuple(matrix_from(of(f"layer{i}.matrix{j}", arrays)) for j in range(stored))
+            shape = FORMS[form](degree, arrays[f"layer{i}.constant"])
+            layers.append(Layer(name, matrices, arrays[f"layer{i}.bias"], shape))
+        return Normalised(ends[0], ends[1], tuple(layers), ends[2], ends[3])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from securedl.arguments import shown
 from securedl.errors import InputError
 from securedl.network.graph import Array
-from securedl.plan.normalised import Normalised, within_headroom
+from securedl.plan.network import Network, within_headroom
 from securedl.plan.signature import Signature
 
 #: What can be done about samples that would overflow.
@@ -40,7 +40,7 @@ class Screened:
 
 
 def screen(
-    signature: Signature, network: Normalised, harmless: Array, x: Any, outliers: str, what: str = "x"
+    signature: Signature, network: Network, harmless: Array, x: Any, outliers: str, what: str = "x"
 ) -> Screened:
     """Samples that can be encrypted, from those given [samples, ...].
 
@@ -67,7 +67,7 @@ def screen(
     return Screened(np.where(skip[:, None], stand_ins, flat), np.flatnonzero(skip), np.flatnonzero(clip))
 
 
-def overflowing(network: Normalised, flat: Array, limit: float) -> NDArray[np.bool_]:
+def overflowing(network: Network, flat: Array, limit: float) -> NDArray[np.bool_]:
     """Which of the samples [samples, features] make an encrypted value larger than `limit`: exactly."""
     parts = [flat[at : at + AT_ONCE] for at in range(0, len(flat), AT_ONCE)]
     return np.concatenate([~within_headroom(network, part, limit) for part in parts])

@@ -5,33 +5,54 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from securedl.arguments import count
 from securedl.arguments import path as checked_path
 from securedl.display import Card
-from securedl.errors import InputError
+from securedl.errors import CompileError, InputError
 from securedl.files import OWNER, write_atomically
 from securedl.he.record import Shape
 from securedl.he.scheme import Simulator
-from securedl.network.graph import NODES, Array, Graph, matrix_arrays, matrix_from
+from securedl.network.graph import NODES, Array, Graph
 from securedl.network.outputs import Head, Output
-from securedl.plan.forms import FORMS
-from securedl.plan.layouts import Interleaved, LayerValues, Layout
-from securedl.plan.normalised import Layer, Normalised, within_headroom
+from securedl.plan.layouts import Interleaved, Layout
+from securedl.plan.network import Checkpoint, Conversation, Network, of, under, within_headroom
+from securedl.plan.normalised import Normalised
 from securedl.plan.outliers import Screened, listed, screen
-from securedl.plan.signature import Checkpoint, Cost, Signature
+from securedl.plan.rounds import Layerwise
+from securedl.plan.signature import Cost, Signature
 from securedl.plan.summary import plan_card, summary
 from securedl.program.drive import drive
 from securedl.program.execute import RefreshRequest, execute
 from securedl.program.program import Program
 
-FORMAT = 4
+FORMAT = 5
+
+
+class Reference(Protocol):
+    """A network in its own units."""
+
+    @property
+    def features(self) -> int:
+        """Of a sample."""
+
+    def __call__(self, flat: Array, /) -> Array:
+        """Flat logits [samples, outputs] of samples [samples, features]."""
+
+
+class Simulated(NamedTuple):
+    """One batch in the clear: normalised values [batch, features] received at each point after the query, and
+    flat logits [batch, outputs].
+    """
+
+    received: list[Array]
+    logits: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +60,14 @@ class Plan:
     """How one network runs encrypted.
 
     Attributes:
-        signature: the client's, the public program in it. network: normalised, secret. graph: the fused
-        network in its own units, secret: the reference for verification. samples: some of the
-        calibration data [samples, features], private: starts for sensitive samples.
+        signature: the client's, the public program in it. network: normalised, secret. reference: the network
+        in its own units, secret: what answers are compared with. samples: some of the calibration data
+        [samples, features], private: starts for sensitive samples.
     """
 
     signature: Signature
-    network: Normalised
-    graph: Graph
+    network: Network
+    reference: Reference
     samples: Array
 
     @property
@@ -55,8 +76,19 @@ class Plan:
         return self.signature.program
 
     @property
+    def graph(self) -> Graph:
+        """The reference where the polynomials are the server's: the fused network.
+
+        Raises:
+            InputError: they are the client's, who has no graph.
+        """
+        if not isinstance(self.reference, Graph):
+            raise InputError("a plan with activations='client' has no graph: its reference is a script")
+        return self.reference
+
+    @property
     def batch(self) -> int:
-        """Samples in one ciphertext."""
+        """Samples in one query."""
         return self.program.batch
 
     @property
@@ -102,29 +134,18 @@ class Plan:
         return neutral
 
     def weight_slots(self) -> Iterator[tuple[Shape, Array]]:
-        """Every weight as (shape, slots [n]), in the program's order."""
+        """Every weight as (shape, slots [n] or coefficients [N]), in the program's order."""
         shapes = iter(self.program.weight_shapes)
-        values = self._values()
+        values = self.network.values(self.program)
         for step in self.program.steps:
             if step.first_weight is not None:
                 for slots in step.slots(next(values)):
                     yield next(shapes), slots
 
-    def _values(self) -> Iterator[LayerValues]:
-        """What goes into the steps that have weights, in their order."""
-        source = Interleaved(len(self.signature.input_scale), self.program.width, self.batch)
-        for layer in self.network.layers:
-            target = Interleaved(layer.features, source.width, source.batch)
-            yield LayerValues(layer.matrices, layer.bias, source, target)
-            for constant in layer.form.constants:
-                yield LayerValues((), constant, source, target)
-            source = target
-
     def expected(self, x: Array) -> list[Array]:
-        """Normalised values [samples, features] at the query, each refresh and the answer."""
-        pre, reads = self.network.stages(x)
-        values = [value for read, after in zip(reads, pre, strict=False) for value in (read[0], after)]
-        return [values[point.value] for point in self.signature.checkpoints]
+        """Normalised values [samples, features] of the query, and received at each refresh and the answer."""
+        exchanges = self.network.exchanges(x, self.signature.checkpoints)
+        return [exchanges[0].sent, *(exchange.received for exchange in exchanges)]
 
     def simulate(self, x: Any, noise_seed: int | None = 0, outliers: str = "skip") -> Array:
         """What the network gives, without encryption: by the program itself on slot vectors, noise modelled.
@@ -150,9 +171,9 @@ class Plan:
                     f"{len(which)} sample(s) would overflow under encryption and are {done}: {listed(which)}"
                 )
                 warnings.warn(text, stacklevel=2)
-        answers = [seen[-1] for seen in self.simulate_checkpoints(self.batches(screened.samples), noise_seed)]
+        answers = [run.logits for run in self.simulate_batches(self.batches(screened.samples), noise_seed)]
         output = self.signature.output
-        logits = output.shaped(self.signature.outputs(np.concatenate(answers)[: len(screened.samples)]))
+        logits = output.shaped(np.concatenate(answers)[: len(screened.samples)])
         logits[screened.skipped] = np.nan
         return output.head(logits)
 
@@ -163,37 +184,43 @@ class Plan:
         padded[: len(flat)] = flat
         return list(padded.reshape(count, self.batch, -1))
 
-    def simulate_checkpoints(self, parts: list[Array], noise_seed: int | None) -> list[list[Array]]:
-        """Simulated normalised values [batch, features] at each refresh and the answer, for each part.
+    def simulate_batches(self, parts: list[Array], noise_seed: int | None) -> list[Simulated]:
+        """What happens to batches of samples [batch, features], each by itself."""
+        return self.simulate_talks([self.signature.converse(part) for part in parts], noise_seed)
 
-        One model is "encrypted" for all parts: the noise of its weights is drawn once.
+    def simulate_talks(self, talks: Iterable[Conversation], noise_seed: int | None) -> list[Simulated]:
+        """What is received in each conversation.
+
+        One model is "encrypted" for all: the noise of its weights is drawn once.
         """
         noise = None if noise_seed is None else np.random.default_rng(noise_seed)
         evaluator = self.program.scheme.simulator(self.program.params, noise)
         weights = [evaluator.fresh(slots, shape) for shape, slots in self.weight_slots()]
-        return [self._simulate(evaluator, weights, part) for part in parts]
+        return [self._simulate(evaluator, weights, talk) for talk in talks]
 
-    def _simulate(self, evaluator: Simulator[Any], weights: list[Any], part: Array) -> list[Array]:
-        signature = self.signature
+    def _simulate(self, evaluator: Simulator[Any], weights: list[Any], talk: Conversation) -> Simulated:
+        signature, seen = self.signature, list[Array]()
+        decoded = [
+            evaluator.coefficients if port.coefficients else evaluator.slots for port in signature.sent
+        ]
 
         def fresh(point: int, values: Array) -> list[Any]:
             return [evaluator.fresh(slots, shape) for slots, shape in signature.slots(point, values)]
 
         def values(point: int, tiles: list[Any]) -> Array:
-            return signature.values(point, np.array([evaluator.slots(tile) for tile in tiles]))
+            seen.append(signature.values(point, np.array([decoded[point - 1](tile) for tile in tiles])))
+            return seen[-1]
 
         def refresh(request: RefreshRequest) -> list[Any]:
-            seen.append(values(request.index + 1, request.tiles))
-            return fresh(request.index + 1, seen[-1])
+            point = request.index + 1
+            return fresh(point, talk.send(values(point, request.tiles)))
 
-        seen: list[Array] = []
-        query = fresh(0, signature.query(part))
-        answer = drive(execute(self.program, evaluator, weights, query), refresh)
-        return [*seen, values(len(signature.checkpoints) - 1, answer)]
+        answer = drive(execute(self.program, evaluator, weights, fresh(0, next(talk))), refresh)
+        return Simulated(seen, finish(talk, values(len(signature.checkpoints) - 1, answer)))
 
     def summary(self) -> str:
         """Layers, levels, refreshes, keys, bytes and estimated time, to read."""
-        return summary(self.signature, self.network.layers)
+        return summary(self.signature, self.network)
 
     def __repr__(self) -> str:
         return self._card().text()
@@ -202,7 +229,7 @@ class Plan:
         return self._card().html()
 
     def _card(self) -> Card:
-        return plan_card(self.signature, self.network.layers)
+        return plan_card(self.signature, self.network)
 
     def save(self, path: str | Path) -> None:
         """Write the plan, weights included: keep it secret. `path` is replaced whole or not at all."""
@@ -210,53 +237,57 @@ class Plan:
 
     def to_bytes(self) -> bytes:
         """What `save` writes: arrays and JSON, no pickle."""
+        signature = self.signature
         arrays: dict[str, Any] = {
-            "input_scale": self.signature.input_scale,
-            "input_offset": self.signature.input_offset,
-            "output_scale": self.signature.output_scale,
-            "output_offset": self.signature.output_offset,
+            "input_scale": signature.input_scale,
+            "input_offset": signature.input_offset,
+            "output_scale": signature.output_scale,
+            "output_offset": signature.output_offset,
             "samples": self.samples,
         }
+        network, found = self.network.to_parts()
+        arrays |= under("network", found)
         meta: dict[str, Any] = {
             "format": FORMAT,
             "program": self.program.to_json().decode(),
-            "input_shape": self.signature.input_shape,
-            "input_limit": self.signature.input_limit,
-            "columns": self.signature.columns,
-            "cost": asdict(self.signature.cost),
-            "output": asdict(self.signature.output),
-            "checkpoints": [
-                (p.value, _features(p.sent), _features(p.back)) for p in self.signature.checkpoints
-            ],
-            "layers": [
-                (la.name, la.form.name, la.form.degree, len(la.matrices)) for la in self.network.layers
-            ],
-            "nodes": [(type(n).__name__, n.name) for n in self.graph.nodes],
+            "input_shape": signature.input_shape,
+            "input_limit": signature.input_limit,
+            "columns": signature.columns,
+            "cost": asdict(signature.cost),
+            "output": asdict(signature.output),
+            "rounds": signature.rounds is not None,
+            "network": network,
         }
-        for i, layer in enumerate(self.network.layers):
-            arrays |= {f"layer{i}.bias": layer.bias, f"layer{i}.constant": layer.form.constant}
-            for j, matrix in enumerate(layer.matrices):
-                arrays |= _under(f"layer{i}.matrix{j}", matrix_arrays(matrix))
-        for i, node in enumerate(self.graph.nodes):
-            arrays |= _under(f"node{i}", node.to_arrays())
+        if isinstance(self.reference, Graph):
+            meta["checkpoints"] = [
+                (p.value, _features(p.sent), _features(p.back)) for p in signature.checkpoints
+            ]
+            meta["nodes"] = [(type(n).__name__, n.name) for n in self.reference.nodes]
+            for i, node in enumerate(self.reference.nodes):
+                arrays |= under(f"node{i}", node.to_arrays())
         buffer = io.BytesIO()
         np.savez(buffer, meta=np.array(json.dumps(meta)), **arrays)
         return buffer.getvalue()
 
 
+def finish(talk: Conversation, received: Array) -> Array:
+    """The logits of a conversation whose answer has come.
+
+    Raises:
+        CompileError: it goes on.
+    """
+    try:
+        talk.send(received)
+    except StopIteration as end:
+        logits: Array = end.value
+        return logits
+    raise CompileError("the client has more to ask than the program answers")
+
+
 def _features(layout: Layout | None) -> int:
-    """The descriptor of a layout as a file keeps it: width and batch are the program's; 0 is none."""
-    return 0 if layout is None else len(layout.place)
-
-
-def _under(name: str, arrays: dict[str, Any]) -> dict[str, Any]:
-    """Arrays of one thing, by the names that a file has for them."""
-    return {f"{name}.{key}": array for key, array in arrays.items()}
-
-
-def _of(name: str, arrays: Any) -> dict[str, Any]:
-    """The inverse of `_under`."""
-    return {key[len(name) + 1 :]: arrays[key] for key in arrays if key.startswith(f"{name}.")}
+    """The descriptor of a layout of slots in a file: width and batch are the program's; 0 is none."""
+    assert layout is None or isinstance(layout, Interleaved)
+    return 0 if layout is None else layout.features
 
 
 def load_plan(path: str | Path) -> Plan:
@@ -300,27 +331,32 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
             f"the plan has format {meta['format']}, this version reads {FORMAT}: compile it again"
         )
     program = Program.from_json(meta["program"].encode())
-    layers = []
-    for i, (name, form, degree, stored) in enumerate(meta["layers"]):
-        matrices = tuple(matrix_from(_of(f"layer{i}.matrix{j}", arrays)) for j in range(stored))
-        layers.append(
-            Layer(name, matrices, arrays[f"layer{i}.bias"], FORMS[form](degree, arrays[f"layer{i}.constant"]))
+    shape = tuple(meta["input_shape"])
+    ends = [arrays[f"{end}_{part}"] for end in ("input", "output") for part in ("scale", "offset")]
+    found = of("network", arrays)
+    network: Network
+    reference: Reference
+    if meta["rounds"]:
+        network = reference = Layerwise.from_parts(meta["network"], found)
+        rounds, points = network.rounds, network.rounds.checkpoints
+    else:
+        network = Normalised.from_parts(meta["network"], found, ends)
+        rounds, points = None, _points(meta, program)
+        nodes = tuple(
+            NODES[kind].from_arrays(of(f"node{i}", arrays), name)
+            for i, (kind, name) in enumerate(meta["nodes"])
         )
-    nodes = tuple(
-        NODES[kind].from_arrays(_of(f"node{i}", arrays), name) for i, (kind, name) in enumerate(meta["nodes"])
-    )
+        reference = Graph(shape, nodes)
+    signature = Signature(
+        (program,), points, shape, ends[0], ends[1], ends[2], ends[3], float(meta["input_limit"]),
+        Cost(**meta["cost"]),
+        tuple(meta["columns"]), _output(meta["output"]), rounds,
+    )  # fmt: skip
+    return Plan(signature, network, reference, arrays["samples"])
 
+
+def _points(meta: dict[str, Any], program: Program) -> tuple[Checkpoint, ...]:
     def layout(features: int) -> Interleaved | None:
         return Interleaved(features, program.width, program.batch) if features else None
 
-    checkpoints = tuple(
-        Checkpoint(value, layout(sent), layout(back)) for value, sent, back in meta["checkpoints"]
-    )
-    shape = tuple(meta["input_shape"])
-    inputs, outputs = ((arrays[f"{end}_scale"], arrays[f"{end}_offset"]) for end in ("input", "output"))
-    signature = Signature(
-        (program,), checkpoints, shape, *inputs, *outputs, float(meta["input_limit"]), Cost(**meta["cost"]),
-        tuple(meta["columns"]), _output(meta["output"]),
-    )  # fmt: skip
-    network = Normalised(*inputs, tuple(layers), *outputs)
-    return Plan(signature, network, Graph(shape, nodes), arrays["samples"])
+    return tuple(Checkpoint(value, layout(sent), layout(back)) for value, sent, back in meta["checkpoints"])

@@ -12,7 +12,8 @@ from securedl.arguments import number
 from securedl.he.record import Shape
 from securedl.network.graph import Array, samples_of
 from securedl.network.outputs import Output
-from securedl.plan.layouts import Layout
+from securedl.plan.network import Checkpoint, Conversation
+from securedl.plan.rounds import Rounds
 from securedl.program.program import Program
 from securedl.program.steps import Port
 
@@ -63,27 +64,6 @@ class Cost:
         )
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """What crosses the link at one checkpoint, as the client must know it.
-
-    Attributes:
-        value: which value of the network this is: 2k is what layer k reads, 2k + 1 its pre-activation.
-        sent: layout of what the server sends; None at the query. back: layout of what the client sends
-            back; None at the answer.
-    """
-
-    value: int
-    sent: Layout | None
-    back: Layout | None
-
-    @property
-    def name(self) -> str:
-        """What comes next, for people."""
-        layer, activation = divmod(self.value, 2)
-        return f"{'activation' if activation else 'affine'} {layer + 1}"
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Signature:
     """All that a client needs to encrypt, refresh and decrypt: no weight and no graph.
@@ -98,6 +78,8 @@ class Signature:
         cost: the estimate for one ciphertext batch.
         columns: names of the input's features where the calibration data were a table; else none.
         output: what one sample's answer is.
+        rounds: what the client does between the layers where these alone are the server's; else None, and a
+            refresh changes no value.
     """
 
     channels: tuple[Program, ...]
@@ -111,6 +93,7 @@ class Signature:
     cost: Cost
     columns: tuple[str, ...]
     output: Output
+    rounds: Rounds | None = None
 
     @property
     def program(self) -> Program:
@@ -128,22 +111,35 @@ class Signature:
         """Ports of what the client sends: the query, and at each refresh."""
         return [self.program.query, *(back for _, back in self.program.refreshes)]
 
+    def converse(self, flat: Array) -> Conversation:
+        """What the client does with samples [batch, features], in the network's own units."""
+        if self.rounds is not None:
+            return self.rounds.converse(flat)
+        return self._pass_on(flat)
+
+    def _pass_on(self, flat: Array) -> Conversation:
+        """Every refresh sends what it is sent."""
+        values = yield self.query(flat)
+        for _ in self.checkpoints[1:-1]:
+            values = yield values
+        return self.outputs(values)
+
     def slots(self, point: int, values: Array) -> list[tuple[Array, Shape]]:
-        """Normalised values [batch, features] as the client encrypts them at a point: slots and shape a tile.
+        """Normalised values [batch, features] as the client encrypts them at a point: slots or coefficients,
+        and shape, of each tile.
 
         Raises:
             IndexError: nothing is sent back at the answer.
         """
         layout, port = self.checkpoints[point].back, self.back[point]
         assert layout is not None  # only the answer has none
-        shape = Shape(port.level, 2, port.scale, seeded=True)
-        return [(row, shape) for row in layout.pack(values)]
+        return [(row, port.fresh) for row in layout.pack(values)]
 
     def values(self, point: int, slots: Array) -> Array:
-        """Normalised values [batch, features] from decrypted slots [tiles, n] at a point after the query."""
+        """Normalised values [batch, features] from what was decrypted, [tiles, n], after the query."""
         layout = self.checkpoints[point].sent
         assert layout is not None  # only the query has none
-        return layout.unpack(slots)
+        return layout.unpack(slots).reshape(self.program.batch, -1)
 
     def flat(self, x: Any, what: str = "x") -> Array:
         """Samples [samples, features] as float64.

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from securedl.display import Card, middle_left_out
 from securedl.he.params import SECURITY_BITS
-from securedl.plan.normalised import Layer
-from securedl.plan.signature import Checkpoint, Cost, Signature
+from securedl.plan.network import Checkpoint, Network
+from securedl.plan.signature import Cost, Signature
 from securedl.program.program import Program
 
 
-def summary(signature: Signature, layers: Sequence[Layer]) -> str:
-    """All layers, levels, refreshes, keys, bytes and estimated time; a line each.
-
-    Args:
-        layers: the normalised network's.
-    """
+def summary(signature: Signature, network: Network) -> str:
+    """All layers, levels, refreshes, keys, bytes and estimated time; a line each."""
     program, params = signature.program, signature.program.params
     bits = [q.bit_length() for q in (*params.primes, params.special)]
-    products = [step for step in program.steps if step.diagonals]
     lines = [
         f"{params.scheme.upper()}, ring {params.ring}, primes {bits} bits, security {SECURITY_BITS} bits",
-        f"batch {program.batch} samples, {program.width} features a ciphertext, {_weights(program)}",
-    ]
-    for layer, step in zip(_layers(layers), products, strict=True):
-        lines.append(f"  {layer}; {step.diagonals} diagonals, level {step.level}")
-    lines += [
+        f"batch {program.batch} samples, {_form(program)}, {_weights(program)}",
+        *(f"  {row}" for row in network.rows(program)),
         f"refreshes: {_refreshes(signature.checkpoints)}",
         f"keys: {_keys(program)}",
         f"estimate for one batch: {_cost(signature.cost)}",
@@ -34,10 +26,11 @@ def summary(signature: Signature, layers: Sequence[Layer]) -> str:
     return "\n".join(lines)
 
 
-def plan_card(signature: Signature, layers: Sequence[Layer]) -> Card:
-    """What matters of a plan on one screen; arguments as for `summary`."""
+def plan_card(signature: Signature, network: Network) -> Card:
+    """What matters of a plan on one screen."""
     program, params = signature.program, signature.program.params
-    shown = middle_left_out(_layers(layers))
+    layers = [row.partition(";")[0] for row in network.rows(program)]
+    shown = middle_left_out(iter(layers))
     count = f"{len(layers)} layer" + "s" * (len(layers) != 1)
     rows = [(name, line) for name, line in zip(["layers", *[""] * len(shown)], shown, strict=False)]
     rows += [
@@ -48,18 +41,18 @@ def plan_card(signature: Signature, layers: Sequence[Layer]) -> Card:
         ("one batch", _cost(signature.cost)),
         ("program", program.id.hex()),
     ]
-    return Card(f"Plan of {count}, {network_shape(layers)}, {params.scheme.upper()}", tuple(rows))
+    return Card(f"Plan of {count}, {network_shape(network)}, {params.scheme.upper()}", tuple(rows))
 
 
-def network_shape(layers: Sequence[Layer]) -> str:
+def network_shape(network: Network) -> str:
     """Input features -> outputs."""
-    return f"{layers[0].matrices[0].shape[1]} -> {layers[-1].features}"
+    return " -> ".join(map(str, network.sizes))
 
 
-def _layers(layers: Sequence[Layer]) -> Iterator[str]:
-    for number, layer in enumerate(layers):
-        form = f", {layer.form}" if str(layer.form) else ""
-        yield f"{number + 1}. {layer.name}: {layer.matrices[0].shape[1]} -> {layer.features}{form}"
+def _form(program: Program) -> str:
+    if program.width:
+        return f"{program.width} features a ciphertext"
+    return "values in coefficients"
 
 
 def _weights(program: Program) -> str:

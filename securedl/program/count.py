@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from securedl.he.arithmetic import Arithmetic, Group
+from securedl.he.arithmetic import Arithmetic, Group, merge_step
 
 
 class Counted(NamedTuple):
@@ -27,7 +27,8 @@ class Counts:
     Attributes:
         hoisted: rotations of inputs, several of one ciphertext at a time. turns: rotations of results.
         terms: products in sums of products. groups: such sums, each relinearised (where weights are
-            ciphertexts) and rescaled. products: of two values, relinearised and rescaled.
+            ciphertexts) and, in slots, rescaled. products: of two values, relinearised and rescaled.
+            merges: of two answers into one.
         rotations: all left rotations, in slots. relinearised: whether anything was.
     """
 
@@ -36,14 +37,20 @@ class Counts:
     terms: int = 0
     groups: int = 0
     products: int = 0
+    merges: int = 0
     rotations: set[int] = field(default_factory=set)
     relinearised: bool = False
 
 
 class Counter(Arithmetic[Counted]):
-    """See `Counts`."""
+    """See `Counts`.
 
-    def __init__(self) -> None:
+    Args:
+        ring: N, which keys for merging depend on.
+    """
+
+    def __init__(self, ring: int = 0) -> None:
+        self._ring = ring
         self.counts = Counts()
 
     def level(self, handle: Counted) -> int:
@@ -93,6 +100,10 @@ class Counter(Arithmetic[Counted]):
         self.counts.rotations |= moving
         return [a] * len(steps)
 
+    def moved(self, a: Counted, power: int, divisor: int = 1) -> Counted:
+        """Free."""
+        return a
+
     def fold(self, a: Counted, step: int) -> Counted:
         """The rotation of a result."""
         self._turn(step)
@@ -110,6 +121,23 @@ class Counter(Arithmetic[Counted]):
         self.counts.products += 1
         self.counts.relinearised = True
         return Counted(a.level - 1)
+
+    def scaled(self, handles: Sequence[Counted], divisor: int) -> list[Counted]:
+        """Free."""
+        return list(handles)
+
+    def products(self, sums: Sequence[tuple[Sequence[Counted], Sequence[Counted]]]) -> list[Counted]:
+        """Groups."""
+        return [self.relinearise(self.dot(xs, ws)) for xs, ws in sums]
+
+    def merge(self, handles: Sequence[Counted], of: int) -> Counted:
+        """All but one of the answers are merged into another, with a key for each step."""
+        left, span = len(handles), of
+        while left > 1:
+            self.counts.merges += left // 2
+            self.counts.rotations.add(merge_step(self._ring, span))
+            left, span = -(-left // 2), span // 2
+        return handles[0]
 
     def _turn(self, step: int) -> None:
         if step:

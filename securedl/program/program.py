@@ -1,8 +1,8 @@
 """The public program: what the server runs. Shapes, levels and scales only; never a value of the network.
 
 A program is a straight line of steps over numbered registers. A register holds a list of ciphertexts,
-its *tiles*. A tile has n = N/2 slots, `width` features for `batch` samples, interleaved:
-slot = feature · batch + sample.
+its *tiles*. In the slot form a tile has n = N/2 slots, `width` features for `batch` samples, interleaved:
+slot = feature · batch + sample. In the coefficient form the client alone knows what stands where.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -21,11 +21,13 @@ from securedl.he.record import Shape
 from securedl.he.scheme import Scheme
 from securedl.he.schemes import scheme_of
 from securedl.program.count import Counted, Counter, Counts, SameWeight
-from securedl.program.steps import MAX_TILES, STEPS, Port, Step, require
+from securedl.program.kinds import STEPS
+from securedl.program.steps import MAX_TILES, Port, Step, require
 
-VERSION = 1
+VERSION = 2
 MAX_STEPS = 1 << 12
 MAX_DIAGONALS = 1 << 20
+MAX_BATCH = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Program:
     """Everything the server may know.
 
     Attributes:
-        batch: samples in a ciphertext. width: features in a ciphertext.
+        batch: samples of a query. width: features in a ciphertext of slots; 0 where there is none.
         encrypted: whether weights are ciphertexts.
         query: the fresh query, register 0.
         output: the register returned, sent at level 0.
@@ -72,7 +74,7 @@ class Program:
     @cached_property
     def counts(self) -> Counts:
         """What running it takes; from running it on a counter."""
-        counter, ports = Counter(), self.ports()
+        counter, ports = Counter(self.params.ring), self.ports()
         for step in self.steps:
             inputs = [[Counted(ports[r].level)] * ports[r].tiles for r in step.reads()]
             step.run(counter, self.batch, inputs, SameWeight(self.encrypted))
@@ -96,14 +98,13 @@ class Program:
         for step in self.steps:
             if step.refreshes:
                 (sent,) = (ports[r] for r in step.reads())
-                found.append((Port(sent.tiles, 0, sent.scale), ports[step.out]))
+                found.append((replace(sent, level=0), ports[step.out]))
         return found
 
     @property
     def answer(self) -> Port:
         """What the server sends in the end."""
-        port = self.ports()[self.output]
-        return Port(port.tiles, 0, port.scale)
+        return replace(self.ports()[self.output], level=0)
 
     def ports(self) -> dict[int, Port]:
         """Tiles, level and scale of every register."""
@@ -197,9 +198,9 @@ def check_program(program: Program) -> dict[int, Port]:
         FormatError: naming the first invariant that fails.
     """
     (_, slots), levels = program.scheme.slots(program.params.ring), program.params.levels
-    require(
-        program.batch >= 1 and program.batch * program.width == slots, "batch times width is not the slots"
-    )
+    full = 0 if program.query.coefficients else slots
+    require(1 <= program.batch <= MAX_BATCH, f"a batch of {program.batch} samples")
+    require(program.width * program.batch == full, "batch times width is not the slots")
     require(
         1 <= program.query.tiles <= MAX_TILES and program.query.level <= levels, "query port out of range"
     )
@@ -216,8 +217,10 @@ def check_program(program: Program) -> dict[int, Port]:
         inputs = [registers[r] for r in step.reads()]
         port = step.port(program, inputs, where)
         if first is not None:
-            weights += step.diagonals + port.tiles
+            weights += step.weights(port)
         require(weights <= MAX_DIAGONALS, f"more than {MAX_DIAGONALS} weights")
         registers[step.out] = port
     require(program.output in registers, "the output register is never written")
+    alike = all(port.coefficients == program.query.coefficients for port in registers.values())
+    require(alike, "values are in slots at some places and in coefficients at others")
     return registers

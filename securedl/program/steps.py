@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +34,26 @@ def require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class Port:
-    """Tiles of a register at a point: what crosses the link there."""
+    """Tiles of a register at a point: what crosses the link there.
+
+    Attributes:
+        coefficients: whether values stand in the coefficients of the polynomials, or else in their slots.
+    """
 
     tiles: int
     level: int
     scale: float
+    coefficients: bool = False
+
+    @property
+    def fresh(self) -> Shape:
+        """Of a tile that the client sends."""
+        return Shape(self.level, 2, self.scale, seeded=True)
+
+    @property
+    def sent(self) -> Shape:
+        """Of a tile that the server sends, at level 0."""
+        return Shape(0, 2, self.scale, cut=self.coefficients)
 
 
 class Setting(Protocol):
@@ -58,7 +73,7 @@ class Setting(Protocol):
 
     @property
     def width(self) -> int:
-        """Features in a ciphertext."""
+        """Features in a ciphertext of slots; 0 where all values stand in coefficients."""
 
     @property
     def encrypted(self) -> bool:
@@ -73,13 +88,16 @@ class Weights(Protocol[W]):
 
 
 class Values(Protocol):
-    """What the owner puts into the weights of one step, as slot vectors."""
+    """What the owner puts into the weights of one step, as vectors of slots or coefficients."""
 
     def diagonals(self, step: Matvec) -> Iterator[NDArray[np.float64]]:
         """Slots [n] of every diagonal, in the order of `Matvec.groups`."""
 
     def vector(self) -> Iterator[NDArray[np.float64]]:
         """Slots [n] of each tile of what is added."""
+
+    def polynomials(self) -> Iterator[NDArray[np.float64]]:
+        """Coefficients [N] of every weight of a `Convolve`, in its order."""
 
 
 class Step(ABC):
@@ -114,8 +132,12 @@ class Step(ABC):
         return iter(())
 
     def slots(self, values: Values) -> Iterator[NDArray[np.float64]]:
-        """Its weights as slot vectors [n], in the same order."""
+        """Its weights as slots [n] or coefficients [N], in the same order."""
         return iter(())
+
+    def weights(self, port: Port) -> int:
+        """How many weights it has. port: what `port` gave."""
+        return 0
 
     @property
     def diagonals(self) -> int:
@@ -195,6 +217,9 @@ class Matvec(Step):
                 yield Shape(self.level, size, self.weight_scales[source], seeded)
         for _ in range(self.tiles):
             yield Shape(self.level - 1, size, self.scale, seeded)
+
+    def weights(self, port: Port) -> int:
+        return self.diagonals + port.tiles
 
     def slots(self, values: Values) -> Iterator[NDArray[np.float64]]:
         yield from values.diagonals(self)
@@ -322,11 +347,15 @@ class AddWeight(Step):
         size = 2 if setting.encrypted else 1
         return iter([Shape(self.level, size, self.scale, setting.encrypted)] * inputs[0].tiles)
 
+    def weights(self, port: Port) -> int:
+        return port.tiles
+
     def slots(self, values: Values) -> Iterator[NDArray[np.float64]]:
         yield from values.vector()
 
     def port(self, setting: Setting, inputs: Sequence[Port], where: str) -> Port:
         (source,) = inputs
+        require(not source.coefficients, f"{where} needs values in slots")
         require(source.level == self.level, f"{where} is at another level than its input")
         require(math.isclose(source.scale, self.scale, rel_tol=1e-9), f"{where}: scales")
         return Port(source.tiles, self.level, self.scale)
@@ -337,12 +366,18 @@ class AddWeight(Step):
 
 @dataclass(frozen=True)
 class Refresh(Step):
-    """The client decrypts `source` and sends it back fresh, at `level` and `scale`, as `tiles` tiles."""
+    """The client decrypts `source` and sends what it makes of it, fresh, at `level` and `scale`.
+
+    Attributes:
+        tiles: that it sends. coefficients: their form (see `Port`).
+    """
 
     out: int
     source: int
+    tiles: int
     level: int
     scale: float
+    coefficients: bool = False
 
     refreshes: ClassVar[bool] = True
 
@@ -350,7 +385,8 @@ class Refresh(Step):
         return (self.source,)
 
     def port(self, setting: Setting, inputs: Sequence[Port], where: str) -> Port:
-        return Port(inputs[0].tiles, self.level, self.scale)
+        require(1 <= self.tiles <= MAX_TILES, f"{where} brings {self.tiles} tiles")
+        return Port(self.tiles, self.level, self.scale, self.coefficients)
 
     def run(self, e: Arithmetic[H], batch: int, inputs: Sequence[list[H]], weights: Weights[H]) -> list[H]:
         """What the client is sent: the tiles at level 0."""
@@ -358,13 +394,5 @@ class Refresh(Step):
 
 
 def _reaches(port: Port, level: int, where: str) -> None:
+    require(not port.coefficients, f"{where} needs values in slots")
     require(port.level >= level, f"{where} needs a level that its input no longer has")
-
-
-#: Kinds of step by the names they have in a program's bytes.
-STEPS: dict[str, type[Any]] = {
-    "matvec": Matvec,
-    "multiply": Multiply,
-    "add_weight": AddWeight,
-    "refresh": Refresh,
-}

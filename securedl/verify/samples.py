@@ -13,8 +13,8 @@ or does not work, and what is done here (figures: 100 digits, MLP 64-32-32-10):
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,10 +24,31 @@ from securedl.network.graph import Array, Graph
 from securedl.verify.fingerprint import Fingerprint
 from securedl.verify.sensitivity import Sensitivity
 
-__all__ = ["Fingerprint", "Limit", "fingerprint", "natural_samples", "sensitive_samples", "wide_samples"]
+__all__ = [
+    "Answering",
+    "Fingerprint",
+    "Limit",
+    "fingerprint",
+    "natural_samples",
+    "sensitive_samples",
+    "unguided",
+    "wide_samples",
+]
 
 Limit: TypeAlias = Callable[[Array], NDArray[np.bool_]]
 """[samples, features] to bool [samples]: which samples would overflow under encryption."""
+
+
+class Answering(Protocol):
+    """What answers: flat logits [samples, outputs] for samples [samples, features]."""
+
+    @property
+    def features(self) -> int:
+        """Of a sample."""
+
+    def __call__(self, x: Array, /) -> Array:
+        """Logits."""
+
 
 HALVINGS = 60
 SHARES = {"natural": 0.15, "wide": 0.15}  # the rest is sensitive
@@ -83,7 +104,7 @@ def sensitive_samples(
 
 
 def wide_samples(
-    graph: Graph,
+    graph: Answering,
     count: int,
     *,
     low: ArrayLike,
@@ -106,7 +127,7 @@ def wide_samples(
 
 
 def natural_samples(
-    graph: Graph,
+    graph: Answering,
     x_train: Any,
     count: int,
     *,
@@ -157,13 +178,43 @@ def fingerprint(
         "natural": natural_samples(graph, x_train, natural, seed=seeds[2], **box),
         "wide": wide_samples(graph, wide, seed=seeds[3], **box),
     }
-    order = np.random.default_rng(seeds[4]).permutation(count)
-    samples = np.concatenate(list(parts.values()))[order]
+    return _mixed(graph, parts, seeds[4])
+
+
+def unguided(
+    graph: Answering,
+    x_train: Any,
+    count: int,
+    *,
+    low: ArrayLike,
+    high: ArrayLike,
+    seed: int,
+    limit: Limit | None = None,
+    anchor: ArrayLike = 0.0,
+) -> Fingerprint:
+    """A fingerprint of `count` samples in random order, half natural and half wide, of a network whose
+    weights are tested otherwise than by its answers.
+    """
+    if count < 1:
+        raise InputError(f"a fingerprint of {count} samples; at least 1 is needed")
+    seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(3)]
+    box: Any = {"low": low, "high": high, "limit": limit, "anchor": anchor}
+    parts = {
+        "natural": natural_samples(graph, x_train, -(-count // 2), seed=seeds[0], **box),
+        "wide": wide_samples(graph, count // 2, seed=seeds[1], **box),
+    }
+    return _mixed(graph, parts, seeds[2])
+
+
+def _mixed(graph: Answering, parts: Mapping[str, Array], seed: int) -> Fingerprint:
+    """Samples of all kinds in random order."""
     kinds = [kind for kind, part in parts.items() for _ in part]
+    order = np.random.default_rng(seed).permutation(len(kinds))
+    samples = np.concatenate(list(parts.values()))[order]
     return Fingerprint(samples, tuple(kinds[i] for i in order), graph(samples))
 
 
-def _rows(graph: Graph, x: Any) -> Array:
+def _rows(graph: Answering, x: Any) -> Array:
     """Samples as finite float64 [samples, features]."""
     given = np.asarray(x, dtype=np.float64)
     if given.ndim < 2 or int(np.prod(given.shape[1:])) != graph.features:
@@ -173,7 +224,7 @@ def _rows(graph: Graph, x: Any) -> Array:
     return given.reshape(len(given), graph.features)
 
 
-def _box(graph: Graph, low: ArrayLike, high: ArrayLike) -> tuple[Array, Array]:
+def _box(graph: Answering, low: ArrayLike, high: ArrayLike) -> tuple[Array, Array]:
     """The box, one bound for each feature."""
     try:
         lower, upper = (

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from securedl.he.params import Parameters, ntt_primes
 from securedl.he.record import Record, Shape, pack
+from securedl.he.roots import bit_reversal, minimal_root
 from securedl.he.vector import VectorEvaluator
 from securedl.he.vector.engine import Engine
 from securedl.he.vector.kernels import (
@@ -33,7 +34,6 @@ from securedl.he.vector.kernels import (
 from securedl.he.vector.kernels.lanes import LOW_BITS
 from securedl.he.vector.kernels.ntt_words import NEVER, RADIX_OCTETS
 from securedl.he.vector.kernels.padding import PAD, block_octets, padded, padded_octets
-from securedl.he.vector.kernels.twiddles import bit_reversal, minimal_root
 from securedl.he.vector.kernels.words import HEADER_OCTETS
 
 sys.path.insert(0, str(Path(__file__).parent))

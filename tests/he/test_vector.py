@@ -22,6 +22,7 @@ from securedl.he.arithmetic import Group
 from securedl.he.ckks import ckks_parameters
 from securedl.he.params import Parameters, ntt_primes
 from securedl.he.record import HEADER, Shape, pack
+from securedl.he.roots import bit_reversal, minimal_root
 from securedl.he.vector import VectorEvaluator, warm_up
 from securedl.he.vector.correction import balance
 from securedl.he.vector.kernels import cache
@@ -31,7 +32,6 @@ from securedl.he.vector.kernels.dot import group_length, key_group_length
 from securedl.he.vector.kernels.lanes import ROUNDING
 from securedl.he.vector.kernels.ntt_words import LARGEST_BITS, NEVER, OFTEN, TWICE
 from securedl.he.vector.kernels.seed import expand
-from securedl.he.vector.kernels.twiddles import bit_reversal, minimal_root
 
 sys.path.insert(0, str(Path(__file__).parent))
 from vector_oracle import KINDS, STEPS, Oracle, oracle, same  # found by path, not by package

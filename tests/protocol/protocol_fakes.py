@@ -39,7 +39,7 @@ def small_program(diagonals: int = 4, width: int = 16, encrypted: bool = True) -
 
     steps = (
         affine(1, 0, 2, 0),
-        Refresh(2, 1, 1, scale),
+        Refresh(2, 1, 1, 1, scale),
         affine(3, 2, 1, 2 * diagonals + 1),
     )
     return Program(PARAMS, PARAMS.slots // width, width, encrypted, Port(2, 1, scale), steps, 3)
@@ -121,6 +121,14 @@ class FakeEvaluator(Evaluator[Record]):
 
     def mod_switch(self, a: Record, level: int) -> Record:
         return Record(replace(a.shape, level=level), a.residues[:, : level + 1])
+
+    def moved(self, a: Record, power: int, divisor: int = 1) -> Record:
+        """None of the programs moves anything."""
+        raise NotImplementedError
+
+    def sent(self, handle: Record, shape: Shape) -> Record:
+        """As it is."""
+        return self.dump(handle)
 
     def rotate(self, a: Record, steps) -> list[Record]:
         assert set(steps) - {0} <= self.keys

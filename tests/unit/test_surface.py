@@ -11,6 +11,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -187,10 +188,10 @@ class TestPlan:
             assert line.split("  ")[-1].strip() in html.words
 
     def test_many_layers_with_long_and_wicked_names(self, plan):
-        layer = plan.network.layers[0]
         names = ["x" * 200, "<script>alert(1)</script>", "a\nb\x1b[2J", *map(str, range(40))]
-        layers = [type(layer)(n, layer.matrices, layer.bias, layer.form) for n in names]
-        card = plan_card(replace(plan.signature, checkpoints=plan.signature.checkpoints * 9), layers)
+        rows = [f"{k + 1}. {name}: 6 -> 8; 3 diagonals" for k, name in enumerate(names)]
+        network = SimpleNamespace(rows=lambda program: rows, sizes=(6, 8))
+        card = plan_card(replace(plan.signature, checkpoints=plan.signature.checkpoints * 9), network)
         assert fits(card.text())
         assert "... 39 more ..." in card.text()
         assert "43. 39: 6 -> 8" in card.text()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from securedl.errors import CompileError
 from securedl.he.params import MAX_PRIME_BITS, Parameters
 from securedl.he.record import residue_bytes
+from securedl.he.roots import bit_reversal
 from securedl.he.vector.kernels.arith import LANE_ORDERS
 from securedl.he.vector.kernels.buffers import address
 from securedl.he.vector.kernels.dot import group_length, key_group_length, start_value
@@ -18,7 +19,7 @@ from securedl.he.vector.kernels.keysum import DOUBLE_BYTES, word_group_length
 from securedl.he.vector.kernels.lanes import LANES
 from securedl.he.vector.kernels.ntt import method
 from securedl.he.vector.kernels.padding import padded
-from securedl.he.vector.kernels.twiddles import Integers, aligned, bit_reversal, centred, tables
+from securedl.he.vector.kernels.twiddles import Integers, aligned, centred, tables
 
 Floats = NDArray[np.float64]
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.errors import FormatError, InputError
+from securedl.he.cut import cut
 from securedl.he.params import Parameters
 from securedl.he.record import HEADER, Record, Shape, check_correction, unpack
 from securedl.he.vector.chain import automorphism
@@ -15,6 +16,7 @@ from securedl.he.vector.kernels import rows
 from securedl.he.vector.kernels.buffers import address
 from securedl.he.vector.kernels.keysum import pack_digit
 from securedl.he.vector.kernels.packed import SLACK, WIDTHS, check_header, convert
+from securedl.he.vector.kernels.padding import PAD, block_octets
 from securedl.he.vector.kernels.seed import expand
 
 #: Kinds of `packed.convert`.
@@ -140,3 +142,16 @@ class Loading:
         rows.to_words(handle.at, address(words), count, n, *self._engine.moduli(level))
         shape = Shape(level, handle.size, handle.scale, correction=handle.correction)
         return Record(shape, words)
+
+    def sent(self, handle: Handle, shape: Shape) -> Record:
+        """The residues of a handle, or its coefficients cut."""
+        if not shape.cut:
+            return self.dump(handle)
+        engine, handle = self._engine, self.unpack(handle)
+        work = np.empty(engine.work_row // 8)
+        block = block_octets(self.params.ring) // 8
+        coefficients = np.empty((handle.size, self.params.ring))
+        for polynomial in range(handle.size):
+            engine.inverse(handle.at + polynomial * engine.row, address(work), 0)
+            coefficients[polynomial] = work.reshape(-1, block + PAD // 8)[:, :block].ravel()
+        return cut(self.params, coefficients, handle.scale)

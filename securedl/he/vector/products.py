@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from securedl.errors import InputError
+from securedl.he.roots import monomial
 from securedl.he.vector.correction import balance
 from securedl.he.vector.handles import Handle
 from securedl.he.vector.kernels import rows
@@ -94,6 +95,10 @@ class Products(Loading):
         out = self._product(a, a, 3)
         rows.multiply(0, a.at, a.at, out.at, self.params.ring, *self._engine.moduli(a.level))
         return out
+
+    def moved(self, a: Handle, power: int, divisor: int = 1) -> Handle:
+        """a times a monomial."""
+        return self.multiply(a, self.load(monomial(self.params, a.level, power, divisor)))
 
     def _product(self, a: Handle, b: Handle, size: int) -> Handle:
         t = self.params.plain_modulus

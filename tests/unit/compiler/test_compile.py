@@ -427,7 +427,7 @@ class TestSaving:
             zipfile.ZipFile(tmp_path / "less", "w") as new,
         ):
             for name in old.namelist():
-                if name != "layer1.bias.npy":
+                if name != "network.layer1.bias.npy":
                     new.writestr(name, old.read(name))
         with pytest.raises(InputError, match="not a plan"):
             securedl.load_plan(tmp_path / "less")

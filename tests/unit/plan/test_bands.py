@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from securedl.errors import CompileError
+from securedl.network.geometry import Axis, Geometry
 from securedl.plan.bands import Bands
-from securedl.plan.geometry import Axis, Geometry
 
 Array = NDArray[np.float64]
 

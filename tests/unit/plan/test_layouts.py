@@ -21,7 +21,7 @@ from securedl.plan.forms import Straight
 from securedl.plan.layouts import (
     NOTHING,
     Interleaved,
-    Layout,
+    SlotLayout,
     block_diagonals,
     diagonal_count,
     diagonals,
@@ -216,7 +216,7 @@ def test_a_pruned_network_gives_the_same_program(batch):
 
 
 @dataclasses.dataclass(frozen=True)
-class Scattered(Lanes):
+class Scattered(SlotLayout):
     """Features at random places of several tiles, some of them twice, the rest empty."""
 
     features: int

@@ -25,7 +25,7 @@ def test_a_refresh_leaves_at_level_0_and_comes_back_where_the_program_says():
     steps = (
         Multiply(1, 0, 0, 2, square),  # from level 3, by way of level 2
         AddWeight(2, 1, 1, square, 0),
-        Refresh(3, 2, 3, S),
+        Refresh(3, 2, 2, 3, S),
         Multiply(4, 3, 0, 3, S * S / PARAMS.primes[3]),
     )
     program = Program(PARAMS, 4096, 1, True, Port(2, 3, S), steps, 4)
@@ -43,7 +43,7 @@ def test_a_refresh_leaves_at_level_0_and_comes_back_where_the_program_says():
 
 
 def test_refreshes_are_numbered_in_order():
-    steps = (Refresh(1, 0, 1, S), Refresh(2, 1, 2, S), Refresh(3, 2, 3, S))
+    steps = (Refresh(1, 0, 1, 1, S), Refresh(2, 1, 1, 2, S), Refresh(3, 2, 1, 3, S))
     program = Program(PARAMS, 4096, 1, True, Port(1, 3, S), steps, 3)
     running = execute(program, ClearEvaluator(PARAMS), [], [fresh(1, 3)])
     assert next(running).index == 0

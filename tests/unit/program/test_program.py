@@ -31,7 +31,7 @@ def example() -> Program:
         Multiply(2, 1, 1, 3, SQUARE),
         AddWeight(3, 2, 2, SQUARE, 4),
         Multiply(4, 3, 1, 2, CUBIC),
-        Refresh(5, 4, 2, S),
+        Refresh(5, 4, 1, 2, S),
         Matvec(
             6, (5, 5), (Block(0, 0, 0, (0,)), Block(1, 1, 0, (2,))), 2, 1, (), 2, S, (float(Q[2]),) * 2, 5
         ),
@@ -103,7 +103,7 @@ def broken(path: str, value) -> bytes:
 
 
 INVARIANTS = [
-    ("batch", 256, "slots"), ("batch", 0, "slots"), ("width", 4, "slots"), ("width", 0, "slots"),
+    ("batch", 256, "slots"), ("batch", 0, "a batch of 0"), ("width", 4, "slots"), ("width", 0, "slots"),
     ("query.tiles", 0, "query port"), ("query.tiles", MAX_TILES + 1, "query port"),
     ("query.tiles", 1, "block out of range"), ("query.level", 5, "query port"),
     ("query.level", 3, "no longer has"), ("query.scale", S * 2, "scales"),
@@ -132,7 +132,7 @@ INVARIANTS = [
     ("steps.2.source", 3, "unwritten"), ("steps.2.level", 1, "another level"),
     ("steps.2.scale", S / 2, "scales"),
     ("steps.4.source", 6, "unwritten"), ("steps.4.level", 5, "above the top"),
-    ("version", 2, "version"), ("version", "1", "version"), ("version", None, "version"),
+    ("version", 3, "version"), ("version", "1", "version"), ("version", None, "version"),
     ("params.ring", 2048, "not supported"), ("params.scheme", "bfv", "unknown"),
     ("params.primes", [], "distinct"), ("params.special", PARAMS.primes[0], "distinct"),
 ]  # fmt: skip
@@ -204,7 +204,7 @@ def test_too_many_weights():
     tiles = MAX_TILES
     count = MAX_DIAGONALS // tiles + 1
     fields = copy.deepcopy(FIELDS)
-    fields["query"] = {"tiles": tiles, "level": 1, "scale": S}
+    fields["query"] = {"tiles": tiles, "level": 1, "scale": S, "coefficients": False}
     fields["steps"] = [
         {"step": "add_weight", "out": i + 1, "source": i, "level": 1, "scale": S, "first": i * tiles}
         for i in range(count)

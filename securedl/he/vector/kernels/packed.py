@@ -65,14 +65,14 @@ def check_header(params: Parameters, data: bytes | memoryview, expected: Shape) 
     if len(data) != length:
         raise FormatError(f"a record of {length} bytes was expected, got {len(data)}")
     head, tail = bytes(data[: HEADER.size]), bytes(data[length - SEED_BYTES :])
-    magic, owner, level, size, seeded, scale, correction = HEADER.unpack(head)
+    magic, owner, level, size, seeded, short, scale, correction = HEADER.unpack(head)
     wanted = HEADER.pack(
-        MAGIC, params.id, expected.level, expected.size, expected.seeded, expected.scale, correction
+        MAGIC, params.id, expected.level, expected.size, expected.seeded, False, expected.scale, correction
     )
     if head != wanted or (params.scheme == "ckks" and correction != 1):
         raise FormatError(
             f"a record of {MAGIC!r}, parameters {params.id.hex()} and {expected} was expected, got "
-            f"{magic, owner.hex(), level, size, seeded, scale, correction}"
+            f"{magic, owner.hex(), level, size, seeded, short, scale, correction}"
         )
     return correction, tail if seeded else None
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from securedl.he.roots import bit_reversal, minimal_root
 from securedl.he.vector.kernels.buffers import address
 from securedl.he.vector.kernels.ntt_doubles import splats
 from securedl.he.vector.kernels.words import HEADER_OCTETS
@@ -16,27 +17,6 @@ Integers = NDArray[np.int64]
 
 _RADIX_ENTRIES = 16  # twiddles of a leading or middle block, padded
 _CLOSING_BITS = {12: 5, 13: 5, 14: 6, 15: 7}
-
-
-def minimal_root(prime: int, ring: int) -> int:
-    """The smallest primitive 2N-th root of unity modulo `prime`, as SEAL chooses it."""
-    order = 2 * ring
-    root = next(
-        r for r in (pow(g, (prime - 1) // order, prime) for g in range(2, prime)) if pow(r, ring, prime) != 1
-    )
-    square, power, best = root * root % prime, root, root
-    for _ in range(ring - 1):
-        power = power * square % prime
-        best = min(best, power)
-    return best
-
-
-def bit_reversal(bits: int) -> NDArray[np.int64]:
-    """The bit-reversing permutation of 2^bits indices."""
-    result = np.zeros(1, dtype=np.int64)
-    for _ in range(bits):
-        result = np.concatenate([2 * result, 2 * result + 1])
-    return result
 
 
 def _powers(base: int, prime: int, ring: int) -> Integers:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
+
+import numpy as np
 
 from securedl.errors import CompileError
+from securedl.network.graph import Array
 
 Pair = tuple[int, int]
 
@@ -110,3 +114,36 @@ class Geometry:
             f", {self.groups} groups" if self.groups > 1 else ""
         )
         return f"{sizes[0]} -> {sizes[1]}, kernel {self.rows.taps}x{self.columns.taps}{extra}"
+
+    def convolve(self, x: Array, kernel: Array) -> Array:
+        """[samples, *image] to [samples, *output], in double precision."""
+        import torch  # a client that is never asked for this needs none
+
+        found = torch.nn.functional.conv2d(
+            torch.from_numpy(np.require(x, np.float64, ["C", "W"])),
+            torch.from_numpy(np.require(kernel, np.float64, ["C", "W"])),
+            stride=(self.rows.stride, self.columns.stride),
+            padding=(self.rows.padding, self.columns.padding),
+            dilation=(self.rows.dilation, self.columns.dilation),
+            groups=self.groups,
+        )
+        return np.asarray(found)
+
+    def to_list(self) -> list[Any]:
+        """For a file."""
+        rows, columns = (
+            [axis.size, axis.taps, axis.stride, axis.padding, axis.dilation]
+            for axis in (self.rows, self.columns)
+        )
+        return [self.channels, self.maps, rows, columns, self.groups]
+
+    @staticmethod
+    def from_list(row: Any) -> Geometry:
+        """The inverse of `to_list`.
+
+        Raises:
+            CompileError: no sizes of a convolution.
+        """
+        channels, maps, rows, columns, groups = row
+        down, across = (Axis(*(int(number) for number in axis)) for axis in (rows, columns))
+        return Geometry(int(channels), int(maps), down, across, int(groups))

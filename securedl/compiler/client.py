@@ -1,0 +1,167 @@
+"""compile with activations="client": the layers are the server's, all that is between them the client's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from securedl.compiler.bands import Conditions, LayerCounts, choose
+from securedl.compiler.forms import FAR
+from securedl.compiler.lower import lower_layers
+from securedl.compiler.precision import KEPT_SAMPLES, check_precision, input_limit
+from securedl.compiler.ranges import normalised, ranges_of
+from securedl.errors import CompileError, InputError
+from securedl.he.ckks import WEIGHT_SCALE, coefficient_parameters
+from securedl.he.record import Shape, packed_length
+from securedl.network.graph import Array
+from securedl.network.outputs import Output, task_of
+from securedl.network.script import Script
+from securedl.plan.plan import Plan
+from securedl.plan.rounds import Layerwise, Rounds
+from securedl.plan.signature import Cost, Link, Signature
+from securedl.program.program import MAX_BATCH
+
+if TYPE_CHECKING:
+    from torch import nn
+
+RING = 4096
+#: Calibration samples used, and simulated: a sample takes as long as the network in the
+#: clear does.
+CALIBRATION, FEW_CHECKED = 512, 8
+#: Random inputs that try the box of the inputs.
+FEW_TRIES = 64
+#: Part of what an input feature usually reaches that one without data is given.
+UNSEEN = 0.125
+WEIGHT = Shape(0, 2, WEIGHT_SCALE, seeded=True)
+
+
+def compile_client(
+    model: nn.Module,
+    x: Array,
+    *,
+    batch: int | str,
+    encrypted: bool,
+    link: Link,
+    ring: int | None,
+    columns: tuple[str, ...],
+    task: str | None,
+    limit_gb: float,
+) -> Plan:
+    """A plan for any network, from calibration samples [samples, *shape].
+
+    Raises:
+        UnsupportedLayerError: no layer that a server could compute, or what cannot be captured.
+        CompileError: see `compile_script`; or the script is not the model.
+    """
+    from securedl.network.compare import check_script
+    from securedl.network.partition import partition
+
+    found = partition(model, x.shape[1:])
+    check_script(model, found, x)
+    shape, head = found.output_shape, found.head
+    output = Output(shape, task_of(shape, head) if task is None else task, head)
+    return compile_script(
+        found.script, found.kernels, x, samples=_samples(batch), encrypted=encrypted, link=link,
+        ring=RING if ring is None else ring, columns=columns, output=output, limit_gb=limit_gb,
+    )  # fmt: skip
+
+
+def _samples(batch: int | str) -> int:
+    """Samples of a query."""
+    if batch == "throughput":
+        raise InputError(
+            "batch 'throughput' fills the slots of a ciphertext, which activations='client' does not use: "
+            "give a number"
+        )
+    if batch == "latency":
+        return 1
+    if isinstance(batch, bool) or not isinstance(batch, int | np.integer) or not 1 <= batch <= MAX_BATCH:
+        raise InputError(f"batch must be a number from 1 to {MAX_BATCH} or 'latency', got {batch!r}")
+    return int(batch)
+
+
+def compile_script(
+    script: Script,
+    kernels: Sequence[Array],
+    x: Array,
+    *,
+    samples: int,
+    encrypted: bool,
+    link: Link,
+    ring: int,
+    columns: tuple[str, ...],
+    output: Output,
+    limit_gb: float,
+) -> Plan:
+    """The passes in order: ranges, layouts, program, check.
+
+    Args:
+        x: calibration samples [samples, *shape]. samples: of a query.
+
+    Raises:
+        CompileError: no layout fits, the weights take more than `limit_gb`, or the precision is too low.
+    """
+    params = coefficient_parameters(ring)
+    conditions = Conditions(params, encrypted, link)
+    used = x[:CALIBRATION]
+    ranges = ranges_of(script, kernels, used)
+    layers = [
+        choose(layer.geometry, samples * layer.repeat, conditions, layer.name) for layer in script.layers
+    ]
+    counted = [LayerCounts.of(bands) for bands in layers]
+    program = lower_layers(params, layers, samples, encrypted)
+    _check_size(script, counted, conditions, limit_gb)
+    rounds = Rounds(script, x.shape[1:], math.prod(output.shape), ranges, tuple(layers))
+    network = Layerwise(
+        rounds,
+        tuple(
+            normalised(kernel, layer.geometry, found)
+            for kernel, layer, found in zip(kernels, script.layers, ranges, strict=True)
+        ),
+    )
+    flat = used.reshape(len(used), -1)
+    middle, reach = _box(flat)
+    logits = np.concatenate([network(flat[at : at + 64]) for at in range(0, len(flat), 64)])
+    signature = Signature(
+        (program,), rounds.checkpoints, x.shape[1:], reach, middle, *_ends(logits),
+        input_limit(network, middle, reach, program.scheme.value_limit, FEW_TRIES),
+        sum((conditions.cost(one) for one in counted), Cost(link_ms=link.rtt_ms * len(layers))),
+        columns, output, rounds,
+    )  # fmt: skip
+    plan = Plan(signature, network, network, flat[:KEPT_SAMPLES].copy())
+    check_precision(plan, flat, FEW_CHECKED)
+    return plan
+
+
+def _check_size(
+    script: Script, counted: Sequence[LayerCounts], conditions: Conditions, limit_gb: float
+) -> None:
+    sizes = [one.weights * packed_length(conditions.params, WEIGHT) for one in counted]
+    if sum(sizes) <= limit_gb * 1e9:
+        return
+    largest = max(range(len(sizes)), key=sizes.__getitem__)
+    layer = script.layers[largest]
+    raise CompileError(
+        f"the upload takes {sum(sizes) / 1e9:.1f} GB, more than limit_gb={limit_gb:g}: "
+        f"{counted[largest].weights:,} of {sum(one.weights for one in counted):,} weights are those of "
+        f"{layer.name!r} ({layer.geometry}). Fewer channels make them fewer; or raise limit_gb"
+    )
+
+
+def _box(flat: Array) -> tuple[Array, Array]:
+    """Middle and reach [features] of the data; features without any have a part of the others'."""
+    low, high = flat.min(axis=0), flat.max(axis=0)
+    middle = np.where(np.abs(low + high) > FAR * (high - low), (low + high) / 2, 0.0)
+    reach = np.maximum(np.abs(low - middle), np.abs(high - middle))
+    alive = reach[reach > 0]
+    usual = float(np.median(alive)) if len(alive) else 1.0
+    return middle, np.where(reach > 0, reach, UNSEEN * usual)
+
+
+def _ends(logits: Array) -> tuple[Array, Array]:
+    """Scale and offset [outputs] of the answers, which the client makes by itself."""
+    reach = np.abs(logits).max(axis=0)
+    return np.where(reach > 0, reach, 1.0), np.zeros(logits.shape[1])

@@ -1,0 +1,267 @@
+"""Which operations of a network are layers that a server computes; all others are a script for the client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from securedl.errors import CompileError, UnsupportedLayerError
+from securedl.network.any_number import BATCH
+from securedl.network.capture import Captured, capture, leaves
+from securedl.network.ending import ending_of
+from securedl.network.geometry import Geometry
+from securedl.network.graph import Array
+from securedl.network.operations import is_random, kind_of
+from securedl.network.outputs import Head
+from securedl.network.polynomial import PolynomialActivation
+from securedl.network.script import LAYER, PYTHON, Instruction, LinearLayer, Script
+
+#: Operations that are nothing in evaluation.
+_NOTHING = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+
+
+@dataclass(frozen=True, eq=False)
+class Partitioned:
+    """A network, its layers apart.
+
+    Attributes:
+        kernels: of the script's layers, float64 [maps, channels / groups, rows, columns]. output_shape: of
+            one sample's logits. head: what the network ends in, for the client. captured: where it is from.
+    """
+
+    script: Script
+    kernels: tuple[Array, ...]
+    output_shape: tuple[int, ...]
+    head: Head
+    captured: Captured
+
+
+@dataclass(frozen=True, eq=False)
+class Followed:
+    """What is known of a node's value.
+
+    Attributes:
+        value: for samples of zeros, in double precision. register: that holds it; None for a constant.
+    """
+
+    value: Any
+    register: int | None = None
+
+
+@dataclass(eq=False)
+class ScriptWriter:
+    """Collects instructions."""
+
+    instructions: list[Instruction] = field(default_factory=list)
+    constants: dict[str, Array] = field(default_factory=dict)
+    layers: list[LinearLayer] = field(default_factory=list)
+    kernels: list[Array] = field(default_factory=list)
+    registers: int = 1
+
+    def operation(self, target: Any, *args: Any, **kwargs: Any) -> Followed:
+        """One operation; arguments may hold `Followed`."""
+        plain_args, plain_kwargs = _mapped(args, _value), _mapped(kwargs, _value)
+        value = target(*plain_args, **plain_kwargs)
+        name = target.__name__ if target in PYTHON.values() else str(target)
+        written = _mapped(list(args), self._written), _mapped(kwargs, self._written)
+        return self._emit(value, name, *written)
+
+    def layer(self, name: str, x: Followed, geometry: Geometry, kernel: Tensor) -> Followed:
+        """One layer; x is [samples · repeat, channels, rows, columns]."""
+        weights = np.ascontiguousarray(kernel.numpy())
+        repeat, rest = divmod(len(x.value), BATCH)
+        assert not rest
+        value = torch.from_numpy(geometry.convolve(x.value.numpy(), weights))
+        self.layers.append(LinearLayer(name, geometry, repeat))
+        self.kernels.append(weights)
+        return self._emit(value, LAYER, [len(self.layers) - 1, {"r": x.register}], {})
+
+    def _emit(self, value: Any, name: str, args: list[Any], kwargs: dict[str, Any]) -> Followed:
+        found = Followed(value, self.registers)
+        self.instructions.append(Instruction(self.registers, name, args, kwargs))
+        self.registers += 1
+        return found
+
+    def _written(self, one: Any) -> Any:
+        """An argument as an instruction has it."""
+        if isinstance(one, Followed) and one.register is not None:
+            return {"r": one.register}
+        value = _value(one)
+        if isinstance(value, Tensor):
+            name = f"k{len(self.constants)}"
+            self.constants[name] = value.numpy()
+            return {"c": name}
+        if isinstance(value, torch.dtype):
+            return {"d": str(value).rpartition(".")[2]}
+        if isinstance(value, torch.layout | torch.memory_format):
+            return {"d": str(value).rpartition(".")[2]}
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise UnsupportedLayerError(f"an argument of type {type(value).__name__} cannot be kept in a plan")
+
+
+def _value(one: Any) -> Any:
+    return one.value if isinstance(one, Followed) else one
+
+
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, list | tuple):
+        return [_mapped(one, change) for one in value]
+    if isinstance(value, dict):
+        return {name: _mapped(one, change) for name, one in value.items()}
+    return change(value)
+
+
+def partition(model: nn.Module, shape: Sequence[int]) -> Partitioned:
+    """The layers of a network, and a script of the rest.
+
+    Args:
+        model: in any mode; evaluation mode counts. shape: of one sample.
+
+    Raises:
+        UnsupportedLayerError: what cannot be replayed, where it is, and what to do; or no layer at all.
+    """
+    captured = capture(model, tuple(shape))
+    with torch.no_grad():
+        run = _Run(captured, tuple(shape))
+        answer = run.run()
+    emitted = run.emitter
+    if not emitted.layers:
+        raise UnsupportedLayerError(
+            f"{captured.title} has no convolution or linear layer that a server could compute"
+        )
+    script = Script(
+        tuple(emitted.instructions), emitted.constants, tuple(emitted.layers), answer.register or 0
+    )
+    return Partitioned(
+        _alive(script), tuple(emitted.kernels), tuple(answer.value.shape[1:]), run.head, captured
+    )
+
+
+def _alive(script: Script) -> Script:
+    """Without what nobody reads."""
+    from securedl.network.script import references
+
+    needed, kept = {script.output}, list[Instruction]()
+    for one in reversed(script.instructions):
+        if one.out in needed or one.operation == LAYER:
+            needed |= set(references([*one.args, *one.kwargs.values()], "r"))
+            kept.append(one)
+    kept.reverse()
+    used = {name for one in kept for name in references([*one.args, *one.kwargs.values()], "c")}
+    constants = {name: value for name, value in script.constants.items() if name in used}
+    return Script(tuple(kept), constants, script.layers, script.output)
+
+
+class _Run:
+    """One run over the nodes of a captured network."""
+
+    def __init__(self, captured: Captured, shape: tuple[int, ...]) -> None:
+        self.captured, self.shape = captured, shape
+        self.emitter = ScriptWriter()
+        self.known: dict[fx.Node, Any] = {}
+        self.problems: list[str] = []
+        ending = ending_of(captured)
+        self.head, self.ending = ending.head, ending.nodes
+
+    def run(self) -> Followed:
+        """What the network gives."""
+        answer: Any = None
+        for node in self.captured.graph.nodes:
+            if node.op == "placeholder":
+                self.known[node] = Followed(torch.zeros((BATCH, *self.shape), dtype=torch.float64), 0)
+            elif node.op == "get_attr":
+                self.known[node] = Followed(_double(_attribute(self.captured, str(node.target))))
+            elif node.op == "output":
+                answer = self.known[node.args[0]]
+            else:
+                self._step(node)
+            if self.problems:
+                origin = self.captured.origin(node)
+                where = f" ({origin.line})" if origin.line else ""
+                raise UnsupportedLayerError(
+                    f"{self.captured.title} cannot be split between client and server:\n  "
+                    f"{origin.path}: {self.problems[0]}{where}"
+                )
+        if not isinstance(answer, Followed) or answer.register is None:
+            raise UnsupportedLayerError("what the network gives does not depend on the samples")
+        if self.head.kind and self.head.kind != "sigmoid":
+            axis = self.head.axis % answer.value.ndim
+            if axis == 0:
+                raise UnsupportedLayerError(
+                    f"{self.head.kind} across samples: give it the axis of the classes, as in dim=1"
+                )
+            self.head = Head(self.head.kind, axis - 1)
+        return answer
+
+    def _step(self, node: fx.Node) -> None:
+        try:
+            self.known[node] = self._result(node)
+        except (UnsupportedLayerError, CompileError) as reason:
+            self.problems.append(str(reason))
+        except Exception as error:
+            said = (str(error).strip() or "no reason given").splitlines()[0]
+            self.problems.append(
+                f"{kind_of(node.target)} cannot be followed ({type(error).__name__}: {said})"
+            )
+
+    def _result(self, node: fx.Node) -> Any:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda other: self.known[other])
+        args, kwargs = _mapped(list(args), _in_double), _mapped(dict(kwargs), _in_double)
+        kwargs.pop("device", None)
+        kwargs.pop("pin_memory", None)
+        kind, name = kind_of(node.target), self.captured.origin(node).path
+        if node in self.ending or (kind in _NOTHING and not is_random(node)):
+            return args[0]
+        if is_random(node) and kind != "scaled_dot_product_attention":
+            raise UnsupportedLayerError(f"{kind} gives other values at each call")
+        if node.op == "call_module":
+            return self._polynomial(node, args[0])
+        if not any(
+            isinstance(leaf, Followed) and leaf.register is not None for leaf in leaves((args, kwargs))
+        ):
+            found = node.target(*_mapped(args, _value), **_mapped(kwargs, _value))  # type: ignore[operator]
+            return Followed(_mapped(found, _double))
+        from securedl.network.partition_layers import as_layer
+
+        found = as_layer(self.emitter, kind, name, args, kwargs)
+        return self.emitter.operation(node.target, *args, **kwargs) if found is None else found
+
+    def _polynomial(self, node: fx.Node, x: Followed) -> Followed:
+        """By Horner's rule."""
+        module = self.captured.get_submodule(str(node.target))
+        if not isinstance(module, PolynomialActivation):
+            raise UnsupportedLayerError(f"{type(module).__name__} is not an operation of torch")
+        form = (-1, *[1] * (x.value.ndim - 2))
+        rows = [torch.as_tensor(row).double() for row in module.power()]
+        rows = [row.reshape(form) if len(row) > 1 else row for row in rows]
+        aten, total = torch.ops.aten, Followed(rows[-1])
+        for row in rows[-2::-1]:
+            product = self.emitter.operation(aten.mul.Tensor, x, total)
+            total = self.emitter.operation(aten.add.Tensor, product, Followed(row))
+        return total
+
+
+def _double(value: Any) -> Any:
+    """Constants are in double precision, wherever they were."""
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach().cpu()
+    return value.double() if value.is_floating_point() else value
+
+
+def _in_double(value: Any) -> Any:
+    """Casts to other precisions are none."""
+    return torch.float64 if isinstance(value, torch.dtype) and value.is_floating_point else value
+
+
+def _attribute(module: nn.Module, path: str) -> Any:
+    holder: Any = module
+    for part in path.split("."):
+        holder = getattr(holder, part)
+    return holder

@@ -1,0 +1,233 @@
+"""A network as the client replays it: operations of torch, and layers that somebody else computes for it.
+
+A file may hold any text where an operation stands, so only operations that change nothing, draw nothing at
+random and belong to torch's own `aten` are accepted.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from securedl.errors import InputError
+from securedl.network.geometry import Geometry
+from securedl.network.graph import Array
+
+#: In place of an operation: what the layer of that number is sent is the argument.
+LAYER = "layer"
+#: Operations of Python on numbers of samples, and on results that are lists.
+PYTHON: dict[str, Callable[..., Any]] = {
+    name: getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "mod", "neg", "getitem")
+}
+_ATEN = re.compile(r"aten\.([a-z0-9_]+)\.([A-Za-z0-9_]+)")
+#: Marked as random, which it is with dropout only; that is none in evaluation.
+_NOT_RANDOM = frozenset(["aten.scaled_dot_product_attention.default"])
+
+
+@dataclass(frozen=True)
+class LinearLayer:
+    """A linear map without its bias.
+
+    Attributes:
+        name: path of its module. repeat: images of a sample that go through it one by one.
+    """
+
+    name: str
+    geometry: Geometry
+    repeat: int = 1
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """register `out` = operation(*args, **kwargs).
+
+    Attributes:
+        operation: "aten.NAME.OVERLOAD", a name of `PYTHON`, or `LAYER`.
+        args, kwargs: numbers, texts, None, lists; {"r": k} is register k, {"c": name} a constant, {"d": name}
+            a type of torch. Of a layer: its number and what it is sent.
+    """
+
+    out: int
+    operation: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+
+def resolved(operation: str) -> Callable[..., Any]:
+    """What an operation's name stands for.
+
+    Raises:
+        InputError: nothing that a script may do.
+    """
+    import torch  # whoever replays scripts has it; a server does not load it
+
+    if operation in PYTHON:
+        return PYTHON[operation]
+    found = _ATEN.fullmatch(operation)
+    packet = getattr(torch.ops.aten, found[1], None) if found else None
+    target = getattr(packet, found[2], None) if found and packet is not None else None
+    if not isinstance(target, torch._ops.OpOverload):
+        raise InputError(f"a script cannot do {operation[:80]!r}: torch has no such operation")
+    random = torch.Tag.nondeterministic_seeded in target.tags and operation not in _NOT_RANDOM
+    if target._schema.is_mutable or random:
+        raise InputError(f"a script cannot do {operation!r}: it changes its arguments, or is random")
+    return target
+
+
+def references(value: Any, kind: str) -> list[Any]:
+    """Registers ("r"), constants ("c") or types ("d") in arguments."""
+    if isinstance(value, dict):
+        return [value[kind]] if kind in value else []
+    return [found for one in value for found in references(one, kind)] if isinstance(value, list) else []
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Script:
+    """Instructions in their order; register 0 holds the samples.
+
+    Attributes:
+        constants: arrays by name. output: the register of the logits.
+
+    Raises:
+        InputError: an instruction that is none, or reads what is not there yet.
+    """
+
+    instructions: tuple[Instruction, ...]
+    constants: Mapping[str, np.ndarray[Any, Any]]
+    layers: tuple[LinearLayer, ...]
+    output: int
+
+    def __post_init__(self) -> None:
+        written, layers = {0}, list[int]()
+        for one in self.instructions:
+            given = [*one.args, *one.kwargs.values()]
+            if not set(references(given, "r")) <= written or one.out in written:
+                raise InputError(f"the instruction for register {one.out} reads or writes a wrong register")
+            if not set(references(given, "c")) <= set(self.constants):
+                raise InputError(f"the instruction for register {one.out} reads an unknown constant")
+            if one.operation == LAYER:
+                layers.append(one.args[0])
+            written.add(one.out)
+        if layers != list(range(len(self.layers))) or self.output not in written:
+            raise InputError("a script meets each of its layers once, in their order, and has an answer")
+        self._steps  # noqa: B018 - resolved now
+
+    @cached_property
+    def _steps(self) -> list[tuple[Instruction, Callable[..., Any] | None, list[int]]]:
+        """Each with what it stands for, and the registers that nobody reads afterwards."""
+        last: dict[int, int] = {}
+        for number, one in enumerate(self.instructions):
+            registers = references([*one.args, *one.kwargs.values()], "r")
+            last.update(dict.fromkeys([*registers, one.out], number))
+        last.pop(self.output, None)
+        ends: dict[int, list[int]] = {}
+        for register, number in last.items():
+            ends.setdefault(number, []).append(register)
+        return [
+            (one, None if one.operation == LAYER else resolved(one.operation), ends.get(number, []))
+            for number, one in enumerate(self.instructions)
+        ]
+
+    @cached_property
+    def _tensors(self) -> dict[str, Any]:
+        import torch
+
+        return {name: torch.from_numpy(np.array(value)) for name, value in self.constants.items()}
+
+    def run(self, x: Array) -> Generator[tuple[int, Array], Array, Array]:
+        """Replay it for samples float64 [samples, *shape].
+
+        Yields:
+            A layer's number and what it is sent, float64 [samples · repeat, channels, rows, columns]; send()
+            what the layer makes of it, float64 [samples · repeat, maps, rows, columns].
+
+        Returns:
+            Logits float64 [samples, ...].
+        """
+        import torch
+
+        registers: dict[int, Any] = {0: torch.from_numpy(np.array(x, dtype=np.float64))}
+        for one, target, ends in self._steps:
+            if target is None:
+                number, given = one.args
+                sent = registers[given["r"]]
+                found = yield number, np.ascontiguousarray(sent.numpy(), dtype=np.float64)
+                registers[one.out] = torch.from_numpy(np.array(found, dtype=np.float64))
+            else:
+                with torch.inference_mode():
+                    args, kwargs = self._read(one.args, registers), self._read(one.kwargs, registers)
+                    registers[one.out] = target(*args, **kwargs)
+            for register in ends:
+                del registers[register]
+        logits: Array = registers[self.output].numpy()
+        return logits.astype(np.float64)
+
+    def _read(self, value: Any, registers: Mapping[int, Any]) -> Any:
+        if isinstance(value, list):
+            return [self._read(one, registers) for one in value]
+        if not isinstance(value, dict):
+            return value
+        if "r" in value:
+            return registers[value["r"]]
+        if "c" in value:
+            return self._tensors[value["c"]]
+        if "d" in value:
+            import torch
+
+            return getattr(torch, value["d"])
+        return {name: self._read(one, registers) for name, one in value.items()}
+
+    def values(self, x: Array, kernels: Sequence[Array]) -> list[tuple[Array, Array]]:
+        """What each layer is sent and makes of it, with these kernels, in the clear."""
+        return self._whole(x, kernels)[0]
+
+    def logits(self, x: Array, kernels: Sequence[Array]) -> Array:
+        """Logits float64 [samples, ...], with these kernels, in the clear."""
+        return self._whole(x, kernels)[1]
+
+    def _whole(self, x: Array, kernels: Sequence[Array]) -> tuple[list[tuple[Array, Array]], Array]:
+        running, found = self.run(x), list[tuple[Array, Array]]()
+        try:
+            number, sent = next(running)
+            while True:
+                found.append((sent, self.layers[number].geometry.convolve(sent, kernels[number])))
+                number, sent = running.send(found[-1][1])
+        except StopIteration as end:
+            return found, end.value
+
+    def to_parts(self) -> tuple[Any, dict[str, Any]]:
+        """For a file: what JSON can hold, and arrays."""
+        instructions = [(one.out, one.operation, one.args, one.kwargs) for one in self.instructions]
+        layers = [(layer.name, layer.geometry.to_list(), layer.repeat) for layer in self.layers]
+        names = {f"c{number}": value for number, value in enumerate(self.constants.values())}
+        meta = {
+            "instructions": instructions,
+            "layers": layers,
+            "constants": list(self.constants),
+            "output": self.output,
+        }
+        return meta, names
+
+    @staticmethod
+    def from_parts(meta: Any, arrays: Mapping[str, Any]) -> Script:
+        """The inverse of `to_parts`.
+
+        Raises:
+            InputError: not such parts.
+        """
+        instructions = tuple(
+            Instruction(int(out), str(operation), list(args), dict(kwargs))
+            for out, operation, args, kwargs in meta["instructions"]
+        )
+        layers = tuple(
+            LinearLayer(str(name), Geometry.from_list(row), int(repeat))
+            for name, row, repeat in meta["layers"]
+        )
+        constants = {str(name): arrays[f"c{number}"] for number, name in enumerate(meta["constants"])}
+        return Script(instructions, constants, layers, int(meta["output"]))

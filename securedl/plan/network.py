@@ -1,0 +1,109 @@
+"""What a plan knows in secret: a network with its values normalised, and what the client does between two
+segments of the server's work."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+
+import numpy as np
+
+from securedl.network.graph import Array
+from securedl.plan.layouts import Layout
+from securedl.program.program import Program
+from securedl.program.steps import Values
+
+#: One batch as the client goes through it: yields the normalised values [batch, features] that it encrypts,
+#: at the query and at each refresh, is sent those that it decrypts, and returns flat logits [batch, outputs].
+Conversation: TypeAlias = Generator[Array, Array, Array]
+
+
+class Exchange(NamedTuple):
+    """One segment of the server's work: normalised values [samples, features] sent, and received for them."""
+
+    sent: Array
+    received: Array
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What crosses the link at one checkpoint, as the client must know it.
+
+    Attributes:
+        value: which value of the network this is: 2k is what layer k reads, 2k + 1 its pre-activation.
+        sent: layout of what the server sends; None at the query. back: layout of what the client sends
+            back; None at the answer.
+    """
+
+    value: int
+    sent: Layout | None
+    back: Layout | None
+
+    @property
+    def name(self) -> str:
+        """What comes next, for people."""
+        layer, activation = divmod(self.value, 2)
+        return f"{'activation' if activation else 'affine'} {layer + 1}"
+
+
+class Network(ABC):
+    """A network on normalised values.
+
+    Attributes:
+        alone: whether each segment is one linear map, so that any values test it, by itself.
+    """
+
+    alone: ClassVar[bool]
+
+    @abstractmethod
+    def exchanges(self, flat: Array, points: Sequence[Checkpoint]) -> list[Exchange]:
+        """Every segment between two of the points, exactly, for samples [samples, features] in the network's
+        own units.
+        """
+
+    @abstractmethod
+    def probed(self, flat: Array, points: Sequence[Checkpoint], limit: float) -> list[Exchange]:
+        """What tests the segments: those of the samples, or for later ones values that test them better.
+
+        Args:
+            limit: the scheme's, of encrypted values.
+        """
+
+    @abstractmethod
+    def values(self, program: Program) -> Iterator[Values]:
+        """What goes into the steps of a program that have weights, in their order."""
+
+    @abstractmethod
+    def peaks(self, flat: Array) -> Array:
+        """The largest magnitude that each of the samples [samples, features] gives an encrypted value."""
+
+    @abstractmethod
+    def rows(self, program: Program) -> list[str]:
+        """A line on each layer: name, sizes, and what it takes."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> tuple[int, int]:
+        """Input features and outputs."""
+
+    @abstractmethod
+    def to_parts(self) -> tuple[Any, dict[str, Any]]:
+        """For a file: what JSON can hold, and arrays."""
+
+
+def under(name: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays of one thing, by the names that a file has for them."""
+    return {f"{name}.{key}": array for key, array in arrays.items()}
+
+
+def of(name: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `under`."""
+    return {key[len(name) + 1 :]: arrays[key] for key in arrays if key.startswith(f"{name}.")}
+
+
+def within_headroom(network: Network, flat: Array, limit: float) -> np.ndarray:
+    """Which of the samples [samples, features] keep every encrypted value below `limit`, a scheme's."""
+    inside: np.ndarray = network.peaks(flat) <= limit
+    return inside
