@@ -32,7 +32,7 @@ RING = 4096
 #: clear does.
 CALIBRATION, FEW_CHECKED = 512, 8
 #: Random inputs that try the box of the inputs.
-FEW_TRIES = 64
+FEW_TRIES = 16
 #: Part of what an input feature usually reaches that one without data is given.
 UNSEEN = 0.125
 WEIGHT = Shape(0, 2, WEIGHT_SCALE, seeded=True)
@@ -132,8 +132,7 @@ def compile_script(
         columns, output, rounds,
     )  # fmt: skip
     plan = Plan(signature, network, network, flat[:KEPT_SAMPLES].copy())
-    check_precision(plan, flat, FEW_CHECKED)
-    return plan
+    return plan.with_error(check_precision(plan, flat, FEW_CHECKED))
 
 
 def _check_size(

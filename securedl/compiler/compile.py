@@ -171,8 +171,7 @@ def compile_graph(
         columns, output or _vector(network),
     )  # fmt: skip
     plan = Plan(signature, network, fused, x[:KEPT_SAMPLES].copy())
-    check_precision(plan, x)
-    return plan
+    return plan.with_error(check_precision(plan, x))
 
 
 def _vector(network: Normalised) -> Output:

@@ -44,8 +44,11 @@ def input_limit(
     return 0.0
 
 
-def check_precision(plan: Plan, x: Array, checked: int = CHECKED) -> None:
+def check_precision(plan: Plan, x: Array, checked: int = CHECKED) -> float:
     """Simulate a batch with noise, `checked` samples at least, and compare with the network itself.
+
+    Returns:
+        The largest error, in parts of the range of its output.
 
     Raises:
         CompileError: an output's error is above 2^-10 of its own range.
@@ -65,3 +68,4 @@ def check_precision(plan: Plan, x: Array, checked: int = CHECKED) -> None:
             f"the simulated error {errors[worst]:.2g} of output {worst} is more than 2^-10 of its range "
             f"{ranges[worst]:.2g}: use a larger ring, a lower degree, or inputs of similar sizes"
         )
+    return float(errors[worst] / ranges[worst])

@@ -23,7 +23,7 @@ TARGET = 8.0
 #: did so much, as they may meet other data.
 LEAST_SHARE = 0.125
 #: Samples that go through the network at a time.
-TOGETHER = 32
+SAMPLES_AT_ONCE = 32
 
 
 def ranges_of(script: Script, kernels: Sequence[Array], x: Array) -> tuple[Ranges, ...]:
@@ -102,4 +102,4 @@ def _shift(geometry: Geometry, kernel: Array, offset: Array) -> Array:
 
 
 def _parts(x: Array) -> Iterator[Array]:
-    return (x[at : at + TOGETHER] for at in range(0, len(x), TOGETHER))
+    return (x[at : at + SAMPLES_AT_ONCE] for at in range(0, len(x), SAMPLES_AT_ONCE))

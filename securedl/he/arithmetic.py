@@ -134,7 +134,11 @@ class Arithmetic(ABC, Generic[H]):
 
         Args:
             handles: as many as `of` at most, of two polynomials. of: a power of two, at most N / 4.
+
+        Raises:
+            InputError: none or more than `of`, or no such power.
         """
+        check_merge(self.params.ring, len(handles), of)
         left, step, ring = list(handles), of, self.params.ring
         while step > 1:
             found = []
@@ -149,6 +153,18 @@ class Arithmetic(ABC, Generic[H]):
             left, step = found, step // 2
         (merged,) = left
         return merged
+
+
+def check_merge(ring: int, count: int, of: int) -> None:
+    """Whether `merge` can take so many ciphertexts.
+
+    Raises:
+        InputError: none or more than `of`, or that is no power of two up to N / 4.
+    """
+    if of < 1 or of & (of - 1) or of > ring // 4 or not 1 <= count <= of:
+        raise InputError(
+            f"1 to `of` ciphertexts are merged, a power of two up to {ring // 4}, got {count} and {of}"
+        )
 
 
 @cache

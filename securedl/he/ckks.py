@@ -42,7 +42,7 @@ def ckks_parameters(ring: int, levels: int, scale_bits: int | None = None) -> Pa
 
 
 #: Scales of the coefficient form, of values and weights: their product is 7 bits below the prime, as above.
-VALUE_SCALE, WEIGHT_SCALE = 2.0**18, 2.0**23
+VALUE_SCALE, WEIGHT_SCALE = 2.0**20, 2.0**21
 COEFFICIENT_BITS = 48
 
 

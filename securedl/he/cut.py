@@ -19,12 +19,12 @@ _WHOLE = 2.0**CUT_BITS
 def cut(params: Parameters, coefficients: NDArray[np.float64], scale: float) -> Record:
     """A record of polynomials [polynomials, N] of level 0, in order, centred or from 0 to q."""
     q = float(params.primes[0])
-    short = np.rint(np.where(coefficients < 0, coefficients + q, coefficients) * (_WHOLE / q)) % _WHOLE
-    return Record(Shape(0, len(short), scale, cut=True), short.astype(np.uint64)[:, None])
+    short = np.rint((coefficients + q * (coefficients < 0)) * (_WHOLE / q)).astype(np.uint64)
+    return Record(Shape(0, len(short), scale, cut=True), (short & np.uint64(_WHOLE - 1))[:, None])
 
 
 def lifted(params: Parameters, record: Record) -> NDArray[np.float64]:
     """The inverse of `cut`, as near as can be: float64 [polynomials, N], from 0 to q."""
     q = float(params.primes[0])
-    coefficients: NDArray[np.float64] = np.rint(record.residues[:, 0].astype(np.float64) * (q / _WHOLE)) % q
+    coefficients: NDArray[np.float64] = np.rint(record.residues[:, 0] * (q / _WHOLE))
     return coefficients

@@ -40,9 +40,8 @@ def save_stream(thing: Any) -> bytes:
     fd = os.memfd_create("securedl")
     try:
         thing.save(f"/proc/self/fd/{fd}")
-        with os.fdopen(os.dup(fd), "rb") as file:
-            file.seek(0)
-            data = file.read()
+        with open(fd, "rb", buffering=0, closefd=False) as file:
+            data = file.readall()
     finally:
         os.close(fd)
     compression = _HEADER.unpack_from(data)[4]
@@ -54,8 +53,10 @@ def load_stream(thing: Any, context: Any, body: bytes) -> Any:
     """Let a SEAL object read `body`, which this module made."""
     fd = os.memfd_create("securedl")
     try:
-        with os.fdopen(os.dup(fd), "wb") as file:
-            file.write(_header(len(body)) + body)
+        for part in (_header(len(body)), body):
+            left = memoryview(part)
+            while left:
+                left = left[os.write(fd, left) :]
         thing.load(context, f"/proc/self/fd/{fd}")
     finally:
         os.close(fd)

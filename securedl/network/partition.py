@@ -24,6 +24,9 @@ from securedl.network.script import LAYER, PYTHON, Instruction, LinearLayer, Scr
 #: Operations that are nothing in evaluation.
 _NOTHING = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 
+#: Where a random ReLU has the ends of its slopes, and what they are where it has none.
+_SLOPES = ((1, 1 / 8), (2, 1 / 3))
+
 
 @dataclass(frozen=True, eq=False)
 class Partitioned:
@@ -218,6 +221,9 @@ class _Run:
         kind, name = kind_of(node.target), self.captured.origin(node).path
         if node in self.ending or (kind in _NOTHING and not is_random(node)):
             return args[0]
+        if kind == "rrelu" and not is_random(node):
+            ends = [_value(args[place]) if place < len(args) else default for place, default in _SLOPES]
+            return self.emitter.operation(torch.ops.aten.leaky_relu.default, args[0], sum(ends) / 2)
         if is_random(node) and kind != "scaled_dot_product_attention":
             raise UnsupportedLayerError(f"{kind} gives other values at each call")
         if node.op == "call_module":

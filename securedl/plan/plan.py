@@ -6,7 +6,7 @@ import io
 import json
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -85,6 +85,10 @@ class Plan:
         if not isinstance(self.reference, Graph):
             raise InputError("a plan with activations='client' has no graph: its reference is a script")
         return self.reference
+
+    def with_error(self, error: float) -> Plan:
+        """The same plan, its simulated error noted."""
+        return replace(self, signature=replace(self.signature, error=error))
 
     @property
     def batch(self) -> int:
@@ -254,6 +258,7 @@ class Plan:
             "input_limit": signature.input_limit,
             "columns": signature.columns,
             "cost": asdict(signature.cost),
+            "error": signature.error,
             "output": asdict(signature.output),
             "rounds": signature.rounds is not None,
             "network": network,
@@ -274,13 +279,15 @@ def finish(talk: Conversation, received: Array) -> Array:
     """The logits of a conversation whose answer has come.
 
     Raises:
-        CompileError: it goes on.
+        CompileError: it goes on, or had ended before.
     """
     try:
         talk.send(received)
     except StopIteration as end:
-        logits: Array = end.value
-        return logits
+        if end.value is not None:
+            logits: Array = end.value
+            return logits
+        raise CompileError("the client's part of this batch had ended before its answer came") from None
     raise CompileError("the client has more to ask than the program answers")
 
 
@@ -350,7 +357,7 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
     signature = Signature(
         (program,), points, shape, ends[0], ends[1], ends[2], ends[3], float(meta["input_limit"]),
         Cost(**meta["cost"]),
-        tuple(meta["columns"]), _output(meta["output"]), rounds,
+        tuple(meta["columns"]), _output(meta["output"]), rounds, float(meta["error"]),
     )  # fmt: skip
     return Plan(signature, network, reference, arrays["samples"])
 

@@ -80,6 +80,7 @@ class Signature:
         output: what one sample's answer is.
         rounds: what the client does between the layers where these alone are the server's; else None, and a
             refresh changes no value.
+        error: the largest of the simulated answers, in parts of the range of its output; not proved.
     """
 
     channels: tuple[Program, ...]
@@ -94,6 +95,7 @@ class Signature:
     columns: tuple[str, ...]
     output: Output
     rounds: Rounds | None = None
+    error: float = 0.0
 
     @property
     def program(self) -> Program:

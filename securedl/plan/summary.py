@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from securedl.display import Card, middle_left_out
@@ -22,6 +23,7 @@ def summary(signature: Signature, network: Network) -> str:
         f"refreshes: {_refreshes(signature.checkpoints)}",
         f"keys: {_keys(program)}",
         f"estimate for one batch: {_cost(signature.cost)}",
+        f"simulated error: {_error(signature.error)}",
     ]
     return "\n".join(lines)
 
@@ -67,6 +69,12 @@ def _refreshes(checkpoints: Sequence[Checkpoint]) -> str:
 
 def _keys(program: Program) -> str:
     return f"{len(program.rotations)} rotations" + (" and relinearisation" * program.relinearises)
+
+
+def _error(error: float) -> str:
+    if error <= 0:
+        return "not known"
+    return f"at most 2^{math.log2(error):.1f} of an output's range, on calibration samples"
 
 
 def _cost(cost: Cost) -> str:

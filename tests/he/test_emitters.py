@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from securedl.he.arithmetic import merge_step
 from securedl.he.params import Parameters, ntt_primes
 from securedl.he.record import Record, Shape, pack
 from securedl.he.roots import bit_reversal, minimal_root
@@ -72,6 +73,7 @@ FEW = [
             "dot packed plain",
             "dot",
             "dot plain",
+            "merge",
         ),
     ),
     (
@@ -87,7 +89,7 @@ FEW = [
             "rotate",
         ),
     ),
-    ("bgv", (33,), 37, True, ("sum of rotations", "multiply", "unpack")),
+    ("bgv", (33,), 37, True, ("sum of rotations", "multiply", "unpack", "merge")),
 ]
 ALL = [
     ("ckks", (28, 25), 49, True, ()),
@@ -166,6 +168,7 @@ class Case:
         yield "unpack", lambda e: e.add(weight(e, a), e.load(b))
         yield "relinearise", lambda e: e.relinearise(e.load(c))
         yield "rotate", lambda e: e.rotate(e.load(a), [3])[0]
+        yield "merge", lambda e: e.merge([e.load(a), e.load(b)], 2)
         if top:
             yield "rescale", lambda e: e.mod_switch(e.load(a), 0) if bgv else e.rescale(e.load(a))
             yield (
@@ -178,9 +181,10 @@ class Case:
             )
 
     def vector(self) -> VectorEvaluator:
-        """With one rotation key: keys take the longest to load."""
+        """With the rotation keys that are needed: keys take the longest to load."""
         evaluator = VectorEvaluator(self.o.params)
-        evaluator.set_keys(self.o.relinearisation, {3: self.o.rotations[3]})
+        steps = [3, merge_step(4096, 2)] if not self.names or "merge" in self.names else [3]
+        evaluator.set_keys(self.o.relinearisation, {step: self.o.rotations[step] for step in steps})
         return evaluator
 
 

@@ -15,7 +15,7 @@ from securedl.he.seal import SealContext, SealEvaluator, galois_element, save_st
 from securedl.he.vector import Handle, VectorEvaluator
 
 #: Steps that every oracle has rotation keys for.
-STEPS = (1, 2, 3, 5, 8, 64, 1000)
+STEPS = (1, 2, 3, 5, 8, 64, 1000, 1024)
 #: How residues are drawn.
 KINDS = ("random", "zero", "one", "largest", "mixed", "middle")
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from securedl.network import from_torch, operations
-from securedl.program import steps
+from securedl.program import kinds
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -131,7 +131,7 @@ def run(code: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType(name)
     monkeypatch.setitem(sys.modules, name, module)  # dataclasses look their module up
     assert from_torch  # which registers the rules of operations, before the tables are looked at
-    tables: list[dict[Any, Any]] = [operations.OPERATIONS, steps.STEPS]
+    tables: list[dict[Any, Any]] = [operations.OPERATIONS, kinds.STEPS]
     kept = [dict(table) for table in tables]
     try:
         with torch.random.fork_rng():
@@ -212,8 +212,8 @@ def test_the_searches_find(tmp_path: Path) -> None:
 
 def test_a_wrong_example_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """And what it registered before it failed is gone."""
-    before = dict(steps.STEPS)
-    code = "from securedl.program.steps import STEPS\nSTEPS['odd'] = object\nassert False"
+    before = dict(kinds.STEPS)
+    code = "from securedl.program.kinds import STEPS\nSTEPS['odd'] = object\nassert False"
     with pytest.raises(AssertionError):
         run(code, "wrong", monkeypatch)
-    assert before == steps.STEPS
+    assert before == kinds.STEPS

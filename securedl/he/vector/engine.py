@@ -13,6 +13,7 @@ from securedl.he.params import Parameters
 from securedl.he.vector.chain import Floats, chain_of
 from securedl.he.vector.handles import Handle, SwitchKey
 from securedl.he.vector.kernels.buffers import Buffers, Piece
+from securedl.he.vector.kernels.butterfly import butterflies
 from securedl.he.vector.kernels.digits import switch_entries
 from securedl.he.vector.kernels.dot import dot, dot_packed
 from securedl.he.vector.kernels.keyswitch import SUM_ROWS, SWITCH_ROWS, switch, switch_sum
@@ -30,6 +31,11 @@ def _lines(lines: tuple[tuple[int, ...], ...]) -> Integers:
     making a new array takes 7 µs where a kernel has left nothing else in the caches.
     """
     return np.array(lines)
+
+
+def _counts(keys: Sequence[SwitchKey]) -> Integers:
+    """Those of each key's automorphism, one line a key."""
+    return keys[0].counts[None] if len(keys) == 1 else np.array([key.counts for key in keys])
 
 
 class Engine:
@@ -138,18 +144,19 @@ class Engine:
         lines = _lines(((key.block.at, out.at, remainders, *key.places, 0, source, a.at, second),))
         switch(
             switch_entries(), 0, memory.at, scratch + SWITCH_ROWS * own, scratch, key.digits, count, self.n,
-            signs, lines, key.counts[None], *self._switch_constants(count), False,
+            signs, lines, key.counts[None], *self._switch_constants(count), False, False,
         )  # fmt: skip
 
     def switching(
         self, keys: Sequence[SwitchKey], handles: Sequence[Handle], outs: Sequence[Handle], signs: int = 0,
-        dropping: bool = False,
+        dropping: bool = False, adding: bool = False,
     ) -> Stage:  # fmt: skip
         """Key switches of ciphertexts of one level, each of its last polynomial; the others are added to it.
 
         A ciphertext that comes several times is decomposed once. A result has as many primes as its
-        ciphertext; with `dropping` one fewer, for CKKS and three polynomials. signs: address of a single
-        rotation's, for SEAL's digits.
+        ciphertext; with `dropping` one fewer, for CKKS and three polynomials. With `adding` rotations are
+        added to what the results hold. signs: address of the rotation's, if it is the same for all, for
+        SEAL's digits.
         """
         n, own, count = self.n, self.work_row, handles[0].level + 1
         places: dict[int, int] = {}
@@ -158,14 +165,14 @@ class Engine:
             count * len(places), 4 * len(keys), SWITCH_ROWS * self.threads, count * self.threads
         )
         lines = self._lines(keys, handles, outs, numbers, remainders)
-        counts = keys[0].counts[None] if len(keys) == 1 else np.array([key.counts for key in keys])
+        counts = _counts(keys)
         key_digits, constants = keys[0].digits, self._switch_constants(count)
 
         def call(team: int, thread: int) -> None:
             mine = room + thread * count * own, scratch + thread * SWITCH_ROWS * own
             switch(
                 switch_entries(), team, digits, *mine, key_digits, count, n, signs, lines, counts,
-                *constants, dropping,
+                *constants, dropping, adding,
             )  # fmt: skip
 
         transforms = len(places) * (count + count * count) + 2 * len(keys) * (count + 1)
@@ -198,7 +205,7 @@ class Engine:
             count * number, 4, SUM_ROWS * self.threads, count * self.threads
         )
         lines = self._lines(keys, handles, [out] * number, range(number), 0)
-        counts = keys[0].counts[None] if len(keys) == 1 else np.array([key.counts for key in keys])
+        counts = _counts(keys)
         key_digits, constants = keys[0].digits, self._switch_constants(count)
         still_at = still.at if still else 0
 
@@ -229,6 +236,28 @@ class Engine:
             divide(switch_entries(), team, jobs, rests, work + thread * own, n, *constants)
 
         return Stage(call, len(jobs), len(jobs) * count * n, (memory, handles, outs))
+
+    def butterflies(
+        self, pairs: Sequence[tuple[Handle, Handle | None]], factor: Handle, sums: Sequence[Handle],
+        differences: Sequence[Handle],
+    ) -> Stage:  # fmt: skip
+        """a + factor · b and a - factor · b of pairs of one level; 2a without a b. factor: a plaintext."""
+        n, level = self.n, factor.level
+        moduli = self.moduli(level)
+        lines = _lines(
+            tuple(
+                [
+                    (a.at, b.at if b else 0, total.at, difference.at)
+                    for (a, b), total, difference in zip(pairs, sums, differences, strict=True)
+                ]
+            )
+        )
+
+        def call(team: int, thread: int) -> None:
+            butterflies(team, lines, factor.at, n, *moduli)
+
+        memory = pairs, factor, sums, differences
+        return Stage(call, 0, len(pairs) * (level + 1) * n, memory)
 
     def multiplying(self, a: Handle, b: Handle, out: Handle) -> Stage:
         """The product of two ciphertexts, which may be the same."""

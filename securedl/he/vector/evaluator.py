@@ -14,7 +14,8 @@ from securedl.he.vector.engine import Engine
 from securedl.he.vector.handles import Handle, SwitchKey
 from securedl.he.vector.kernels import rows
 from securedl.he.vector.kernels.cache import compile_all
-from securedl.he.vector.products import SCALE_TOLERANCE, Products
+from securedl.he.vector.merging import TOGETHER, Merging
+from securedl.he.vector.products import SCALE_TOLERANCE
 from securedl.he.vector.stages import Stage
 
 
@@ -24,7 +25,7 @@ def warm_up() -> None:
     compile_all()
 
 
-class VectorEvaluator(Products, Evaluator[Handle]):
+class VectorEvaluator(Merging, Evaluator[Handle]):
     """Evaluates with Numba kernels; safe to call from many threads at once.
 
     Every result equals SEAL's in every residue, but for `rotate` with several steps and `rotate_sum`:
@@ -47,7 +48,6 @@ class VectorEvaluator(Products, Evaluator[Handle]):
         # Made here, not by the first of several threads: kernels keep the tables' addresses.
         self._pinned = (chain.ahead, chain.back, chain.shrink)
         self._relinearisation: SwitchKey | None = None
-        self._rotations: dict[int, SwitchKey] = {}
 
     # --- keys and levels -------------------------------------------------------------------------
 
@@ -178,16 +178,25 @@ class VectorEvaluator(Products, Evaluator[Handle]):
         if not groups:
             raise InputError("a sum of giant steps needs at least one group")
         stages: list[Stage] = []
-        products: dict[int, Handle] = {}
-        alike: dict[tuple[int, ...], list[int]] = {}  # groups of the same xs, and weights of one kind
-        for k, (xs, ws, _) in enumerate(groups):
-            alike.setdefault((ws[0].size if ws else 0, *map(id, xs)), []).append(k)
-        for numbers in alike.values():
-            opened = [self.unpack(x) for x in groups[numbers[0]][0]]
-            found = self._dots(opened, [groups[k][1] for k in numbers], stages)
-            products.update(zip(numbers, found, strict=True))
-        parts = self._relinearised_rescaled([products[k] for k in range(len(groups))], stages)
+        products = self._sums([(xs, ws) for xs, ws, _ in groups], stages)
+        parts = self._relinearised_rescaled(products, stages)
         return self._rotated_sum(parts, [step for _, _, step in groups], stages)
+
+    def products(self, sums: Sequence[tuple[Sequence[Handle], Sequence[Handle]]]) -> list[Handle]:
+        """relinearise(dot(xs, ws)) of each (xs, ws), all of one level, handed to other threads once.
+
+        Raises:
+            InputError: as the single operations, or several levels.
+        """
+        if not sums:
+            return []
+        stages: list[Stage] = []
+        found, outs = self._sums(sums, stages), list[Handle]()
+        self._same_level(*found)
+        for k in range(0, len(found), TOGETHER):
+            outs += self._relinearised(found[k : k + TOGETHER], stages)
+        self._engine.do(*stages)
+        return outs
 
     def multiply_rescale(self, a: Handle, b: Handle) -> Handle:
         """rescale(relinearise(a · b)) of two ciphertexts, handed to other threads once.
@@ -275,16 +284,3 @@ class VectorEvaluator(Products, Evaluator[Handle]):
         if self._relinearisation is None:
             raise InputError("no relinearisation key was installed: call set_keys first")
         return self._relinearisation
-
-    def _rotation_key(self, step: int) -> SwitchKey:
-        try:
-            return self._rotations[step]
-        except KeyError:
-            raise InputError(
-                f"no key for a rotation by {step} slots was installed, only for {sorted(self._rotations)}"
-            ) from None
-
-    @staticmethod
-    def _two_polynomials(a: Handle) -> None:
-        if a.size != 2:
-            raise InputError(f"only two polynomials can be rotated, got {a.size}: relinearise first")

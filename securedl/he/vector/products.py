@@ -124,6 +124,20 @@ class Products(Loading):
         self._engine.do(*stages)
         return outs
 
+    def _sums(
+        self, sums: Sequence[tuple[Sequence[Handle], Sequence[Handle]]], stages: list[Stage]
+    ) -> list[Handle]:
+        """`dot` of each (xs, ws); those of the same xs, and with weights of one kind, are one stage."""
+        products: dict[int, Handle] = {}
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for k, (xs, ws) in enumerate(sums):
+            alike.setdefault((ws[0].size if ws else 0, *map(id, xs)), []).append(k)
+        for numbers in alike.values():
+            opened = [self.unpack(x) for x in sums[numbers[0]][0]]
+            found = self._dots(opened, [sums[k][1] for k in numbers], stages)
+            products.update(zip(numbers, found, strict=True))
+        return [products[k] for k in range(len(sums))]
+
     def _dots(
         self, xs: Sequence[Handle], ws: Sequence[Sequence[Handle]], stages: list[Stage]
     ) -> list[Handle]:

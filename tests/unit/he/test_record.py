@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from securedl.errors import FormatError
-from securedl.he.ckks import ckks_parameters
+from securedl.he.ckks import ckks_parameters, coefficient_parameters
 from securedl.he.record import (
     HEADER,
     Record,
@@ -208,3 +208,70 @@ def test_damaged_keys_are_refused():
     for offset in (0, 5, 20, half, half + 21):
         with pytest.raises(FormatError):
             unpack_key(PARAMS, data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :])
+
+
+ONE = coefficient_parameters()
+CUT = Shape(0, 2, SCALE, cut=True)
+
+
+def cut_record(seed: int = 0) -> Record:
+    residues = np.random.default_rng(seed).integers(0, 1 << 32, (2, 1, ONE.ring), dtype=np.uint64)
+    residues[:, 0, :2] = 0, (1 << 32) - 1
+    return Record(CUT, residues)
+
+
+def test_cut_records_come_back_in_four_bytes_a_coefficient():
+    given_record = cut_record()
+    data = pack(ONE, given_record)
+    assert len(data) == packed_length(ONE, CUT) == HEADER.size + 2 * ONE.ring * 4
+    assert data[23] == 1
+    assert data[HEADER.size :] == given_record.residues.astype("<u4").tobytes()
+    found = unpack(ONE, data, CUT)
+    assert found.shape == CUT
+    np.testing.assert_array_equal(found.residues, given_record.residues)
+
+
+@pytest.mark.parametrize("flag", [0, 2, 255])
+def test_the_flag_of_a_cut_record(flag):
+    data = bytearray(pack(ONE, cut_record()))
+    data[23] = flag
+    with pytest.raises(FormatError, match="not a record of this version"):
+        unpack(ONE, bytes(data), CUT)
+
+
+@pytest.mark.parametrize("flag", [1, 2, 255])
+def test_the_flag_of_a_whole_record(flag):
+    with pytest.raises(FormatError, match="not a record of this version"):
+        unpack(PARAMS, changed(23, bytes([flag])), SHAPE)
+
+
+def test_cut_and_whole_records_are_not_confused():
+    whole = Shape(0, 2, SCALE)
+    with pytest.raises(FormatError, match="bytes was expected"):
+        unpack(ONE, pack(ONE, cut_record()), whole)
+    record = Record(whole, np.zeros((2, 1, ONE.ring), dtype=np.uint64))
+    with pytest.raises(FormatError, match="bytes was expected"):
+        unpack(ONE, pack(ONE, record), CUT)
+
+
+@pytest.mark.parametrize("length", [0, 1, 39, 40, 41, -4, -1])
+def test_truncated_cut_records(length):
+    with pytest.raises(FormatError, match="bytes was expected"):
+        unpack(ONE, pack(ONE, cut_record())[:length], CUT)
+    with pytest.raises(FormatError, match="bytes was expected"):
+        unpack(ONE, pack(ONE, cut_record()) + bytes(4), CUT)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"level": 1}, {"size": 1}, {"size": 3}, {"seeded": True}, {"correction": 3}]
+)
+def test_only_two_polynomials_of_level_0_are_cut(wrong):
+    with pytest.raises(FormatError, match="are cut"):
+        dataclasses.replace(CUT, **wrong)
+
+
+def test_only_ckks_is_cut():
+    bgv = dataclasses.replace(ONE, scheme="bgv", plain_modulus=65537)
+    for refused in (lambda: pack(bgv, cut_record()), lambda: unpack(bgv, bytes(40), CUT)):
+        with pytest.raises(FormatError, match="only records of CKKS are cut"):
+            refused()

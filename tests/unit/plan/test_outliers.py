@@ -13,6 +13,7 @@ from securedl.client.probes import Verification
 from securedl.compiler.compile import compile_graph
 from securedl.errors import InputError
 from securedl.network.graph import Affine, Graph, Polynomial
+from securedl.plan.normalised import Normalised
 from securedl.plan.outliers import AT_ONCE, listed, overflowing
 from securedl.plan.plan import Plan
 
@@ -42,6 +43,7 @@ def given_samples(sizes: list[float]) -> np.ndarray:
 
 def overflow(x: np.ndarray) -> np.ndarray:
     """By definition: some value that is encrypted is above the limit."""
+    assert isinstance(PLAN.network, Normalised)
     pre, reads = PLAN.network.stages(x)
     return (
         np.max([np.abs(v).max(axis=1) for v in (*pre, *(r for group in reads for r in group))], axis=0)

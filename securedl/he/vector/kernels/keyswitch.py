@@ -82,23 +82,23 @@ def _position(entries, s, digit_rows, position, transformed, item, counts, whole
         if twice:
             divide_row_twice(entries, prime, dividend, real[number, PRIME_DROPPING])
             continue
-        divide_row(entries, prime, dividend, s.signs, s.t, item[ITEM_SCATTER])
+        divide_row(entries, prime, dividend, s.signs, s.t, item[ITEM_SCATTER], s.adding)
         if s.dropping:
             undo(entries, target, rest + padded, prime, 0.0, 0)
         elif after:
             done_row = out + (p * count + i) * row
-            call_turn(entries[TURN], target, done_row, n, moves, counts, False, prime.q, prime.q_inverse)
+            call_turn(entries[TURN], target, done_row, n, moves, counts, s.adding, prime.q, prime.q_inverse)
     if position == 0 or (s.dropping and i == count - 1):
         signal(ready)
 
 
 @kernel(
     "void(int64[::1],int64,int64,int64,int64,int64,int64,int64,int64,int64[:,::1],int64[:,::1],"
-    "int64[:,::1],float64[:,::1],float64,float64,boolean)"
+    "int64[:,::1],float64[:,::1],float64,float64,boolean,boolean)"
 )
 def switch(  # type: ignore[no-untyped-def]
     entries, team, digit_rows, room, scratch, key_digits, count, n, signs, items, counts, whole, real, t,
-    t_factor, dropping,
+    t_factor, dropping, adding,
 ):  # fmt: skip
     """Polynomials of `count` primes, switched; items of the same polynomial share its digits.
 
@@ -121,6 +121,7 @@ def switch(  # type: ignore[no-untyped-def]
         whole, real: constants of every prime, in the columns above.
         dropping: divide by the last of the `count` primes too (CKKS, both added, no automorphism): out is
             [2, count - 1, N], and the last prime's position is done second.
+        adding: to what is at ITEM_OUT (rotations only).
     """
     padded = padded_row(n)
     xs, ws = np.empty(count, np.int64), np.empty(count, np.int64)
@@ -132,6 +133,7 @@ def switch(  # type: ignore[no-untyped-def]
         t=t,
         t_factor=t_factor,
         dropping=dropping,
+        adding=adding,
         room=room,
         scratch=scratch,
     )
@@ -242,7 +244,7 @@ def switch_sum(  # type: ignore[no-untyped-def]
                     factor=real[which, PRIME_FACTOR],
                     residue=real[which, PRIME_RESIDUE],
                 )
-                divide_row(entries, prime, dividend, 0, t, 0)
+                divide_row(entries, prime, dividend, 0, t, 0, False)
         number = done(team, number)
         unit += 1
     wait(flag(team, DONE), unit)

@@ -59,8 +59,10 @@ def check_header(params: Parameters, data: bytes | memoryview, expected: Shape) 
     """The correction factor and the seed of a wire record whose residues are still to be checked.
 
     Raises:
-        FormatError: wrong length, parameters, level, size or scale.
+        FormatError: wrong length, parameters, level, size or scale, or a cut record is expected.
     """
+    if expected.cut:
+        raise FormatError("a cut record cannot be computed on")
     length = packed_length(params, expected)
     if len(data) != length:
         raise FormatError(f"a record of {length} bytes was expected, got {len(data)}")

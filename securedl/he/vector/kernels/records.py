@@ -136,6 +136,7 @@ class Switch(NamedTuple):
         signs: of the automorphism that SEAL's digits undergo, or 0.
         t, t_factor: BGV's plain modulus and -1/p modulo it, or 0.
         dropping: whether the last prime goes too.
+        adding: whether results are added to what is there.
         room, scratch: the thread's own, see `switch`.
     """
 
@@ -146,5 +147,6 @@ class Switch(NamedTuple):
     t: float
     t_factor: float
     dropping: bool
+    adding: bool
     room: int
     scratch: int

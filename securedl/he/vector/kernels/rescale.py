@@ -61,11 +61,11 @@ def _number(lanes: Lanes, p: Places) -> Value:
     return Words(lanes).to_double(lanes.load_words(p.n), lanes.load_splat(p.table, OFFSET))
 
 
-def _quotient(added: bool, turning: bool) -> Any:
+def _quotient(added: bool, turning: bool, adding: bool = False) -> Any:
     """out = (a - n)·factor mod q, plus what is `added`, centred like a.
 
     |a - n| < 2^51 + q < 2^52, and the sum stays below 1.3 q. With `turning` the result goes to its place
-    under an automorphism, see `Words.turned`.
+    under an automorphism, see `Words.turned`, and with `adding` it is added to what is there.
     """
 
     @lane_kernel(Places, ifma=True)
@@ -75,6 +75,8 @@ def _quotient(added: bool, turning: bool) -> Any:
         if turning:
             value, offset = Words(lanes).turned(value, p.turn, p.place)
             out = lanes.plus(out, offset)
+        if adding:
+            value = lanes.reduce(lanes.add(lanes.load(out), value))
         lanes.store(value, out)
 
     return divide
@@ -82,6 +84,7 @@ def _quotient(added: bool, turning: bool) -> Any:
 
 _divide, _divide_add = _quotient(False, False), _quotient(True, False)
 _divide_turn, _divide_add_turn = _quotient(False, True), _quotient(True, True)
+_gather_turn, _gather_add_turn = _quotient(False, True, True), _quotient(True, True, True)
 
 
 @lane_kernel(Places, ifma=True)
@@ -93,11 +96,12 @@ def _divide_twice_words(lanes: Lanes, p: Places) -> None:
 
 
 @inner
-def divide_row(entries, prime, d, signs, t, turn):  # type: ignore[no-untyped-def]
+def divide_row(entries, prime, d, signs, t, turn, adding):  # type: ignore[no-untyped-def]
     """out = (rows - c)/p + added modulo one prime, for CKKS (t = 0) or BGV.
 
-    turn: on words, the automorphism that the result undergoes (the address of its `scatter`), or 0. On words
-    each part of the row is divided as soon as its transform is done, while it is in the first-level cache.
+    turn: on words, the automorphism that the result undergoes (the address of its `scatter`), or 0; with
+    `adding` it is then added to what is there. On words each part of the row is divided as soon as its
+    transform is done, while it is in the first-level cache.
     """
     n, q, q_inverse = prime.n, prime.q, prime.q_inverse
     row, padded, gap = 8 * n, padded_row(n), padded_gap(n)
@@ -128,7 +132,11 @@ def divide_row(entries, prime, d, signs, t, turn):  # type: ignore[no-untyped-de
                     factor_too=0.0,
                 )
                 if turn != 0:
-                    if d.added != 0:
+                    if adding and d.added != 0:
+                        _gather_add_turn(places, q, q_inverse)
+                    elif adding:
+                        _gather_turn(places, q, q_inverse)
+                    elif d.added != 0:
                         _divide_add_turn(places, q, q_inverse)
                     else:
                         _divide_turn(places, q, q_inverse)
@@ -228,7 +236,7 @@ def divide(  # type: ignore[no-untyped-def]
                     factor=factors[i],
                     residue=residues[i],
                 )
-                divide_row(entries, prime, dividend, 0, t, 0)
+                divide_row(entries, prime, dividend, 0, t, 0, False)
                 number = done(team, number)
             unit += 1
     wait(flag(team, DONE), unit)

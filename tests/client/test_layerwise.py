@@ -1,0 +1,438 @@
+"""activations="client": small networks of every kind; original = script = simulated = encrypted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import securedl
+from securedl.client.inference import Batch
+from securedl.errors import CompileError, InputError, UnsupportedLayerError
+from securedl.he.record import Record, Shape, pack, unpack, unpack_key
+from securedl.he.vector import VectorEvaluator
+from securedl.network.partition import partition
+from securedl.network.script import Script
+from securedl.plan.plan import Plan, plan_from_bytes
+from securedl.program.drive import drive
+from securedl.program.execute import RefreshRequest, execute
+
+pytestmark = pytest.mark.he
+
+
+class Residual(nn.Module):
+    """Two convolutions beside the identity, or beside a projection."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.second = nn.Conv2d(after, after, 3, 1, 1)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(after) for _ in range(2)])
+        same = stride == 1 and before == after
+        self.beside: nn.Module = nn.Identity() if same else nn.Conv2d(before, after, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.norms[1](self.second(torch.relu(self.norms[0](self.first(x)))))
+        return torch.relu(inner + self.beside(x))
+
+
+class Attention(nn.Module):
+    """One head over seven tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.keys, self.values = (nn.Linear(5, 4) for _ in range(3))
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.queries(x) @ self.keys(x).transpose(1, 2) / 2
+        return self.out(torch.softmax(scores, -1) @ self.values(x)).mean(1)
+
+
+class Functional(nn.Module):
+    """Weights that are computed, a view by the number of samples, a gate."""
+
+    mask: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 12))
+        self.register_buffer("mask", (torch.arange(72) % 3 > 0).float().reshape(6, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.linear(x.view(x.shape[0], -1), self.weight * self.mask)
+        return nn.functional.gelu(y) * torch.sigmoid(y)
+
+
+class Tokens(nn.Module):
+    """Samples and tokens in one axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(5, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.inner(x.reshape(-1, 5))).reshape(x.shape[0], -1).sum(1, keepdim=True)
+
+
+class Noise(nn.Module):
+    """Random in evaluation too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x)
+
+
+def conv(*sizes: Any, **options: Any) -> Callable[[], nn.Module]:
+    return lambda: nn.Conv2d(*sizes, **options)
+
+
+def row(*layers: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    return lambda: nn.Sequential(*(layer() for layer in layers))
+
+
+RELU, FLAT = nn.ReLU, nn.Flatten
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
+    "dense": (lambda: nn.Linear(13, 3), (13,), 1),
+    "dense, batch": (lambda: nn.Linear(13, 3), (13,), 5),
+    "wide dense": (lambda: nn.Linear(700, 130), (700,), 1),
+    "dense, no bias": (lambda: nn.Linear(9, 20, bias=False), (9,), 3),
+    "mlp": (row(lambda: nn.Linear(8, 30), RELU, lambda: nn.Linear(30, 4)), (8,), 1),
+    "mlp, batch": (row(lambda: nn.Linear(8, 30), nn.GELU, lambda: nn.Linear(30, 4)), (8,), 7),
+    "mlp, softmax inside": (
+        row(lambda: nn.Linear(8, 6), lambda: nn.Softmax(1), lambda: nn.Linear(6, 4)), (8,), 2,
+    ),
+    "mlp, softmax at the end": (
+        row(lambda: nn.Linear(8, 6), RELU, lambda: nn.Linear(6, 4), lambda: nn.Softmax(1)), (8,), 1,
+    ),
+    "norms around": (
+        row(lambda: nn.BatchNorm1d(8), lambda: nn.Linear(8, 6), lambda: nn.BatchNorm1d(6), nn.SiLU), (8,), 1,
+    ),
+    "layer norm": (row(lambda: nn.Linear(8, 6), lambda: nn.LayerNorm(6), lambda: nn.Linear(6, 2)), (8,), 1),
+    "conv 3x3": (conv(2, 4, 3, padding=1), (2, 9, 9), 1),
+    "conv 3x3, batch": (conv(2, 4, 3, padding=1), (2, 9, 9), 3),
+    "conv 5x5": (conv(3, 2, 5), (3, 11, 11), 1),
+    "conv 5x5, padding 2": (conv(3, 2, 5, padding=2), (3, 8, 8), 1),
+    "conv 1x1": (conv(6, 9, 1), (6, 7, 7), 1),
+    "conv 1x1, stride 2": (conv(6, 9, 1, stride=2), (6, 7, 7), 2),
+    "conv 7x7, stride 2": (conv(3, 4, 7, stride=2, padding=3), (3, 20, 20), 1),
+    "conv 3x3, stride 3": (conv(2, 3, 3, stride=3), (2, 14, 14), 1),
+    "conv stride over kernel": (conv(2, 3, 2, stride=4), (2, 15, 15), 1),
+    "conv dilated": (conv(2, 3, 3, dilation=2, padding=2), (2, 10, 10), 1),
+    "conv dilated, stride 2": (conv(2, 3, 3, dilation=3, stride=2, padding=1), (2, 13, 13), 1),
+    "conv 3x5": (lambda: nn.Conv2d(2, 3, (3, 5), (1, 2), (0, 2)), (2, 8, 12), 1),
+    "conv one row": (lambda: nn.Conv2d(2, 3, (1, 4)), (2, 1, 30), 1),
+    "conv same": (conv(2, 3, 4, padding="same"), (2, 7, 7), 1),
+    "conv odd size": (conv(1, 2, 3, stride=2), (1, 27, 27), 1),
+    "grouped": (conv(6, 8, 3, groups=2, padding=1), (6, 6, 6), 1),
+    "depthwise": (conv(5, 5, 3, groups=5, padding=1), (5, 6, 6), 1),
+    "depthwise, two maps": (conv(4, 8, 3, groups=4, stride=2), (4, 9, 9), 2),
+    "separable": (row(conv(4, 4, 3, groups=4, padding=1), RELU, conv(4, 6, 1)), (4, 6, 6), 1),
+    "large image": (conv(1, 1, 3), (1, 70, 70), 1),
+    "pair": (row(conv(1, 3, 3, padding=1), RELU, conv(3, 2, 3)), (1, 8, 8), 1),
+    "max pooling": (
+        row(conv(1, 3, 3), RELU, lambda: nn.MaxPool2d(2), FLAT, lambda: nn.Linear(48, 4)), (1, 10, 10), 1,
+    ),
+    "average pooling": (
+        row(conv(1, 3, 3), RELU, lambda: nn.AvgPool2d(2), FLAT, lambda: nn.Linear(48, 4)), (1, 10, 10), 2,
+    ),
+    "global pooling": (
+        row(conv(2, 5, 3), RELU, lambda: nn.AdaptiveAvgPool2d(1), FLAT, lambda: nn.Linear(5, 2)),
+        (2, 9, 9), 1,
+    ),
+    "conv 1-D": (
+        row(lambda: nn.Conv1d(2, 4, 5, padding=2), RELU, FLAT, lambda: nn.Linear(80, 3)), (2, 20), 1,
+    ),
+    "conv 1-D, stride": (lambda: nn.Conv1d(3, 4, 6, stride=2), (3, 40), 2),
+    "transposed": (
+        row(conv(2, 3, 3), lambda: nn.ConvTranspose2d(3, 2, 2, 2), FLAT, lambda: nn.Linear(128, 2)),
+        (2, 6, 6), 1,
+    ),
+    "residual": (lambda: Residual(3, 3, 1), (3, 6, 6), 1),
+    "residual, projection": (lambda: Residual(3, 5, 2), (3, 8, 8), 1),
+    "residual, widened": (lambda: Residual(2, 4, 1), (2, 6, 6), 2),
+    "residuals": (
+        row(conv(1, 3, 3, padding=1), lambda: Residual(3, 3, 1), lambda: Residual(3, 6, 2)), (1, 8, 8), 1,
+    ),
+    "attention": (Attention, (7, 5), 1),
+    "attention, batch": (Attention, (7, 5), 3),
+    "functional": (Functional, (3, 4), 1),
+    "tokens in one axis": (Tokens, (4, 5), 2),
+    "random in training": (
+        row(lambda: nn.Linear(6, 6), nn.RReLU, nn.Dropout, lambda: nn.Linear(6, 2)), (6,), 1,
+    ),
+    "clipped": (
+        row(lambda: nn.Linear(6, 6), lambda: nn.Hardtanh(-0.5, 0.5), lambda: nn.Linear(6, 2)), (6,), 1,
+    ),
+}  # fmt: skip
+
+
+def built(name: str) -> tuple[nn.Module, np.ndarray, int]:
+    """A network with wild weights and norms, its samples, and a batch."""
+    build, shape, batch = NETWORKS[name]
+    torch.manual_seed(len(name))
+    model = build().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, -2, 2)
+            nn.init.uniform_(module.bias, -1, 1)
+            module.running_mean = torch.randn_like(module.running_mean)  # type: ignore[arg-type]
+            module.running_var = torch.rand_like(module.running_var) + 0.1  # type: ignore[arg-type]
+    x = np.random.default_rng(len(name)).normal(size=(40, *shape))
+    return model, x, batch
+
+
+def original(model: nn.Module, x: np.ndarray) -> np.ndarray:
+    """In double precision."""
+    with torch.no_grad():
+        found = model.double()(torch.as_tensor(x)).numpy()
+    model.float()
+    return np.asarray(found)
+
+
+class Server:
+    """A server in this process, with an owner's keys and weights."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.owner, self.program = securedl.Owner(plan), plan.program
+        params = self.program.params
+        self.evaluator = VectorEvaluator(params)
+        keys = {step: unpack_key(params, self.owner.key(step)) for step in self.program.rotations}
+        self.evaluator.set_keys(unpack_key(params, self.owner.key(None)), keys)
+        pairs = zip(self.owner.weights(), self.program.weight_shapes, strict=True)
+        self.weights = [self.evaluator.load_packed(data, shape) for data, shape in pairs]
+
+    def serve(self, batch: Batch) -> None:
+        """Take a batch to its answer; what is sent is what the program says."""
+        params, program = self.program.params, self.program
+        sent = [*(down.sent for down, _ in program.refreshes), program.answer.sent]
+
+        def load(tiles: list[bytes], shape: Shape) -> list[Any]:
+            return [self.evaluator.load(unpack(params, tile, shape)) for tile in tiles]
+
+        def dump(tiles: list[Any], number: int) -> list[bytes]:
+            records: list[Record] = [self.evaluator.sent(tile, sent[number]) for tile in tiles]
+            return [pack(params, record) for record in records]
+
+        def refresh(request: RefreshRequest) -> list[Any]:
+            fresh = batch.refresh(request.index, dump(request.tiles, request.index))
+            return load(fresh, program.refreshes[request.index][1].fresh)
+
+        query = load(batch.query(), program.query.fresh)
+        answer = drive(execute(program, self.evaluator, self.weights, query), refresh)
+        batch.finish(dump(answer, len(sent) - 1))
+
+    def ask(self, x: np.ndarray, probes: int = 2) -> Any:
+        inference = self.owner.ask(x, probes)
+        for batch in inference.batches:
+            self.serve(batch)
+        return inference.answer({}, {})
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_original_script_simulated_encrypted(name: str) -> None:
+    model, x, batch = built(name)
+    want = original(model, x)
+    found = partition(model, x.shape[1:])
+    size = np.abs(want).max()
+    for count in (1, 3, 8):
+        logits = found.head(found.script.logits(x[:count], found.kernels))
+        np.testing.assert_allclose(logits, want[:count], atol=1e-9 * size)
+    plan = securedl.compile(model, x, activations="client", batch=batch)
+    assert 0 < plan.signature.error < 2**-10
+    few = x[: 2 * batch + 1]
+    logits = found.script.logits(x, found.kernels).reshape(len(x), -1)
+    ranges = np.maximum(np.ptp(logits, axis=0), np.ptp(logits, axis=0).max() / 8)
+    # A larger one of few samples is met by chance; of 4 times the stated error not in practice.
+    allowed = 4 * plan.signature.error * ranges
+    exact = plan.simulate(few, noise_seed=None)
+    np.testing.assert_allclose(exact, want[: len(few)], atol=1e-6 * size)
+    answer = Server(plan).ask(few)
+    wrong = np.abs(answer.logits.reshape(len(few), -1) - logits[: len(few)])
+    assert (wrong <= allowed).all(), (wrong / allowed).max()
+    assert answer.report.passed
+    assert answer.report.probes >= 2
+
+
+def test_a_saved_plan_gives_the_same(tmp_path: Any) -> None:
+    model, x, _ = built("residual, projection")
+    plan = securedl.compile(model, x, activations="client")
+    plan.save(tmp_path / "plan")
+    found = securedl.load_plan(tmp_path / "plan")
+    assert found.program == plan.program
+    assert found.signature.error == plan.signature.error
+    np.testing.assert_array_equal(found.simulate(x[:3]), plan.simulate(x[:3]))
+    assert found.summary() == plan.summary()
+    for (shape, one), (other, two) in zip(found.weight_slots(), plan.weight_slots(), strict=True):
+        assert shape == other
+        np.testing.assert_array_equal(one, two)
+    assert plan_from_bytes(plan.to_bytes()).signature.checkpoints[1].back is not None
+
+
+def test_a_saved_owner_answers(tmp_path: Any) -> None:
+    model, x, _ = built("mlp")
+    server = Server(securedl.compile(model, x, activations="client"))
+    server.owner.verification.prepare()
+    server.owner.save(tmp_path / "owner", passphrase="p")
+    server.owner = securedl.Owner.load(tmp_path / "owner", passphrase="p")
+    answer = server.ask(x[:3])
+    assert answer.report.passed
+    np.testing.assert_allclose(answer.logits, original(model, x[:3]), atol=1e-3)
+
+
+class TestDishonest:
+    """Every weight matters to some probe, whatever the activations hide."""
+
+    @pytest.mark.parametrize("number", range(4))
+    def test_one_changed_weight_is_seen(self, number: int) -> None:
+        model, x, _ = built("mlp")
+        server = Server(securedl.compile(model, x, activations="client"))
+        shape = server.program.weight_shapes[number % 2]
+        coefficients = np.zeros(server.program.params.ring)
+        coefficients[number * 5] = 0.3  # a weight of normalised values, some of which reach 8
+        spoilt = server.evaluator.load(
+            unpack(server.program.params, server.owner.keys.encrypt(coefficients, shape), shape)
+        )
+        server.weights[number % 2] = server.evaluator.add(server.weights[number % 2], spoilt)
+        assert not server.ask(x[:1], probes=8).report.passed
+
+    def test_after_an_alarm_the_server_gets_zeros(self) -> None:
+        model, x, _ = built("mlp")
+        server = Server(securedl.compile(model, x, activations="client"))
+        server.weights[0] = server.weights[1]
+        inference = server.owner.ask(x[:1], 8)
+        keys, program = server.owner.keys, server.program
+        seen = []
+
+        class Spy:
+            def __init__(self, batch: Batch) -> None:
+                self.batch = batch
+
+            def query(self) -> list[bytes]:
+                return self.batch.query()
+
+            def refresh(self, index: int, tiles: list[bytes]) -> list[bytes]:
+                fresh = self.batch.refresh(index, tiles)
+                seen.append(
+                    (self.batch.alarms, keys.decrypt(fresh[0], program.refreshes[index][1].fresh, True))
+                )
+                return fresh
+
+            def finish(self, tiles: list[bytes]) -> None:
+                self.batch.finish(tiles)
+
+        for batch in inference.batches:
+            server.serve(Spy(batch))  # type: ignore[arg-type]
+        alarmed = [values for alarms, values in seen if alarms]
+        assert alarmed
+        assert max(np.abs(values).max() for values in alarmed) < 1e-3  # noise
+        assert not inference.answer({}, {}).report.passed
+
+    def test_what_the_client_cannot_go_on_with_is_an_alarm(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A garbled answer may make an operation of the client fail; the server sees zeros, and no error."""
+
+        class Looked(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.first, self.table, self.last = nn.Linear(4, 1), nn.Embedding(9, 3), nn.Linear(3, 2)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.last(
+                    self.table((torch.sigmoid(self.first(x)) * 8 + self.first(x) * 0).long()[:, 0])
+                )
+
+        torch.manual_seed(0)
+        model, x = Looked().eval(), np.random.default_rng(0).normal(size=(30, 4))
+        server = Server(securedl.compile(model, x, activations="client"))
+        inference = server.owner.ask(x[:1], 0)
+        real = Batch._decrypt
+
+        def garbled(self: Batch, tiles: list[bytes], point: int) -> Any:
+            return real(self, tiles, point) + np.nan
+
+        monkeypatch.setattr(Batch, "_decrypt", garbled)
+        for batch in inference.batches:
+            server.serve(batch)
+        assert not inference.answer({}, {}).report.passed
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("model", "words"),
+        [
+            (nn.Sequential(nn.ReLU(), nn.Flatten()), "no convolution or linear layer"),
+            (
+                nn.Sequential(nn.Linear(4, 2), Noise()),
+                "normal_functional gives other values|randn_like gives",
+            ),
+        ],
+    )
+    def test_networks(self, model: nn.Module, words: str) -> None:
+        x = np.random.default_rng(0).normal(size=(9, 4))
+        with pytest.raises(UnsupportedLayerError, match=words):
+            securedl.compile(model, x, activations="client")
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"activations": "both"}, "'server' or 'client'"),
+            ({"activations": "client", "refreshes": 2}, "refreshes cannot be chosen"),
+            ({"activations": "client", "batch": "throughput"}, "give a number"),
+            ({"activations": "client", "batch": 0}, "a number from 1"),
+            ({"activations": "client", "batch": 1.5}, "a number from 1"),
+        ],
+    )
+    def test_arguments(self, options: dict[str, Any], words: str) -> None:
+        with pytest.raises(InputError, match=words):
+            securedl.compile(nn.Linear(4, 2), np.random.default_rng(0).normal(size=(9, 4)), **options)
+
+    def test_a_model_that_is_too_large(self) -> None:
+        with pytest.raises(CompileError, match=r"more than limit_gb=1e-05: .* weights are those of"):
+            securedl.compile(
+                nn.Linear(400, 200), np.random.default_rng(0).normal(size=(9, 400)), activations="client",
+                limit_gb=1e-5,
+            )  # fmt: skip
+
+    def test_an_outlier(self) -> None:
+        model, x, _ = built("mlp")
+        plan = securedl.compile(model, x, activations="client")
+        with pytest.raises(InputError, match="would overflow"):
+            plan.checked(1e4 * x[:2])
+
+
+class TestScripts:
+    @pytest.mark.parametrize(
+        "operation",
+        ["aten.add_.Tensor", "aten.bernoulli.default", "aten.nothing.default", "os.system", "aten.relu",
+         "aten.relu.out", "aten.__class__.x", "prims.add.default", "", "getattr"],
+    )  # fmt: skip
+    def test_operations_that_a_file_may_not_have(self, operation: str) -> None:
+        model, x, _ = built("mlp")
+        meta, arrays = partition(model, x.shape[1:]).script.to_parts()
+        meta = json.loads(json.dumps(meta))
+        meta["instructions"][0][1] = operation
+        with pytest.raises(InputError, match="cannot do"):
+            Script.from_parts(meta, arrays)
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (lambda meta: meta["instructions"].reverse(), "wrong register"),
+            (lambda meta: meta["constants"].clear(), "unknown constant"),
+            (lambda meta: meta["instructions"].pop(1), "wrong register|layers"),
+            (lambda meta: meta.update(output=99), "has an answer"),
+            (lambda meta: meta["layers"].pop(), "each of its layers"),
+        ],
+    )
+    def test_scripts_that_make_no_sense(self, change: Callable[[Any], Any], words: str) -> None:
+        model, x, _ = built("mlp")
+        meta, arrays = partition(model, x.shape[1:]).script.to_parts()
+        meta = json.loads(json.dumps(meta))
+        change(meta)
+        with pytest.raises(InputError, match=words):
+            Script.from_parts(meta, arrays)
