@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -22,12 +23,15 @@ from securedl.network.script import Script
 from securedl.plan.plan import Plan
 from securedl.plan.rounds import Layerwise, Rounds
 from securedl.plan.signature import Cost, Link, Signature
-from securedl.program.program import MAX_BATCH
+from securedl.program.program import MAX_BATCH, Program
 
 if TYPE_CHECKING:
     from torch import nn
 
 RING = 4096
+#: What results reach on the calibration data, the first that is precise enough; others may be 16 or 4 times as
+#: large before they are refused.
+TARGETS = (2.0, 8.0)
 #: Calibration samples used, and simulated: a sample takes as long as the network in the
 #: clear does.
 CALIBRATION, FEW_CHECKED = 512, 8
@@ -57,9 +61,10 @@ def compile_client(
         CompileError: see `compile_script`; or the script is not the model.
     """
     from securedl.network.compare import check_script
+    from securedl.network.join import join
     from securedl.network.partition import partition
 
-    found = partition(model, x.shape[1:])
+    found = join(partition(model, x.shape[1:]))
     check_script(model, found, x)
     shape, head = found.output_shape, found.head
     output = Output(shape, task_of(shape, head) if task is None else task, head)
@@ -114,25 +119,35 @@ def compile_script(
     counted = [LayerCounts.of(bands) for bands in layers]
     program = lower_layers(params, layers, samples, encrypted)
     _check_size(script, counted, conditions, limit_gb)
-    rounds = Rounds(script, x.shape[1:], math.prod(output.shape), ranges, tuple(layers))
-    network = Layerwise(
-        rounds,
-        tuple(
-            normalised(kernel, layer.geometry, found)
-            for kernel, layer, found in zip(kernels, script.layers, ranges, strict=True)
-        ),
-    )
-    flat = used.reshape(len(used), -1)
+    cost = sum((conditions.cost(one) for one in counted), Cost(link_ms=link.rtt_ms * len(layers)))
+
+    def plan(target: float) -> Plan:
+        reaching = tuple(one.reaching(target) for one in ranges)
+        rounds = Rounds(script, x.shape[1:], math.prod(output.shape), reaching, tuple(layers))
+        triples = zip(kernels, script.layers, reaching, strict=True)
+        network = Layerwise(rounds, tuple(normalised(k, layer.geometry, r) for k, layer, r in triples))
+        return _plan(program, network, used.reshape(len(used), -1), cost, columns, output)
+
+    *wide, narrow = TARGETS
+    for target in wide:
+        with contextlib.suppress(CompileError):
+            return plan(target)
+    return plan(narrow)
+
+
+def _plan(
+    program: Program, network: Layerwise, flat: Array, cost: Cost, columns: tuple[str, ...], output: Output
+) -> Plan:
+    """A plan, checked on calibration samples [samples, features]."""
+    rounds, limit = network.rounds, program.scheme.value_limit
     middle, reach = _box(flat)
     logits = np.concatenate([network(flat[at : at + 64]) for at in range(0, len(flat), 64)])
     signature = Signature(
-        (program,), rounds.checkpoints, x.shape[1:], reach, middle, *_ends(logits),
-        input_limit(network, middle, reach, program.scheme.value_limit, FEW_TRIES),
-        sum((conditions.cost(one) for one in counted), Cost(link_ms=link.rtt_ms * len(layers))),
-        columns, output, rounds,
+        (program,), rounds.checkpoints, rounds.input_shape, reach, middle, *_ends(logits),
+        input_limit(network, middle, reach, limit, FEW_TRIES), cost, columns, output, rounds,
     )  # fmt: skip
-    plan = Plan(signature, network, network, flat[:KEPT_SAMPLES].copy())
-    return plan.with_error(check_precision(plan, flat, FEW_CHECKED))
+    found = Plan(signature, network, network, flat[:KEPT_SAMPLES].copy())
+    return found.with_error(check_precision(found, flat, FEW_CHECKED))
 
 
 def _check_size(

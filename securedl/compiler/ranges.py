@@ -1,9 +1,9 @@
 """Ranges of what layers read and give, where the client does all that is between them.
 
-An error of a weight is as large as the tile is long, whatever the weight, so results use the headroom: they
-reach `TARGET` on the calibration data, a quarter of what may be sent. Errors of what is read are independent,
-so those of a result are as large as its row of weights is long; no row is longer than `LONGEST_ROW` times
-`TARGET`, also where the data leave a map nearly constant.
+Errors of weights are as large as a tile is long, whatever the weights are, so the further results reach into the
+headroom the more precise they are, and the sooner other data overflow. Errors of what is read are independent,
+so those of a result are as large as its row of weights is long; no row is longer than `LONGEST_ROW` times what
+the result reaches, also where the data leave a map nearly constant.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from securedl.network.graph import Array
 from securedl.network.script import Script
 from securedl.plan.rounds import Ranges
 
-TARGET = 8.0
 #: What a channel does to the layer, in parts of what the largest does: those that do less count as if they
 #: did so much, as they may meet other data.
 LEAST_SHARE = 0.125
@@ -27,7 +26,7 @@ SAMPLES_AT_ONCE = 32
 
 
 def ranges_of(script: Script, kernels: Sequence[Array], x: Array) -> tuple[Ranges, ...]:
-    """Of every layer, for calibration samples [samples, *shape]."""
+    """Of every layer, so that results reach 1 on the calibration samples [samples, *shape]."""
     lows, highs = _channels(script, kernels, x)
     inputs = [
         _input(layer.geometry, kernel, low, high)
@@ -43,7 +42,7 @@ def ranges_of(script: Script, kernels: Sequence[Array], x: Array) -> tuple[Range
         kernels, script.layers, inputs, shifts, peaks, strict=True
     ):
         rows = np.sqrt((by_channel(kernel, layer.geometry, scale) ** 2).sum(axis=(1, 2, 3)))
-        gain = np.maximum(peak / TARGET, rows / (LONGEST_ROW * TARGET))
+        gain = np.maximum(peak, rows / LONGEST_ROW)
         found.append(Ranges(offset, scale, np.where(gain > 0, gain, 1.0), shift))
     return tuple(found)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +17,9 @@ from securedl.program.steps import Values
 
 #: Random values that a layer is tested with reach this part of what the scheme decrypts.
 PROBE_REACH = 0.5
+#: What is sent counts as so many parts of what is received. At 128 times the limit of that the noise of the
+#: weights makes an error of 2^-10 of the range of a result.
+SENT_PART = 1 / 128
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,6 +35,10 @@ class Ranges:
     scale: Array
     gain: Array
     shift: Array
+
+    def reaching(self, target: float) -> Ranges:
+        """The same, results so many times as large."""
+        return replace(self, gain=self.gain / target)
 
     def sent(self, values: Array) -> Array:
         """[images, channels, rows, columns], normalised."""
@@ -160,11 +167,13 @@ class Layerwise(Network):
             yield LayerWeights(bands, kernel)
 
     def peaks(self, flat: Array) -> Array:
-        """See `Network`."""
+        """See `Network`. What is sent may be larger: it has no weight's scale beside its own."""
         worst = np.zeros(len(flat))
         with np.errstate(over="ignore", invalid="ignore"):
-            for value in (value for exchange in self.exchanges(flat, ()) for value in exchange):
-                worst = np.maximum(worst, np.nan_to_num(np.abs(value).max(axis=1), nan=np.inf))
+            for sent, received in self.exchanges(flat, ()):
+                for value, part in ((sent, SENT_PART), (received, 1.0)):
+                    largest = np.nan_to_num(np.abs(value).max(axis=1), nan=np.inf)
+                    worst = np.maximum(worst, part * largest)
         return worst
 
     @property

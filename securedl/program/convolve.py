@@ -13,6 +13,9 @@ from securedl.he.arithmetic import Arithmetic, H
 from securedl.he.record import Shape
 from securedl.program.steps import MAX_TILES, Port, Setting, Step, Values, Weights, require
 
+#: Products of a step: a weight has one for each block.
+MAX_PRODUCTS = 1 << 20
+
 
 @dataclass(frozen=True)
 class Span:
@@ -69,6 +72,7 @@ class Convolve(Step):
         require(source.level == self.level, f"{where} is at another level than its input")
         require(min(self.blocks, self.inputs, len(self.spans)) >= 1, f"{where} is empty")
         require(source.tiles == self.blocks * self.inputs, f"{where} needs other tiles than it is given")
+        require(len(self.spans) * self.blocks <= MAX_TILES, f"{where} has too many answers")
         power = self.merge >= 1 and self.merge & (self.merge - 1) == 0
         require(power and self.merge <= setting.params.ring // 4, f"{where} merges {self.merge} answers")
         for span in self.spans:
@@ -77,8 +81,9 @@ class Convolve(Step):
         require(math.isclose(product, self.scale, rel_tol=1e-9), f"{where}: scales")
         room = sum(math.log2(q) for q in setting.params.primes[: self.level + 1])
         require(math.log2(product) < room, f"{where}: its scale does not fit level {self.level}")
+        products = self.weights(source) * self.blocks
+        require(products <= MAX_PRODUCTS, f"{where} has more than {MAX_PRODUCTS} products")
         tiles = -(-len(self.spans) * self.blocks // self.merge)
-        require(len(self.spans) * self.blocks <= MAX_TILES, f"{where} has too many answers")
         return Port(tiles, self.level, self.scale, coefficients=True)
 
     def run(self, e: Arithmetic[H], batch: int, inputs: Sequence[list[H]], weights: Weights[H]) -> list[H]:
