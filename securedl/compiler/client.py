@@ -28,9 +28,11 @@ from securedl.program.program import MAX_BATCH, Program
 if TYPE_CHECKING:
     from torch import nn
 
+    from securedl.network.partition import Partitioned
+
 RING = 4096
-#: What results reach on the calibration data, the first that is precise enough; others may be 16 or 4 times as
-#: large before they are refused.
+#: What results reach on the calibration data, the first that is precise enough; others may be 16 or 4 times
+#: as large before they are refused.
 TARGETS = (2.0, 8.0)
 #: Calibration samples used, and simulated: a sample takes as long as the network in the
 #: clear does.
@@ -64,14 +66,22 @@ def compile_client(
     from securedl.network.join import join
     from securedl.network.partition import partition
 
-    found = join(partition(model, x.shape[1:]))
-    check_script(model, found, x)
-    shape, head = found.output_shape, found.head
+    samples, plain = _samples(batch), partition(model, x.shape[1:])
+    joined = join(plain)
+    check_script(model, joined, x)
+    shape, head = plain.output_shape, plain.head
     output = Output(shape, task_of(shape, head) if task is None else task, head)
-    return compile_script(
-        found.script, found.kernels, x, samples=_samples(batch), encrypted=encrypted, link=link,
-        ring=RING if ring is None else ring, columns=columns, output=output, limit_gb=limit_gb,
-    )  # fmt: skip
+
+    def plan(found: Partitioned) -> Plan:
+        return compile_script(
+            found.script, found.kernels, x, samples=samples, encrypted=encrypted, link=link,
+            ring=RING if ring is None else ring, columns=columns, output=output, limit_gb=limit_gb,
+        )  # fmt: skip
+
+    if joined is not plain:
+        with contextlib.suppress(CompileError):  # two small results in one may be less precise than each
+            return plan(joined)
+    return plan(plain)
 
 
 def _samples(batch: int | str) -> int:

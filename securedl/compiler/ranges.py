@@ -1,9 +1,9 @@
 """Ranges of what layers read and give, where the client does all that is between them.
 
-Errors of weights are as large as a tile is long, whatever the weights are, so the further results reach into the
-headroom the more precise they are, and the sooner other data overflow. Errors of what is read are independent,
-so those of a result are as large as its row of weights is long; no row is longer than `LONGEST_ROW` times what
-the result reaches, also where the data leave a map nearly constant.
+Errors of weights are as large as a tile is long, whatever the weights are, so the further results reach into
+the headroom the more precise they are, and the sooner other data overflow. Errors of what is read are
+independent, so those of a result are as large as its row of weights is long; no row is longer than
+`LONGEST_ROW` times what the result reaches, also where the data leave a map nearly constant.
 """
 
 from __future__ import annotations

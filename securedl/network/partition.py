@@ -49,11 +49,17 @@ class Followed:
     """What is known of a node's value.
 
     Attributes:
-        value: for samples of zeros, in double precision. register: that holds it; None for a constant.
+        value: for `BATCH` random samples, in double precision. register: that holds it; None for a constant.
+        changed: the same with other numbers in sample 1, which shows whose each number is.
     """
 
     value: Any
     register: int | None = None
+    changed: Any = None
+
+    def other(self) -> Any:
+        """`changed`; of a constant, itself."""
+        return self.value if self.register is None else self.changed
 
 
 @dataclass(eq=False)
@@ -68,24 +74,27 @@ class ScriptWriter:
 
     def operation(self, target: Any, *args: Any, **kwargs: Any) -> Followed:
         """One operation; arguments may hold `Followed`."""
-        plain_args, plain_kwargs = _mapped(args, _value), _mapped(kwargs, _value)
-        value = target(*plain_args, **plain_kwargs)
+        value, changed = (
+            target(*_mapped(args, which), **_mapped(kwargs, which)) for which in (_value, _changed)
+        )
         name = target.__name__ if target in PYTHON.values() else str(target)
         written = _mapped(list(args), self._written), _mapped(kwargs, self._written)
-        return self._emit(value, name, *written)
+        return self._emit(value, changed, name, *written)
 
     def layer(self, name: str, x: Followed, geometry: Geometry, kernel: Tensor) -> Followed:
         """One layer; x is [samples · repeat, channels, rows, columns]."""
         weights = np.ascontiguousarray(kernel.numpy())
         repeat, rest = divmod(len(x.value), BATCH)
         assert not rest
-        value = torch.from_numpy(geometry.convolve(x.value.numpy(), weights))
+        value, changed = (
+            torch.from_numpy(geometry.convolve(given.numpy(), weights)) for given in (x.value, x.changed)
+        )
         self.layers.append(LinearLayer(name, geometry, repeat))
         self.kernels.append(weights)
-        return self._emit(value, LAYER, [len(self.layers) - 1, {"r": x.register}], {})
+        return self._emit(value, changed, LAYER, [len(self.layers) - 1, {"r": x.register}], {})
 
-    def _emit(self, value: Any, name: str, args: list[Any], kwargs: dict[str, Any]) -> Followed:
-        found = Followed(value, self.registers)
+    def _emit(self, value: Any, changed: Any, name: str, args: list[Any], kwargs: dict[str, Any]) -> Followed:
+        found = Followed(value, self.registers, changed)
         self.instructions.append(Instruction(self.registers, name, args, kwargs))
         self.registers += 1
         return found
@@ -110,6 +119,10 @@ class ScriptWriter:
 
 def _value(one: Any) -> Any:
     return one.value if isinstance(one, Followed) else one
+
+
+def _changed(one: Any) -> Any:
+    return one.other() if isinstance(one, Followed) else one
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
@@ -175,22 +188,23 @@ class _Run:
     def run(self) -> Followed:
         """What the network gives."""
         answer: Any = None
+        inputs = [node for node in self.captured.graph.nodes if node.op == "placeholder"]
+        if len(inputs) != 1:
+            raise UnsupportedLayerError(f"the network takes {len(inputs)} inputs: give one tensor of samples")
         for node in self.captured.graph.nodes:
             if node.op == "placeholder":
-                self.known[node] = Followed(torch.zeros((BATCH, *self.shape), dtype=torch.float64), 0)
+                self.known[node] = self._samples()
             elif node.op == "get_attr":
                 self.known[node] = Followed(_double(_attribute(self.captured, str(node.target))))
             elif node.op == "output":
                 answer = self.known[node.args[0]]
             else:
                 self._step(node)
-            if self.problems:
-                origin = self.captured.origin(node)
-                where = f" ({origin.line})" if origin.line else ""
-                raise UnsupportedLayerError(
-                    f"{self.captured.title} cannot be split between client and server:\n  "
-                    f"{origin.path}: {self.problems[0]}{where}"
-                )
+        if self.problems:
+            raise UnsupportedLayerError(
+                f"{len(self.problems)} operation(s) of {self.captured.title} cannot be split between "
+                "client and server:\n  " + "\n  ".join(self.problems)
+            )
         if not isinstance(answer, Followed) or answer.register is None:
             raise UnsupportedLayerError("what the network gives does not depend on the samples")
         if self.head.kind and self.head.kind != "sigmoid":
@@ -202,16 +216,37 @@ class _Run:
             self.head = Head(self.head.kind, axis - 1)
         return answer
 
+    def _samples(self) -> Followed:
+        """Random, as zeros have many results that no other samples have; the same at each call."""
+        random = torch.Generator().manual_seed(0)
+        x, y = (torch.randn((BATCH, *self.shape), generator=random, dtype=torch.float64) for _ in range(2))
+        marked = x.clone()
+        marked[1] = y[1]
+        return Followed(x, 0, marked)
+
     def _step(self, node: fx.Node) -> None:
         try:
             self.known[node] = self._result(node)
-        except (UnsupportedLayerError, CompileError) as reason:
-            self.problems.append(str(reason))
         except Exception as error:
-            said = (str(error).strip() or "no reason given").splitlines()[0]
-            self.problems.append(
-                f"{kind_of(node.target)} cannot be followed ({type(error).__name__}: {said})"
+            said = str(error).strip() or "no reason given"
+            if not isinstance(error, UnsupportedLayerError | CompileError):
+                said = f"{kind_of(node.target)} cannot be followed ({type(error).__name__}: {_first(said)})"
+            origin = self.captured.origin(node)
+            where = f" ({origin.line})" if origin.line else ""
+            self.problems.append(f"{origin.path}: {said}{where}")
+            self.known[node] = self._instead(node)
+
+    def _instead(self, node: fx.Node) -> Followed:
+        """What a refused operation gives, so that the rest is looked at too."""
+        given = fx.map_arg((node.args, dict(node.kwargs)), lambda other: self.known[other])
+        try:
+            value, changed = (
+                node.target(*_mapped(list(given[0]), which), **_mapped(given[1], which))  # type: ignore[operator]
+                for which in (_value, _changed)
             )
+        except Exception as error:
+            raise UnsupportedLayerError("\n  ".join(self.problems)) from error
+        return Followed(value, 0, changed)
 
     def _result(self, node: fx.Node) -> Any:
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda other: self.known[other])
@@ -264,6 +299,10 @@ def _double(value: Any) -> Any:
 def _in_double(value: Any) -> Any:
     """Casts to other precisions are none."""
     return torch.float64 if isinstance(value, torch.dtype) and value.is_floating_point else value
+
+
+def _first(text: str) -> str:
+    return text.splitlines()[0]
 
 
 def _attribute(module: nn.Module, path: str) -> Any:

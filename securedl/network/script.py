@@ -28,6 +28,10 @@ PYTHON: dict[str, Callable[..., Any]] = {
 _ATEN = re.compile(r"aten\.([a-z0-9_]+)\.([A-Za-z0-9_]+)")
 #: Marked as random, which it is with dropout only; that is none in evaluation.
 _NOT_RANDOM = frozenset(["aten.scaled_dot_product_attention.default"])
+#: They give what memory holds.
+_UNWRITTEN = ("empty", "new_empty", "_empty", "_resize", "resize")
+#: What the types of torch are that an argument may name.
+_TYPES = ("dtype", "layout", "memory_format")
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,49 @@ def resolved(operation: str) -> Callable[..., Any]:
     if not isinstance(target, torch._ops.OpOverload):
         raise InputError(f"a script cannot do {operation[:80]!r}: torch has no such operation")
     random = torch.Tag.nondeterministic_seeded in target.tags and operation not in _NOT_RANDOM
-    if target._schema.is_mutable or random:
-        raise InputError(f"a script cannot do {operation!r}: it changes its arguments, or is random")
+    if target._schema.is_mutable or random or _reaches_out(target):
+        raise InputError(
+            f"a script cannot do {operation!r}: it changes its arguments or what is outside, or gives other "
+            "values at each call"
+        )
     return target
+
+
+def _reaches_out(target: Any) -> bool:
+    """Whether an operation reads or writes more than its arguments, which torch's schemas do not say.
+
+    Those that give nothing, as `manual_seed`, are for their effect; `from_file` maps any file, and makes it.
+    """
+    schema = target._schema
+    files = any("file" in argument.name for argument in schema.arguments)
+    return files or not schema.returns or schema.name.partition("::")[2].startswith(_UNWRITTEN)
+
+
+def _check_argument(value: Any) -> None:
+    """Refuse what no argument is.
+
+    Raises:
+        InputError: so it is.
+    """
+    if isinstance(value, list):
+        for one in value:
+            _check_argument(one)
+        return
+    if isinstance(value, dict) and len(value) == 1:
+        ((kind, name),) = value.items()
+        if (kind == "r" and type(name) is int) or (kind == "c" and isinstance(name, str)):
+            return
+        if kind == "d" and isinstance(name, str) and _is_type(name):
+            return
+    elif value is None or isinstance(value, bool | int | float | str):
+        return
+    raise InputError(f"a script has no argument such as {str(value)[:80]}")
+
+
+def _is_type(name: str) -> bool:
+    import torch
+
+    return isinstance(getattr(torch, name, None), tuple(getattr(torch, kind) for kind in _TYPES))
 
 
 def references(value: Any, kind: str) -> list[Any]:
@@ -107,11 +151,14 @@ class Script:
         written, layers = {0}, list[int]()
         for one in self.instructions:
             given = [*one.args, *one.kwargs.values()]
+            _check_argument(given)
             if not set(references(given, "r")) <= written or one.out in written:
                 raise InputError(f"the instruction for register {one.out} reads or writes a wrong register")
             if not set(references(given, "c")) <= set(self.constants):
                 raise InputError(f"the instruction for register {one.out} reads an unknown constant")
             if one.operation == LAYER:
+                if len(one.args) != 2 or one.kwargs or not references(one.args[1], "r"):
+                    raise InputError(f"the instruction for register {one.out} sends nothing to a layer")
                 layers.append(one.args[0])
             written.add(one.out)
         if layers != list(range(len(self.layers))) or self.output not in written:
@@ -161,7 +208,8 @@ class Script:
                 registers[one.out] = torch.from_numpy(np.array(found, dtype=np.float64))
             else:
                 with torch.inference_mode():
-                    args, kwargs = self._read(one.args, registers), self._read(one.kwargs, registers)
+                    args = self._read(one.args, registers)
+                    kwargs = {name: self._read(given, registers) for name, given in one.kwargs.items()}
                     registers[one.out] = target(*args, **kwargs)
             for register in ends:
                 del registers[register]
@@ -181,7 +229,7 @@ class Script:
             import torch
 
             return getattr(torch, value["d"])
-        return {name: self._read(one, registers) for name, one in value.items()}
+        raise InputError(f"a script has no argument such as {str(value)[:80]}")
 
     def values(self, x: Array, kernels: Sequence[Array]) -> list[tuple[Array, Array]]:
         """What each layer is sent and makes of it, with these kernels, in the clear."""

@@ -14,7 +14,7 @@ from securedl.he.record import Shape
 from securedl.program.steps import MAX_TILES, Port, Setting, Step, Values, Weights, require
 
 #: Products of a step: a weight has one for each block.
-MAX_PRODUCTS = 1 << 20
+MAX_STEP_PRODUCTS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Convolve(Step):
         room = sum(math.log2(q) for q in setting.params.primes[: self.level + 1])
         require(math.log2(product) < room, f"{where}: its scale does not fit level {self.level}")
         products = self.weights(source) * self.blocks
-        require(products <= MAX_PRODUCTS, f"{where} has more than {MAX_PRODUCTS} products")
+        require(products <= MAX_STEP_PRODUCTS, f"{where} has more than {MAX_STEP_PRODUCTS} products")
         tiles = -(-len(self.spans) * self.blocks // self.merge)
         return Port(tiles, self.level, self.scale, coefficients=True)
 

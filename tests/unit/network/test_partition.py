@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,28 +57,7 @@ def check(model: nn.Module, shape: tuple[int, ...], layers: int | None = None) -
     return found
 
 
-def marked(names: Iterable[str], wrong: dict[str, str]) -> list[Any]:
-    """Parameters, those that are known to fail marked with the reason."""
-    return [
-        pytest.param(name, marks=pytest.mark.xfail(reason=wrong[name], strict=True))
-        if name in wrong
-        else name
-        for name in names
-    ]
-
-
-TOKENS_FIRST = "rows of several samples stand in one image, or the layer is left to the client"
-MISSED = {
-    "heads": TOKENS_FIRST,
-    "transformer": TOKENS_FIRST,
-    "matrix on the left": "is no layer yet",
-    "einsum": "is no layer yet",
-    "transposed": "is no layer yet",
-    "transposed, 1d": "is no layer yet",
-}
-
-
-@pytest.mark.parametrize("name", marked(NETS, MISSED))
+@pytest.mark.parametrize("name", NETS)
 def test_the_script_is_the_model(name: str) -> None:
     net = NETS[name]
     check(net.made(), net.shape, net.layers)
@@ -111,13 +90,7 @@ def test_what_layers_are_sent_is_what_they_are_given() -> None:
         assert result.shape == (len(sent), *geometry.output)
 
 
-MIXED = {
-    **dict.fromkeys(["heads", "transformer"], TOKENS_FIRST),
-    "matrix on the left": "is no layer yet",
-}
-
-
-@pytest.mark.parametrize("name", marked(NETS, MIXED))
+@pytest.mark.parametrize("name", NETS)
 def test_what_layers_are_sent_is_each_samples_own(name: str) -> None:
     """In a query, probes stand beside samples: a layer's images must not mix them."""
     net = NETS[name]
@@ -162,7 +135,6 @@ class Wrong(nn.Module):
         return self.conv(noisy[None, :1])[0] + noisy[:, :2]
 
 
-@pytest.mark.xfail(reason="only the first is named", strict=True)
 def test_all_problems_are_in_one_message() -> None:
     with pytest.raises(UnsupportedLayerError, match=r"(?s)2 operation.*other values.*put the samples first"):
         partition(Wrong(), (4,))
@@ -247,16 +219,7 @@ HOSTILE: dict[str, Callable[[list[Any]], Any]] = {
 }
 
 
-ACCEPTED = dict.fromkeys(
-    [
-        "a file", "a file written", "torch's own state", "gradients", "unwritten memory", "no type",
-        "two meanings", "an inner dictionary",
-    ], "is read, or done, today",
-)  # fmt: skip
-ACCEPTED["a layer of nothing"] = "an IndexError"
-
-
-@pytest.mark.parametrize("name", marked(HOSTILE, ACCEPTED))
+@pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_scripts_are_refused(name: str) -> None:
     meta, arrays = parts(HOSTILE[name])
     with pytest.raises(InputError):

@@ -15,7 +15,7 @@ from securedl.he.arithmetic import merge_step
 from securedl.he.ckks import VALUE_SCALE, WEIGHT_SCALE, coefficient_parameters
 from securedl.he.clear import ClearEvaluator
 from securedl.he.record import Shape
-from securedl.program.convolve import MAX_PRODUCTS, Convolve, Span
+from securedl.program.convolve import MAX_STEP_PRODUCTS, Convolve, Span
 from securedl.program.drive import drive
 from securedl.program.execute import execute
 from securedl.program.program import Program
@@ -101,10 +101,10 @@ def test_a_scale_that_does_not_fit() -> None:
 def test_work_is_bounded() -> None:
     fields = copy.deepcopy(FIELDS)
     blocks, inputs = 8, MAX_TILES // 8
-    spans = [{"start": 0, "stop": inputs}] * (MAX_PRODUCTS // MAX_TILES + 1)
+    spans = [{"start": 0, "stop": inputs}] * (MAX_STEP_PRODUCTS // MAX_TILES + 1)
     fields["query"]["tiles"] = MAX_TILES
     fields["steps"][0] |= {"blocks": blocks, "inputs": inputs, "spans": spans}
-    with pytest.raises(FormatError, match=f"more than {MAX_PRODUCTS} products"):
+    with pytest.raises(FormatError, match=f"more than {MAX_STEP_PRODUCTS} products"):
         Program.from_json(json.dumps(fields).encode())
 
 
@@ -152,8 +152,8 @@ def test_ten_thousand_mutations_are_refused_or_harmless() -> None:
             continue
         accepted += 1  # another batch, or fewer maps: a different program, with a different name
         assert program == example() or program.id != example().id
-        assert len(program.weight_shapes) <= MAX_PRODUCTS
-        assert program.counts.terms <= MAX_PRODUCTS * len(program.steps)
+        assert len(program.weight_shapes) <= MAX_STEP_PRODUCTS
+        assert program.counts.terms <= MAX_STEP_PRODUCTS * len(program.steps)
     assert accepted < 2_500
 
 
