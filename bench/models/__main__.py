@@ -24,6 +24,7 @@ import securedl
 from bench.models.measure import peak_mib, relinearisation_us, served, sizes, timed
 from bench.models.networks import NETWORKS
 from bench.models.training import accuracy, task, trained
+from securedl.client.calibrate import calibrate
 from securedl.errors import SecureDLError
 from securedl.files import check_writable
 
@@ -40,7 +41,8 @@ def row(name: str, quick: bool) -> dict[str, Any]:
     model = trained(name, data, QUICK_EPOCHS if quick and network.images else None)
     print(f"{name}: compiling", flush=True)
     began = time.perf_counter()
-    plan = securedl.compile(model, data.x_train[:CALIBRATION], activations="client")
+    prices = calibrate()
+    plan = securedl.compile(model, data.x_train[:CALIBRATION], activations="client", prices=prices)
     compiled = time.perf_counter() - began
     asked = data.x_test[: network.asked[quick]]
     print(f"{name}: timing, then {len(asked)} samples encrypted", flush=True)

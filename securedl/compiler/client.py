@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from securedl.compiler.bands import Conditions, LayerCounts, choose
+from securedl.compiler.cost import COEFFICIENT_PRICES, CoefficientPrices
 from securedl.compiler.forms import FAR
 from securedl.compiler.lower import lower_layers
 from securedl.compiler.precision import KEPT_SAMPLES, check_precision, input_limit
@@ -55,6 +56,7 @@ def compile_client(
     columns: tuple[str, ...],
     task: str | None,
     limit_gb: float,
+    prices: CoefficientPrices = COEFFICIENT_PRICES,
 ) -> Plan:
     """A plan for any network, from calibration samples [samples, *shape].
 
@@ -76,6 +78,7 @@ def compile_client(
         return compile_script(
             found.script, found.kernels, x, samples=samples, encrypted=encrypted, link=link,
             ring=RING if ring is None else ring, columns=columns, output=output, limit_gb=limit_gb,
+            prices=prices,
         )  # fmt: skip
 
     if joined is not plain:
@@ -110,6 +113,7 @@ def compile_script(
     columns: tuple[str, ...],
     output: Output,
     limit_gb: float,
+    prices: CoefficientPrices,
 ) -> Plan:
     """The passes in order: ranges, layouts, program, check.
 
@@ -120,7 +124,7 @@ def compile_script(
         CompileError: no layout fits, the weights take more than `limit_gb`, or the precision is too low.
     """
     params = coefficient_parameters(ring)
-    conditions = Conditions(params, encrypted, link)
+    conditions = Conditions(params, encrypted, link, prices=prices)
     used = x[:CALIBRATION]
     ranges = ranges_of(script, kernels, used)
     layers = [

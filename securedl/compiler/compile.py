@@ -8,6 +8,7 @@ import numpy as np
 
 from securedl.arguments import number, shown
 from securedl.compiler.client import compile_client
+from securedl.compiler.cost import COEFFICIENT_PRICES, CoefficientPrices
 from securedl.compiler.forms import normalise
 from securedl.compiler.fuse import fuse
 from securedl.compiler.layout import LayerLayout, lay_out
@@ -48,6 +49,7 @@ def compile(
     refreshes: int | None = None,
     task: str | None = None,
     limit_gb: float = 8.0,
+    prices: CoefficientPrices | None = None,
 ) -> Plan:
     """Compile a network for encrypted inference.
 
@@ -71,6 +73,8 @@ def compile(
             `approximate` found, else by the shape of the answer (`network.outputs.task_of`).
         limit_gb: refuse a plan whose weights take more, in memory while it is prepared or in the upload;
             GB of 10^9 bytes.
+        prices: what operations take with activations="client" (`securedl.client.calibrate`); by default those
+            of one core of a Zen 5.
 
     Raises:
         UnsupportedLayerError: every operation that cannot be encrypted, with its path, line and remedy.
@@ -93,6 +97,10 @@ def compile(
     if ring is not None and (not _whole(ring) or ring not in MAX_MODULUS_BITS):
         raise InputError(f"ring must be one of {sorted(MAX_MODULUS_BITS)}, got {ring!r}")
     number(limit_gb, "limit_gb", above=0)
+    if prices is not None and not isinstance(prices, CoefficientPrices):
+        raise InputError(
+            f"prices: pass what securedl.client.calibrate.calibrate() gives, got {shown(prices)}"
+        )
     if refreshes is not None and (not _whole(refreshes) or refreshes < 0):
         raise InputError(f"refreshes must be a number from 0, got {refreshes!r}")
     if link is not None and not isinstance(link, Link):
@@ -110,6 +118,7 @@ def compile(
         return compile_client(
             model, _calibration(x), batch=1 if batch is None else batch, encrypted=weights == "encrypted",
             link=link or Link(), ring=ring, columns=columns, task=task, limit_gb=limit_gb,
+            prices=prices or COEFFICIENT_PRICES,
         )  # fmt: skip
     batch = 64 if batch is None else batch
     imported = import_torch(model, x.shape[1:])

@@ -23,8 +23,15 @@ def needs(name: str) -> None:
         pytest.skip(f"{name} is not on this machine; SECUREDL_DATA is {os.environ.get('SECUREDL_DATA')}")
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", "relu", "tanh"])
-@pytest.mark.parametrize("data", LEAST)
+CELLS = [(data, activation) for data in LEAST for activation in ("sigmoid", "relu", "tanh")]
+#: Those that take less time.
+QUICK = [("iris", "tanh"), ("wine", "sigmoid"), ("wine", "relu"), ("crabs", "relu")]
+
+
+@pytest.mark.parametrize(
+    ("data", "activation"),
+    [pytest.param(*cell, marks=[] if cell in QUICK else [pytest.mark.slow]) for cell in CELLS],
+)
 def test_a_tuned_polynomial_keeps_the_accuracy(data: str, activation: str) -> None:
     needs(data)
     folds = run(Job(Cell("mlp", data, activation), repetition=0, encrypt=False))

@@ -18,7 +18,7 @@ KEYS = {
     ("data", "evaluator", "samples"),
     [
         ("wine", "seal", 36),
-        ("breast_cancer", "vector", 114),
+        pytest.param("breast_cancer", "vector", 114, marks=pytest.mark.slow),
         pytest.param("digits", "vector", 360, marks=pytest.mark.slow),
     ],
 )

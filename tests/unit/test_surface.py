@@ -202,7 +202,7 @@ class TestPlan:
         lines = plan.summary().splitlines()
         assert lines[0].startswith("CKKS, ring 8192, primes [")
         assert [line.split(":")[0] for line in lines[2:]] == [
-            "  1. 0", "  2. 2", "refreshes", "keys", "estimate for one batch"
+            "  1. 0", "  2. 2", "refreshes", "keys", "estimate for one batch", "simulated error"
         ]  # fmt: skip
 
 

@@ -277,7 +277,9 @@ STEPS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("block", range(BLOCKS))
+@pytest.mark.parametrize(
+    "block", [pytest.param(k, marks=[pytest.mark.slow] if k % 3 else []) for k in range(BLOCKS)]
+)
 def test_graphs_equal_torch(block):
     for seed in range(block * BLOCK, (block + 1) * BLOCK):
         network = Walk(seed).eval()
@@ -291,6 +293,7 @@ def test_graphs_equal_torch(block):
         assert found.output_shape == want.shape[1:]
 
 
+@pytest.mark.slow
 def test_the_networks_are_of_many_kinds():
     networks = [Walk(seed) for seed in range(BLOCK * BLOCKS)]
     assert len(networks) >= 300
