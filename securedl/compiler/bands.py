@@ -58,10 +58,10 @@ class Conditions:
     def cost(self, counted: LayerCounts) -> Cost:
         """Of one layer for one query: its round trip is not in it."""
         price, params = self.prices, self.params
-        server = counted.sent * price.load + counted.products * price.product
+        server = price.layer + counted.sent * price.load + counted.products * price.product
         server += counted.answers * price.relinearise * self.encrypted
         server += (counted.answers - counted.received) * price.merge + counted.received * price.dump
-        client = counted.sent * price.send + counted.received * price.read
+        client = price.between + counted.sent * price.send + counted.received * price.read
         fresh = packed_length(params, Port(1, 0, 1.0, True).fresh)
         size = counted.sent * fresh + counted.received * packed_length(params, Port(1, 0, 1.0, True).sent)
         return Cost(server, client, self.link.ms(size), size)

@@ -60,7 +60,8 @@ class CoefficientPrices:
     Attributes:
         product: of an input tile and a weight, in a sum. relinearise, merge: of answers. load: a tile that
             came. dump: one that goes. send: encoding, encrypting and packing a tile. read: the inverse.
-        prepare: encrypting a weight.
+        prepare: encrypting a weight. layer: what a layer takes besides, on the server. between: what the
+            client does between two layers, its operations on values apart.
     """
 
     product: float = 0.0039
@@ -71,6 +72,8 @@ class CoefficientPrices:
     send: float = 0.5
     read: float = 0.3
     prepare: float = 0.7
+    layer: float = 0.1
+    between: float = 0.2
 
 
 COEFFICIENT_PRICES = CoefficientPrices()
