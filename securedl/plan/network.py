@@ -84,6 +84,11 @@ class Network(ABC):
         """A line on each layer: name, sizes, and what it takes."""
 
     @property
+    def remarks(self) -> list[str]:
+        """Lines on what is not the server's; none by default."""
+        return []
+
+    @property
     @abstractmethod
     def sizes(self) -> tuple[int, int]:
         """Input features and outputs."""

@@ -21,6 +21,9 @@ PROBE_REACH = 0.5
 #: weights makes an error of 2^-10 of the range of a result.
 SENT_PART = 1 / 128
 
+#: Operations that move values and change none, by which nobody tells a network.
+_MOVES = frozenset(["reshape", "view", "flatten", "transpose", "permute", "sym_size", "slice", "unflatten"])
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ranges:
@@ -175,6 +178,14 @@ class Layerwise(Network):
                     largest = np.nan_to_num(np.abs(value).max(axis=1), nan=np.inf)
                     worst = np.maximum(worst, part * largest)
         return worst
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the client does between the layers, and that it sees their values."""
+        named = [one.operation.split(".") for one in self.rounds.script.instructions]
+        done = dict.fromkeys(parts[1] for parts in named if len(parts) == 3 and parts[1] not in _MOVES)
+        listed = ", ".join(done) or "nothing"
+        return [f"between the layers, by the client, who sees their values: {listed}"]
 
     @property
     def sizes(self) -> tuple[int, int]:

@@ -11,6 +11,9 @@ from securedl.plan.network import Checkpoint, Network
 from securedl.plan.signature import Cost, Signature
 from securedl.program.program import Program
 
+#: Refreshes that are named one by one.
+NAMED_REFRESHES = 6
+
 
 def summary(signature: Signature, network: Network) -> str:
     """All layers, levels, refreshes, keys, bytes and estimated time; a line each."""
@@ -20,6 +23,7 @@ def summary(signature: Signature, network: Network) -> str:
         f"{params.scheme.upper()}, ring {params.ring}, primes {bits} bits, security {SECURITY_BITS} bits",
         f"batch {program.batch} samples, {_form(program)}, {_weights(program)}",
         *(f"  {row}" for row in network.rows(program)),
+        *network.remarks,
         f"refreshes: {_refreshes(signature.checkpoints)}",
         f"keys: {_keys(program)}",
         f"estimate for one batch: {_cost(signature.cost)}",
@@ -63,6 +67,8 @@ def _weights(program: Program) -> str:
 
 def _refreshes(checkpoints: Sequence[Checkpoint]) -> str:
     between = checkpoints[1:-1]
+    if len(between) > NAMED_REFRESHES:
+        return f"{len(between)} (before {between[0].name} to {between[-1].name})"
     places = ", ".join(f"before {point.name}" for point in between)
     return f"{len(between)}" + (f" ({places})" if between else "")
 
@@ -78,7 +84,9 @@ def _error(error: float) -> str:
 
 
 def _cost(cost: Cost) -> str:
-    return (
-        f"server {cost.server_ms:.0f} ms, client {cost.client_ms:.0f} ms, link {cost.link_ms:.0f} ms, "
-        f"{cost.bytes / 1e6:.1f} MB"
-    )
+    times = (("server", cost.server_ms), ("client", cost.client_ms), ("link", cost.link_ms))
+    return ", ".join([*(f"{who} {_ms(ms)} ms" for who, ms in times), f"{cost.bytes / 1e6:.1f} MB"])
+
+
+def _ms(ms: float) -> str:
+    return f"{ms:.0f}" if ms >= 1 else f"{ms:.1g}"

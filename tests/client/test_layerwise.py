@@ -274,6 +274,18 @@ def test_a_saved_plan_gives_the_same(tmp_path: Any) -> None:
     assert plan_from_bytes(plan.to_bytes()).signature.checkpoints[1].back is not None
 
 
+def test_the_summary_says_who_does_what() -> None:
+    model, x, _ = built("max pooling")
+    lines = securedl.compile(model, x, activations="client").summary().splitlines()
+    assert lines[2].startswith("  1. 0: 1 x 10 x 10 -> 3 x 8 x 8, kernel 3x3; ")
+    assert lines[3].startswith("  2. 4: 48 -> 4; ")
+    assert lines[4].endswith("by the client, who sees their values: add, relu, max_pool2d")
+    assert lines[5] == "refreshes: 1 (before affine 2)"
+    model, x, _ = built("residuals")
+    lines = securedl.compile(model, x, activations="client").summary().splitlines()
+    assert any(line.startswith("refreshes: ") for line in lines)
+
+
 def test_a_saved_owner_answers(tmp_path: Any) -> None:
     model, x, _ = built("mlp")
     server = Server(securedl.compile(model, x, activations="client"))
