@@ -24,7 +24,7 @@ import securedl
 from bench.models.measure import peak_mib, relinearisation_us, served, sizes, timed
 from bench.models.networks import NETWORKS
 from bench.models.training import accuracy, task, trained
-from securedl.client.calibrate import calibrate
+from securedl.client.calibrate import measured_prices
 from securedl.errors import SecureDLError
 from securedl.files import check_writable
 
@@ -41,7 +41,7 @@ def row(name: str, quick: bool) -> dict[str, Any]:
     model = trained(name, data, QUICK_EPOCHS if quick and network.images else None)
     print(f"{name}: compiling", flush=True)
     began = time.perf_counter()
-    prices = calibrate()
+    prices = measured_prices()
     plan = securedl.compile(model, data.x_train[:CALIBRATION], activations="client", prices=prices)
     compiled = time.perf_counter() - began
     asked = data.x_test[: network.asked[quick]]

@@ -17,7 +17,7 @@ from securedl.he.ckks import VALUE_SCALE, WEIGHT_SCALE, coefficient_parameters
 from securedl.he.record import Shape, pack, unpack, unpack_key
 
 #: Sums of products, terms of the long ones, and answers that are merged.
-SUMS, TERMS, MERGED = 16, 8, 16
+_SUMS, _TERMS, _MERGED = 16, 8, 16
 REPEATS = 15
 #: Octets that are written between two calls.
 ELSEWHERE = 1 << 25
@@ -48,42 +48,42 @@ def _between() -> None:
     tile[np.arange(1024)].reshape(1, -1)
 
 
-def calibrate(backend: str = "vector", threads: int = 1) -> CoefficientPrices:
+def measured_prices(backend: str = "vector", threads: int = 1) -> CoefficientPrices:
     """Prices of a client and a server on this machine, in about a second.
 
     Args:
         backend, threads: as for `securedl serve`.
 
-    Example: `securedl.compile(model, x, activations="client", prices=calibrate())`
+    Example: `securedl.compile(model, x, activations="client", prices=measured_prices())`
     """
     params = coefficient_parameters()
     keys, random = Keys(params), np.random.default_rng(0)
     sent, weight = Shape(0, 2, VALUE_SCALE, seeded=True), Shape(0, 2, WEIGHT_SCALE, seeded=True)
     answer = Shape(0, 2, VALUE_SCALE * WEIGHT_SCALE, cut=True)
     evaluator: Evaluator[Any] = backend_named(backend).open(params, threads)
-    steps = {merge_step(params.ring, MERGED >> k) for k in range(MERGED.bit_length() - 1)}
+    steps = {merge_step(params.ring, _MERGED >> k) for k in range(_MERGED.bit_length() - 1)}
     evaluator.set_keys(
         unpack_key(params, keys.switch_key(None)),
         {step: unpack_key(params, keys.switch_key(step)) for step in steps},
     )
     values = random.uniform(-1, 1, params.ring)
     tile, factor = keys.encrypt(values, sent), keys.encrypt(values, weight)
-    xs = [evaluator.load(unpack(params, tile, sent)) for _ in range(TERMS)]
+    xs = [evaluator.load(unpack(params, tile, sent)) for _ in range(_TERMS)]
     # As many weights as a model has, so that they come from memory.
-    ws = [[evaluator.load_packed(factor, weight) for _ in range(TERMS)] for _ in range(SUMS)]
+    ws = [[evaluator.load_packed(factor, weight) for _ in range(_TERMS)] for _ in range(_SUMS)]
     short = _ms(lambda: evaluator.products([(xs[:1], row[:1]) for row in ws]))
     long = _ms(lambda: evaluator.products([(xs, row) for row in ws]))
-    product = max(long - short, 0.0) / (SUMS * (TERMS - 1))
+    product = max(long - short, 0.0) / (_SUMS * (_TERMS - 1))
     one = _ms(lambda: evaluator.products([(xs[:1], ws[0][:1])]))
-    relinearise = max(short / SUMS - product, 0.0)
-    answers = evaluator.products([(xs[:1], row[:1]) for row in ws])[:MERGED]
-    merged = _ms(lambda: evaluator.merge(answers, MERGED))
-    found = evaluator.merge(answers, MERGED)
+    relinearise = max(short / _SUMS - product, 0.0)
+    answers = evaluator.products([(xs[:1], row[:1]) for row in ws])[:_MERGED]
+    merged = _ms(lambda: evaluator.merge(answers, _MERGED))
+    found = evaluator.merge(answers, _MERGED)
     packed = pack(params, evaluator.sent(found, answer))
     return CoefficientPrices(
         product=product,
         relinearise=relinearise,
-        merge=merged / (MERGED - 1),
+        merge=merged / (_MERGED - 1),
         load=_ms(lambda: evaluator.load(unpack(params, tile, sent))),
         dump=_ms(lambda: pack(params, evaluator.sent(found, answer))),
         send=_ms(lambda: keys.encrypt(values, sent)),

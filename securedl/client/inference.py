@@ -36,6 +36,8 @@ _log = logging.getLogger(__name__)
 
 #: Honest values stay below the scheme's limit; noise and rounding may add this factor.
 RANGE_SLACK = 1.1
+#: The largest normalised value that is encrypted: the room of 2^26 and more above it is never used.
+SENDABLE = 2.0**13
 #: The label of a sample that was not asked.
 SKIPPED = -1
 #: How many probes travel with a query.
@@ -94,6 +96,7 @@ class Batch:
         self, keys: Keys, signature: Signature, values: Array, number: int, checks: Sequence[Check]
     ) -> None:
         self._keys, self._signature, self.checks, self._number = keys, signature, checks, number
+        self._values, self._failed = values, False
         self._talk = signature.converse(values)
         self._sent: Array | None = None
         self._next = 0
@@ -130,10 +133,15 @@ class Batch:
         try:
             if self._signature.checkpoints[point].back is None:
                 return finish(self._talk, values)
-            return self._talk.send(values)
+            found = self._talk.send(values)
+            if not np.abs(found).max() <= SENDABLE:
+                raise InputError("it leads to a value that cannot be encrypted")
+            return found
         except Exception as error:
-            _log.exception("the client's part of batch %d failed at checkpoint %d", self._number + 1, point)
-            self.alarms.append(f"what came at checkpoint {point} cannot be gone on with: {error}")
+            if not self._failed:
+                _log.exception("the client's part of batch %d failed at %d", self._number + 1, point)
+                self.alarms.append(f"what came at checkpoint {point} cannot be gone on with: {error}")
+            self._start_over()
             layout = self._signature.checkpoints[point].back
             rest = (
                 len(self._signature.output_scale)
@@ -141,6 +149,12 @@ class Batch:
                 else math.prod(layout.shape) // len(values)
             )
             return np.full((len(values), rest), np.nan)
+
+    def _start_over(self) -> None:
+        """From now on the client works for nothing, since a server sees how long its work takes."""
+        self._failed = True
+        self._talk = self._signature.converse(self._values)
+        next(self._talk)
 
     def refresh(self, index: int, tiles: list[bytes]) -> list[bytes]:
         """Decrypt, check, and encrypt afresh: zeros after an alarm.

@@ -195,8 +195,11 @@ class ProbeCheck(Check):
 
     def refill(self, point: int, values: Array) -> None:
         """Each probe lane continues as another probe, so that every segment is verified by itself."""
+        lanes = np.flatnonzero(self.lanes != EMPTY)
+        if not len(lanes):
+            return
         known = self._verification.probes
         random = secrets.SystemRandom()
-        for lane in np.flatnonzero(self.lanes != EMPTY):
+        for lane in lanes:
             self.lanes[lane] = random.randrange(len(known.fingerprint))
             values[lane] = known.exchanges[point].sent[self.lanes[lane]]

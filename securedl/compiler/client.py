@@ -72,6 +72,8 @@ def compile_client(
     joined = join(plain)
     check_script(model, joined, x)
     shape, head = plain.output_shape, plain.head
+    if not head.kind and (task in (None, "binary", "multilabel")):
+        _check_logits(joined, x[:KEPT_SAMPLES], task)
     output = Output(shape, task_of(shape, head) if task is None else task, head)
 
     def plan(found: Partitioned) -> Plan:
@@ -85,6 +87,25 @@ def compile_client(
         with contextlib.suppress(CompileError):  # two small results in one may be less precise than each
             return plan(joined)
     return plan(plain)
+
+
+def _check_logits(found: Partitioned, x: Array, task: str | None) -> None:
+    """Refuse answers whose signs are no labels.
+
+    Raises:
+        InputError: probabilities, or whole numbers, and nobody said that they are just values.
+    """
+    logits = found.script.logits(x, found.kernels)
+    single = math.prod(found.output_shape) == 1
+    whole = bool((logits == np.rint(logits)).all())
+    shares = bool(((logits >= 0) & (logits <= 1)).all()) and len(logits) > 1
+    if whole or (shares and (single or task == "multilabel")):
+        kind = "whole numbers" if whole else "from 0 to 1"
+        raise InputError(
+            f"all answers of the network are {kind}, so their signs are no labels: let it end in its logits, "
+            "or in a Softmax or Sigmoid, which the client applies; or pass task='regression' for the values "
+            "alone"
+        )
 
 
 def _samples(batch: int | str) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from securedl.errors import CompileError, UnsupportedLayerError
+from securedl.errors import CompileError, InputError, UnsupportedLayerError
 from securedl.network.any_number import BATCH
 from securedl.network.capture import Captured, capture, leaves
 from securedl.network.ending import ending_of
@@ -19,7 +19,7 @@ from securedl.network.graph import Array
 from securedl.network.operations import is_random, kind_of
 from securedl.network.outputs import Head
 from securedl.network.polynomial import PolynomialActivation
-from securedl.network.script import LAYER, PYTHON, Instruction, LinearLayer, Script
+from securedl.network.script import LAYER, PYTHON, Instruction, LinearLayer, Script, resolved
 
 #: Operations that are nothing in evaluation.
 _NOTHING = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
@@ -73,11 +73,19 @@ class ScriptWriter:
     registers: int = 1
 
     def operation(self, target: Any, *args: Any, **kwargs: Any) -> Followed:
-        """One operation; arguments may hold `Followed`."""
+        """One operation; arguments may hold `Followed`.
+
+        Raises:
+            UnsupportedLayerError: no script may do it.
+        """
+        name = target.__name__ if target in PYTHON.values() else str(target)
+        try:
+            resolved(name)
+        except InputError as reason:
+            raise UnsupportedLayerError(str(reason)) from reason
         value, changed = (
             target(*_mapped(args, which), **_mapped(kwargs, which)) for which in (_value, _changed)
         )
-        name = target.__name__ if target in PYTHON.values() else str(target)
         written = _mapped(list(args), self._written), _mapped(kwargs, self._written)
         return self._emit(value, changed, name, *written)
 

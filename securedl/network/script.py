@@ -7,7 +7,6 @@ random and belong to torch's own `aten` are accepted.
 from __future__ import annotations
 
 import operator
-import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ import numpy as np
 from securedl.errors import InputError
 from securedl.network.geometry import Geometry
 from securedl.network.graph import Array
+from securedl.network.script_operations import aten
 
 #: In place of an operation: what the layer of that number is sent is the argument.
 LAYER = "layer"
@@ -25,11 +25,6 @@ LAYER = "layer"
 PYTHON: dict[str, Callable[..., Any]] = {
     name: getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "mod", "neg", "getitem")
 }
-_ATEN = re.compile(r"aten\.([a-z0-9_]+)\.([A-Za-z0-9_]+)")
-#: Marked as random, which it is with dropout only; that is none in evaluation.
-_NOT_RANDOM = frozenset(["aten.scaled_dot_product_attention.default"])
-#: They give what memory holds.
-_UNWRITTEN = ("empty", "new_empty", "_empty", "_resize", "resize")
 #: What the types of torch are that an argument may name.
 _TYPES = ("dtype", "layout", "memory_format")
 
@@ -69,32 +64,7 @@ def resolved(operation: str) -> Callable[..., Any]:
     Raises:
         InputError: nothing that a script may do.
     """
-    import torch  # whoever replays scripts has it; a server does not load it
-
-    if operation in PYTHON:
-        return PYTHON[operation]
-    found = _ATEN.fullmatch(operation)
-    packet = getattr(torch.ops.aten, found[1], None) if found else None
-    target = getattr(packet, found[2], None) if found and packet is not None else None
-    if not isinstance(target, torch._ops.OpOverload):
-        raise InputError(f"a script cannot do {operation[:80]!r}: torch has no such operation")
-    random = torch.Tag.nondeterministic_seeded in target.tags and operation not in _NOT_RANDOM
-    if target._schema.is_mutable or random or _reaches_out(target):
-        raise InputError(
-            f"a script cannot do {operation!r}: it changes its arguments or what is outside, or gives other "
-            "values at each call"
-        )
-    return target
-
-
-def _reaches_out(target: Any) -> bool:
-    """Whether an operation reads or writes more than its arguments, which torch's schemas do not say.
-
-    Those that give nothing, as `manual_seed`, are for their effect; `from_file` maps any file, and makes it.
-    """
-    schema = target._schema
-    files = any("file" in argument.name for argument in schema.arguments)
-    return files or not schema.returns or schema.name.partition("::")[2].startswith(_UNWRITTEN)
+    return PYTHON[operation] if operation in PYTHON else aten(operation)
 
 
 def _check_argument(value: Any) -> None:

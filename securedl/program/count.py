@@ -128,7 +128,10 @@ class Counter(Arithmetic[Counted]):
 
     def products(self, sums: Sequence[tuple[Sequence[Counted], Sequence[Counted]]]) -> list[Counted]:
         """Groups."""
-        return [self.relinearise(self.dot(xs, ws)) for xs, ws in sums]
+        self.counts.groups += len(sums)
+        self.counts.terms += sum(len(ws) for _, ws in sums)
+        self.counts.relinearised |= any(xs[0].size + ws[0].size > 3 for xs, ws in sums)
+        return [Counted(xs[0].level) for xs, _ in sums]
 
     def merge(self, handles: Sequence[Counted], of: int) -> Counted:
         """All but one of the answers are merged into another, with a key for each step."""
