@@ -130,25 +130,20 @@ class Batch:
         What it does with an honest server's values cannot fail. Raised, a failure would tell a dishonest one
         what they were.
         """
+        layout = self._signature.checkpoints[point].back
         try:
-            if self._signature.checkpoints[point].back is None:
-                return finish(self._talk, values)
-            found = self._talk.send(values)
-            if not np.abs(found).max() <= SENDABLE:
-                raise InputError("it leads to a value that cannot be encrypted")
-            return found
+            found = finish(self._talk, values) if layout is None else self._talk.send(values)
         except Exception as error:
             if not self._failed:
                 _log.exception("the client's part of batch %d failed at %d", self._number + 1, point)
                 self.alarms.append(f"what came at checkpoint {point} cannot be gone on with: {error}")
             self._start_over()
-            layout = self._signature.checkpoints[point].back
-            rest = (
-                len(self._signature.output_scale)
-                if layout is None
-                else math.prod(layout.shape) // len(values)
-            )
+            outputs = len(self._signature.output_scale)
+            rest = outputs if layout is None else math.prod(layout.shape) // len(values)
             return np.full((len(values), rest), np.nan)
+        if layout is not None and not np.abs(found).max() <= SENDABLE:
+            self.alarms.append(f"what came at checkpoint {point} leads to a value that cannot be encrypted")
+        return found
 
     def _start_over(self) -> None:
         """From now on the client works for nothing, since a server sees how long its work takes."""

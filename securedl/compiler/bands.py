@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from securedl.compiler.cost import COEFFICIENT_PRICES, CoefficientPrices
+from securedl.compiler.cost import COEFFICIENT_PRICES, EXPECTED_QUERIES, CoefficientPrices
 from securedl.errors import CompileError
 from securedl.he.params import Parameters
 from securedl.he.record import packed_length
@@ -17,8 +17,8 @@ from securedl.program.steps import Port
 
 #: Into how many bands an image is cut at most, down and across.
 CUTS = (8, 3)
-#: Queries that share the price of preparing and uploading a model.
-EXPECTED_QUERIES = 1000
+#: N of the prices; what they are of grows with N.
+PRICED_RING = 4096
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,21 @@ class Conditions:
 
     def cost(self, counted: LayerCounts) -> Cost:
         """Of one layer for one query: its round trip is not in it."""
-        price, params = self.prices, self.params
-        server = price.layer + counted.sent * price.load + counted.products * price.product
-        server += counted.answers * price.relinearise * self.encrypted
-        server += (counted.answers - counted.received) * price.merge + counted.received * price.dump
-        client = price.between + counted.sent * price.send + counted.received * price.read
+        price, params, size = self.prices, self.params, self.params.ring / PRICED_RING
+        tiles = counted.sent * price.load + counted.products * price.product
+        tiles += counted.answers * price.relinearise * self.encrypted
+        tiles += (counted.answers - counted.received) * price.merge + counted.received * price.dump
+        server = price.layer + size * tiles
+        client = price.between + size * (counted.sent * price.send + counted.received * price.read)
         fresh = packed_length(params, Port(1, 0, 1.0, True).fresh)
-        size = counted.sent * fresh + counted.received * packed_length(params, Port(1, 0, 1.0, True).sent)
-        return Cost(server, client, self.link.ms(size), size)
+        moved = counted.sent * fresh + counted.received * packed_length(params, Port(1, 0, 1.0, True).sent)
+        return Cost(server, client, self.link.ms(moved), moved)
 
     def once(self, counted: LayerCounts) -> float:
         """Milliseconds of preparing and uploading its weights."""
         fresh = packed_length(self.params, Port(1, 0, 1.0, True).fresh)
-        return counted.weights * (self.prices.prepare + self.link.ms(fresh))
+        size = self.params.ring / PRICED_RING
+        return counted.weights * (self.prices.prepare * size + self.link.ms(fresh))
 
     def total(self, counted: LayerCounts) -> float:
         """Milliseconds of a query with its share of what is paid once."""

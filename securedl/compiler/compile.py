@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from securedl.arguments import number, shown
+from securedl.compiler.candidate import Candidate, cheapest
 from securedl.compiler.client import compile_client
-from securedl.compiler.cost import COEFFICIENT_PRICES, CoefficientPrices
+from securedl.compiler.cost import COEFFICIENT_PRICES, CoefficientPrices, once_ms
 from securedl.compiler.forms import normalise
 from securedl.compiler.fuse import fuse
+from securedl.compiler.layered import layer_by_layer
 from securedl.compiler.layout import LayerLayout, lay_out
 from securedl.compiler.levels import Segments, no_place, operations, place_refreshes
 from securedl.compiler.limit import SizeLimit
 from securedl.compiler.lower import lower
 from securedl.compiler.precision import KEPT_SAMPLES, check_precision, input_limit
+from securedl.compiler.rounds import Wanted
 from securedl.compiler.straighten import straighten
 from securedl.errors import CompileError, InputError
 from securedl.he.params import MAX_MODULUS_BITS, Parameters
@@ -26,6 +29,7 @@ from securedl.network.outputs import Head, Output, task_of
 from securedl.plan.normalised import Normalised
 from securedl.plan.plan import Plan
 from securedl.plan.signature import Link, Signature
+from securedl.program.program import MAX_BATCH
 
 if TYPE_CHECKING:
     from torch import nn
@@ -120,18 +124,28 @@ def compile(
             link=link or Link(), ring=ring, columns=columns, task=task, limit_gb=limit_gb,
             prices=prices or COEFFICIENT_PRICES,
         )  # fmt: skip
+    used, encrypted, link = _calibration(x), weights == "encrypted", link or Link()
     batch = 64 if batch is None else batch
-    imported = import_torch(model, x.shape[1:])
-    shape, head = imported.output_shape, imported.head
-    output = Output(shape, task_of(shape, head) if task is None else task, head)
-    used = _calibration(x)
     check_intervals(model, used)
-    check_same(model, imported, used)
-    flat = used.reshape(len(used), -1)
-    encrypted, link = weights == "encrypted", link or Link()
-    return compile_graph(
-        imported.graph, flat, batch, encrypted, link, ring, refreshes, scheme, columns, output, limit_gb
-    )
+
+    def in_slots() -> Candidate:
+        imported = import_torch(model, x.shape[1:])
+        shape, head = imported.output_shape, imported.head
+        output = Output(shape, task_of(shape, head) if task is None else task, head)
+        check_same(model, imported, used)
+        return slots_candidate(
+            imported.graph, used.reshape(len(used), -1), batch, encrypted, link, ring, refreshes, scheme,
+            columns, output, limit_gb,
+        )  # fmt: skip
+
+    def wanted(output: Output) -> Wanted:
+        samples = lanes(batch, MAX_BATCH)
+        return Wanted(samples, encrypted, link, None, columns, output, limit_gb, prices or COEFFICIENT_PRICES)
+
+    sources = [in_slots]
+    if ring is None and refreshes is None and batch != "throughput":
+        sources.append(lambda: layer_by_layer(model, used, task, wanted))
+    return cheapest(sources)
 
 
 def _whole(value: Any) -> bool:
@@ -144,7 +158,7 @@ def _calibration(x: Array) -> Array:
     return x[np.random.default_rng(0).choice(len(x), CALIBRATION_SAMPLES, replace=False)]
 
 
-def compile_graph(
+def slots_candidate(
     graph: Graph,
     x: Array,
     batch: int | str,
@@ -156,8 +170,8 @@ def compile_graph(
     columns: tuple[str, ...] = (),
     output: Output | None = None,
     limit_gb: float = 8.0,
-) -> Plan:
-    """The passes in order.
+) -> Candidate:
+    """A plan in slots, by the passes in their order.
 
     Args:
         x: calibration samples [samples, features]. columns: their names, if any.
@@ -179,8 +193,17 @@ def compile_graph(
         input_limit(network, network.input_offset, network.input_scale, rules.value_limit), chosen.cost,
         columns, output or _vector(network),
     )  # fmt: skip
-    plan = Plan(signature, network, fused, x[:KEPT_SAMPLES].copy())
-    return plan.with_error(check_precision(plan, x))
+
+    def make() -> Plan:
+        plan = Plan(signature, network, fused, x[:KEPT_SAMPLES].copy())
+        return plan.with_error(check_precision(plan, x))
+
+    return Candidate("in slots", program.batch, chosen.cost, once_ms(program, link), make)
+
+
+def compile_graph(*arguments: Any) -> Plan:
+    """A plan in slots; arguments as of `slots_candidate`."""
+    return slots_candidate(*arguments).make()
 
 
 def _vector(network: Normalised) -> Output:

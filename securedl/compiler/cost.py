@@ -10,6 +10,7 @@ from securedl.he.params import Parameters
 from securedl.he.record import Shape, packed_length
 from securedl.plan.normalised import Layer
 from securedl.plan.signature import Cost, Link
+from securedl.program.program import Program
 
 #: Milliseconds of one number-theoretic transform at N = 8192 on one core (vector evaluator).
 NTT_MS = 0.0066
@@ -17,6 +18,10 @@ NTT_MS = 0.0066
 DOT_NTTS = 0.53
 #: Encode + encrypt + pack, or unpack + decrypt + decode, of one polynomial and prime at N = 8192.
 CLIENT_MS = 0.4
+#: Queries that share the price of preparing and uploading a model.
+EXPECTED_QUERIES = 1000
+#: Encoding, encrypting and packing a weight in slots, one prime at N = 8192.
+PREPARE_MS = 0.6
 
 
 def ntt_ms(ring: int) -> float:
@@ -51,6 +56,22 @@ def transfer(params: Parameters, tiles: int, level: int, scale: float, *, fresh:
     size = tiles * packed_length(params, Shape(level, 2, scale, seeded=fresh))
     client = tiles * (level + 1) * CLIENT_MS * params.ring / 8192
     return Cost(0.0, client, link.ms(size), size)
+
+
+def once_ms(program: Program, link: Link) -> float:
+    """Preparing and uploading the weights of a program in slots."""
+    total = 0.0
+    for shape in program.weight_shapes:
+        total += (shape.level + 1) * PREPARE_MS * program.params.ring / 8192
+        total += link.ms(packed_length(program.params, shape))
+    return total
+
+
+def slots_cost(params: Parameters, tiles: int, products: int, level: int, link: Link) -> Cost:
+    """A polynomial in slots between two refreshes: so many products a tile."""
+    server = tiles * products * (key_switch_ntts(level) + 4 * (level + 1)) * ntt_ms(params.ring)
+    ends = [transfer(params, tiles, at, 1.0, fresh=at > 0, link=link) for at in (level, 0)]
+    return Cost(server) + ends[0] + ends[1]
 
 
 @dataclass(frozen=True)

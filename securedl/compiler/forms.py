@@ -40,7 +40,7 @@ DUST = 1e-3  # of the most that a feature moves the first layer; what does less 
 
 
 @dataclass(frozen=True, eq=False)
-class _Choice:
+class Choice:
     """v = (x + shift) / reach; the polynomial is Σ gains[k] · source_k + offset."""
 
     form: Form
@@ -133,13 +133,13 @@ def _scaled(matrix: sparse.csr_matrix, rows: Array, cols: Array) -> sparse.csr_m
     return sparse.csr_matrix((data, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
-def _linear(pre: Array, least: Array) -> _Choice:
+def _linear(pre: Array, least: Array) -> Choice:
     """Each output in units of half its range, from the middle of its range."""
     middle, half = (pre.min(axis=0) + pre.max(axis=0)) / 2, _filled(np.maximum(_spread(pre), least))
-    return _Choice(Straight(1), -middle, half, [half], middle)
+    return Choice(Straight(1), -middle, half, [half], middle)
 
 
-def _choose(node: Polynomial, pre: Array, least: Array, effects: Array) -> _Choice:
+def _choose(node: Polynomial, pre: Array, least: Array, effects: Array) -> Choice:
     """The cheapest form that is precise enough for the layer that reads it.
 
     Args:
@@ -149,25 +149,33 @@ def _choose(node: Polynomial, pre: Array, least: Array, effects: Array) -> _Choi
     moved = _spread(np.concatenate([lowest, highest])) * effects
     reach = _filled(np.maximum(np.abs(pre).max(axis=0), least))
     if node.degree in (2, 3):
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            completed = (_square if node.degree == 2 else _cubic)(node.coefficients, reach)
-            gain = np.linalg.norm(completed.gains[0] * effects)
-        if gain <= MAX_GAIN * np.linalg.norm(
-            moved
-        ):  # not where a feature has no leading term: it is NaN then
-            return completed
+        found = completed(node.coefficients, reach)
+        if found and np.linalg.norm(found.gains[0] * effects) <= MAX_GAIN * np.linalg.norm(moved):
+            return found
     return _powers(node.coefficients, pre, least)
 
 
-def _square(coefficients: Array, reach: Array) -> _Choice:
+def completed(coefficients: Array, reach: Array) -> Choice | None:
+    """A square or a depressed cubic; None where a feature has no leading term.
+
+    Args:
+        coefficients: [degree + 1, features], ascending, of degree 2 or 3. reach: [features], of the argument.
+    """
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        found = (_square if len(coefficients) == 3 else _cubic)(coefficients, reach)
+    finite = all(np.isfinite(part).all() for part in (found.shift, found.reach, found.offset, *found.gains))
+    return found if finite else None
+
+
+def _square(coefficients: Array, reach: Array) -> Choice:
     """The square completed."""
     a0, a1, a2 = coefficients
     shift = a1 / (2 * a2)
     bound = reach + np.abs(shift)
-    return _Choice(Square(2), shift, bound, [a2 * bound**2], a0 - a2 * shift**2)
+    return Choice(Square(2), shift, bound, [a2 * bound**2], a0 - a2 * shift**2)
 
 
-def _cubic(coefficients: Array, reach: Array) -> _Choice:
+def _cubic(coefficients: Array, reach: Array) -> Choice:
     """Cardano's depressed cubic; B grows with κ so that v² + κ/B² stays in [-1, 1]."""
     a0, a1, a2, a3 = coefficients
     shift = a2 / (3 * a3)
@@ -175,10 +183,10 @@ def _cubic(coefficients: Array, reach: Array) -> _Choice:
     far = np.abs(shift) + reach
     bound = far * np.sqrt(1 + np.abs(kappa) / far**2)
     offset = a0 - a1 * shift + a2 * shift**2 - a3 * shift**3
-    return _Choice(Cubic(3, kappa / bound**2), shift, bound, [a3 * bound**3], offset)
+    return Choice(Cubic(3, kappa / bound**2), shift, bound, [a3 * bound**3], offset)
 
 
-def _powers(coefficients: Array, pre: Array, least: Array) -> _Choice:
+def _powers(coefficients: Array, pre: Array, least: Array) -> Choice:
     """Coefficients in v = (x - mid) / half by Horner's rule on polynomials in v."""
     mid, half = (pre.min(axis=0) + pre.max(axis=0)) / 2, _filled(np.maximum(_spread(pre), least))
     table = np.zeros_like(coefficients)
@@ -188,4 +196,4 @@ def _powers(coefficients: Array, pre: Array, least: Array) -> _Choice:
         table = moved
         table[0] += row
     degree = len(coefficients) - 1
-    return _Choice(Powers(degree), -mid, half, list(table[1:]), table[0])
+    return Choice(Powers(degree), -mid, half, list(table[1:]), table[0])

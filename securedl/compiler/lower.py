@@ -14,6 +14,7 @@ from securedl.network.graph import Array
 from securedl.plan.bands import Bands
 from securedl.plan.network import Checkpoint
 from securedl.plan.normalised import Layer, Normalised
+from securedl.plan.served import Served, ServedLinear, ServedPolynomial
 from securedl.program.convolve import Convolve, Span
 from securedl.program.program import Program
 from securedl.program.steps import AddWeight, Matvec, Multiply, Port, Refresh, Step
@@ -59,11 +60,28 @@ class _Emitter:
         self.weights += tiles
         return out
 
-    def refresh(self, source: int, level: int, scale: float) -> int:
-        tiles = self.registers[source][2]
+    def refresh(self, source: int, level: int, scale: float, tiles: int, coefficients: bool = False) -> int:
         out = self.new(level, scale, tiles)
-        self.steps.append(Refresh(out, source, tiles, level, scale, coefficients=False))
+        self.steps.append(Refresh(out, source, tiles, level, scale, coefficients))
         return out
+
+    def convolve(self, source: int, bands: Bands) -> int:
+        scale, spans = VALUE_SCALE * WEIGHT_SCALE, tuple(Span(*span) for span in bands.spans)
+        out = self.new(0, scale, bands.answers)
+        step = Convolve(
+            out, source, bands.blocks, bands.inputs, spans, bands.channels, 0, scale, WEIGHT_SCALE,
+            self.weights,
+        )  # fmt: skip
+        self.steps.append(step)
+        self.weights += sum(stop - start for start, stop in bands.spans)
+        return out
+
+    def fresh(self, served: Served) -> tuple[int, float]:
+        """Level and scale of what the client sends to a layer."""
+        if isinstance(served, ServedPolynomial):
+            level = served.form.levels
+            return level, served.form.target(self.delta, self.params.primes, level)
+        return 0, VALUE_SCALE
 
     def add_constant(self, source: int, constant: Array) -> int:
         """For forms: the constant's values are the owner's, and secret; the program knows its place."""
@@ -93,7 +111,7 @@ def lower(
         if index and index in plan.starts:
             level = plan.start_level(index)
             scale = delta if op.kind == "affine" else emit.target(layer, level)
-            live = [emit.refresh(live[0], level, scale)]
+            live = [emit.refresh(live[0], level, scale, emit.registers[live[0]][2])]
             where = layout.source if op.kind == "affine" else layout.target
             checkpoints.append(Checkpoint(2 * op.layer + (op.kind == "activation"), where, where))
         if op.kind == "affine":
@@ -112,22 +130,20 @@ def lower(
     return program, tuple(checkpoints)
 
 
-def lower_layers(params: Parameters, layers: Sequence[Bands], samples: int, encrypted: bool) -> Program:
-    """One product with weights a layer, and a refresh before the next."""
-    steps: list[Step] = []
-    register = weights = 0
-    scale = VALUE_SCALE * WEIGHT_SCALE
-    for number, bands in enumerate(layers):
+def lower_layers(params: Parameters, layers: Sequence[Served], samples: int, encrypted: bool) -> Program:
+    """Each layer by itself, with a refresh before the next."""
+    delta = scheme_of(params).scale(params)
+    emit = _Emitter(params, delta)
+    first, width = layers[0], 0
+    query = Port(first.sent.tiles, *emit.fresh(first), isinstance(first, ServedLinear))
+    register = emit.new(query.level, query.scale, query.tiles)
+    for number, served in enumerate(layers):
         if number:
-            steps.append(Refresh(register + 1, register, bands.sent.tiles, 0, VALUE_SCALE, coefficients=True))
-            register += 1
-        spans = tuple(Span(*span) for span in bands.spans)
-        step = Convolve(
-            register + 1, register, bands.blocks, bands.inputs, spans, bands.channels, 0, scale,
-            WEIGHT_SCALE, weights,
-        )  # fmt: skip
-        steps.append(step)
-        register += 1
-        weights += sum(stop - start for start, stop in bands.spans)
-    query = Port(layers[0].sent.tiles, 0, VALUE_SCALE, coefficients=True)
-    return Program(params, samples, 0, encrypted, query, tuple(steps), register)
+            tiles, linear = served.sent.tiles, isinstance(served, ServedLinear)
+            register = emit.refresh(register, *emit.fresh(served), tiles, linear)
+        if isinstance(served, ServedLinear):
+            register = emit.convolve(register, served.bands)
+        elif isinstance(served, ServedPolynomial):
+            width = served.place.width
+            (register,) = served.form.outputs(emit, register)
+    return Program(params, samples, width, encrypted, query, tuple(emit.steps), register)

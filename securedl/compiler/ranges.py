@@ -11,45 +11,67 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.polynomial.polynomial import polyval
 
-from securedl.compiler.forms import FAR, LONGEST_ROW
+from securedl.compiler.forms import FAR, LONGEST_ROW, MAX_GAIN, Choice, completed
+from securedl.errors import CompileError
 from securedl.network.geometry import Geometry
 from securedl.network.graph import Array
-from securedl.network.script import Script
-from securedl.plan.rounds import Ranges
+from securedl.network.script import LinearLayer, PolynomialLayer, Script
+from securedl.plan.served import Ranges
 
 #: What a channel does to the layer, in parts of what the largest does: those that do less count as if they
 #: did so much, as they may meet other data.
 LEAST_SHARE = 0.125
+#: Places of its range at which a polynomial is looked at.
+MOVED = 33
 #: Samples that go through the network at a time.
 SAMPLES_AT_ONCE = 32
 
 
-def ranges_of(script: Script, kernels: Sequence[Array], x: Array) -> tuple[Ranges, ...]:
-    """Of every layer, so that results reach 1 on the calibration samples [samples, *shape]."""
-    lows, highs = _channels(script, kernels, x)
+def ranges_of(script: Script, kernels: Sequence[Array], x: Array) -> tuple[Ranges | Choice, ...]:
+    """Of every layer, so that results reach 1 on the calibration samples [samples, *shape].
+
+    Raises:
+        CompileError: a polynomial that has no precise form with one result.
+    """
+    ends, none = _channels(script, kernels, x), np.zeros(0)
     inputs = [
-        _input(layer.geometry, kernel, low, high)
-        for layer, kernel, low, high in zip(script.layers, kernels, lows, highs, strict=True)
+        _input(layer.geometry, kernel, *end) if isinstance(layer, LinearLayer) else (none, none)
+        for layer, kernel, end in zip(script.layers, kernels, ends, strict=True)
     ]
     shifts = [
-        _shift(layer.geometry, kernel, offset)
+        _shift(layer.geometry, kernel, offset) if isinstance(layer, LinearLayer) else none
         for layer, kernel, (offset, _) in zip(script.layers, kernels, inputs, strict=True)
     ]
     peaks = _peaks(script, kernels, x, shifts)
-    found = []
-    for kernel, layer, (offset, scale), shift, peak in zip(
-        kernels, script.layers, inputs, shifts, peaks, strict=True
+    found = list[Ranges | Choice]()
+    for kernel, layer, end, (offset, scale), shift, peak in zip(
+        kernels, script.layers, ends, inputs, shifts, peaks, strict=True
     ):
+        if isinstance(layer, PolynomialLayer):
+            found.append(_completed(layer, kernel, *end))
+            continue
         rows = np.sqrt((by_channel(kernel, layer.geometry, scale) ** 2).sum(axis=(1, 2, 3)))
         gain = np.maximum(peak, rows / LONGEST_ROW)
         found.append(Ranges(offset, scale, np.where(gain > 0, gain, 1.0), shift))
     return tuple(found)
 
 
-def normalised(kernel: Array, geometry: Geometry, ranges: Ranges) -> Array:
-    """A kernel for normalised values."""
-    return by_channel(kernel, geometry, ranges.scale) / ranges.gain[:, None, None, None]
+def _completed(layer: PolynomialLayer, coefficients: Array, low: Array, high: Array) -> Choice:
+    """The form of a polynomial whose argument is between low and high [channels]."""
+    table = np.broadcast_to(coefficients, (len(coefficients), len(low)))
+    reach = np.maximum(np.abs(low), np.abs(high))
+    reach = np.maximum(reach, LEAST_SHARE * reach.max()) if reach.any() else np.ones_like(reach)
+    between = np.linspace(-reach, reach, MOVED)
+    moved = np.ptp(polyval(between, table, tensor=False), axis=0) / 2
+    chosen = completed(table, reach)
+    if chosen is None or not (np.abs(chosen.gains[0]) <= MAX_GAIN * moved.max()).all():
+        raise CompileError(
+            f"{layer.name}: its polynomial is nearly of a lower degree than {layer.degree}, so that a "
+            "square or cube of it is not precise"
+        )
+    return chosen
 
 
 def by_channel(kernel: Array, geometry: Geometry, factors: Array) -> Array:
@@ -58,22 +80,24 @@ def by_channel(kernel: Array, geometry: Geometry, factors: Array) -> Array:
     return kernel * own[:, :, None, None]
 
 
-def _channels(script: Script, kernels: Sequence[Array], x: Array) -> tuple[list[Array], list[Array]]:
+def _channels(script: Script, kernels: Sequence[Array], x: Array) -> list[tuple[Array, Array]]:
     """The least and the largest value of each channel [channels] that each layer is sent."""
-    lows = [np.full(layer.geometry.channels, np.inf) for layer in script.layers]
-    highs = [-low for low in lows]
+    lows, highs = [np.array(np.inf)] * len(script.layers), [np.array(-np.inf)] * len(script.layers)
     for part in _parts(x):
         for number, (sent, _) in enumerate(script.values(part, kernels)):
-            lows[number] = np.minimum(lows[number], sent.min(axis=(0, 2, 3)))
-            highs[number] = np.maximum(highs[number], sent.max(axis=(0, 2, 3)))
-    return lows, highs
+            others = tuple(axis for axis in range(sent.ndim) if axis != 1)
+            lows[number] = np.minimum(lows[number], sent.min(axis=others))
+            highs[number] = np.maximum(highs[number], sent.max(axis=others))
+    return list(zip(lows, highs, strict=True))
 
 
 def _peaks(script: Script, kernels: Sequence[Array], x: Array, shifts: Sequence[Array]) -> list[Array]:
     """The largest magnitude of each map [maps] of each layer, without what the offset makes."""
-    peaks = [np.zeros(layer.geometry.maps) for layer in script.layers]
+    peaks = [np.zeros(1)] * len(script.layers)
     for part in _parts(x):
         for number, (_, result) in enumerate(script.values(part, kernels)):
+            if isinstance(script.layers[number], PolynomialLayer):
+                continue
             peaks[number] = np.maximum(peaks[number], np.abs(result - shifts[number]).max(axis=(0, 2, 3)))
     return peaks
 

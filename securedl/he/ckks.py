@@ -46,15 +46,19 @@ VALUE_SCALE, WEIGHT_SCALE = 2.0**20, 2.0**21
 COEFFICIENT_BITS = 48
 
 
-def coefficient_parameters(ring: int = 4096) -> Parameters:
-    """A chain of one prime for the coefficient form (`securedl.plan.bands`).
+def coefficient_parameters(ring: int = 4096, levels: int = 0) -> Parameters:
+    """A chain whose first prime is that of the coefficient form (`securedl.plan.bands`); with `levels` there
+    are slots beside it.
 
     Raises:
-        CompileError: a ring that is none.
+        CompileError: a ring that is none, or cannot hold the levels.
     """
-    special = next(ntt_primes(ring, COEFFICIENT_BITS + SPECIAL_BITS))
-    first = next(q for q in ntt_primes(ring, COEFFICIENT_BITS) if 4 * q <= special)
-    return Parameters("ckks", ring, (first,), special)
+    bits = COEFFICIENT_BITS - HEADROOM_BITS
+    if bits * (levels + 2) + 2 * HEADROOM_BITS + SPECIAL_BITS > MAX_MODULUS_BITS.get(ring, 0):
+        raise CompileError(
+            f"ring {ring} cannot hold {levels} levels beside coefficients at 128 bits of security"
+        )
+    return ckks_parameters(ring, levels, bits)
 
 
 class Ckks(Scheme):

@@ -17,7 +17,7 @@ import numpy as np
 from securedl.network.geometry import Axis, Geometry
 from securedl.network.graph import Array
 from securedl.network.partition import Partitioned
-from securedl.network.script import LAYER, Instruction, LinearLayer, Script, references
+from securedl.network.script import LAYER, Instruction, LinearLayer, Script, ServerLayer, references
 
 _ADD, _SLICE, _CAT = "aten.add.Tensor", "aten.slice.Tensor", "aten.cat.default"
 _RESHAPES = ("aten.reshape.default", "aten.view.default")
@@ -70,7 +70,7 @@ def _once(found: Partitioned) -> Partitioned | None:
         for wide, narrow in (operands, operands[::-1]):
             assert wide is not None
             assert narrow is not None
-            layer = _layer(found.script.layers[wide.number], found.script.layers[narrow.number])
+            layer = _layer(branches.layer(wide.number), branches.layer(narrow.number))
             if layer is not None:
                 return _Joined(found, place, wide, narrow, layer).whole()
     return None
@@ -110,6 +110,12 @@ class _Branches:
         self.reads = Counter(register for one in script.instructions for register in _read(one))
         self.reads[script.output] += 1
 
+    def layer(self, number: int) -> LinearLayer:
+        """That of a branch."""
+        layer = self.script.layers[number]
+        assert isinstance(layer, LinearLayer)
+        return layer
+
     def of(self, argument: Any) -> _Branch | None:
         """The branch that ends in an argument."""
         (register,) = references(argument, "r") or [None]
@@ -117,7 +123,9 @@ class _Branches:
         if one is None or self.reads[one.out] != 1:
             return None
         if one.operation == LAYER:
-            geometry = self.script.layers[one.args[0]].geometry
+            if not isinstance(self.script.layers[one.args[0]], LinearLayer):
+                return None
+            geometry = self.layer(one.args[0]).geometry
             factor = np.ones(geometry.maps)
             return _Branch(
                 one.args[0], one.args[1]["r"], factor, 0 * factor, geometry.output, frozenset([one.out])
@@ -209,7 +217,7 @@ class _Joined:
         """The network with the joined layer where the sum was."""
         script, dropped = self.found.script, self.wide.steps | self.narrow.steps
         rows = [*script.instructions[: self.place], *self._sum(), *script.instructions[self.place + 1 :]]
-        kept, layers, kernels = list[Instruction](), list[LinearLayer](), list[Array]()
+        kept, layers, kernels = list[Instruction](), list[ServerLayer](), list[Array]()
         for one in rows:
             if one.out in dropped:
                 continue
@@ -226,7 +234,7 @@ class _Joined:
 
     def _sum(self) -> Sequence[Instruction]:
         """The narrow layer's image without what its stride skips, beside the wide one's; then the layer."""
-        geometry = self.found.script.layers[self.narrow.number].geometry
+        geometry = _Branches(self.found.script).layer(self.narrow.number).geometry
         steps = list[tuple[str, list[Any]]]()
         sent = self.narrow.sent
         for axis, along in ((2, geometry.rows), (3, geometry.columns)):

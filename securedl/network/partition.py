@@ -18,8 +18,19 @@ from securedl.network.geometry import Geometry
 from securedl.network.graph import Array
 from securedl.network.operations import is_random, kind_of
 from securedl.network.outputs import Head
+from securedl.network.partition_whose import samples_first
 from securedl.network.polynomial import PolynomialActivation
-from securedl.network.script import LAYER, PYTHON, Instruction, LinearLayer, Script, resolved
+from securedl.network.script import (
+    LAYER,
+    POLYNOMIAL_DEGREES,
+    PYTHON,
+    Instruction,
+    LinearLayer,
+    PolynomialLayer,
+    Script,
+    ServerLayer,
+    resolved,
+)  # fmt: skip
 
 #: Operations that are nothing in evaluation.
 _NOTHING = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
@@ -33,8 +44,10 @@ class Partitioned:
     """A network, its layers apart.
 
     Attributes:
-        kernels: of the script's layers, float64 [maps, channels / groups, rows, columns]. output_shape: of
-            one sample's logits. head: what the network ends in, for the client. captured: where it is from.
+        kernels: of the script's layers, float64 [maps, channels / groups, rows, columns]; of polynomials
+            their coefficients [degree + 1, channels or 1].
+        output_shape: of one sample's logits. head: what the network ends in, for the client.
+        captured: where it is from.
     """
 
     script: Script
@@ -68,7 +81,7 @@ class ScriptWriter:
 
     instructions: list[Instruction] = field(default_factory=list)
     constants: dict[str, Array] = field(default_factory=dict)
-    layers: list[LinearLayer] = field(default_factory=list)
+    layers: list[ServerLayer] = field(default_factory=list)
     kernels: list[Array] = field(default_factory=list)
     registers: int = 1
 
@@ -91,13 +104,19 @@ class ScriptWriter:
 
     def layer(self, name: str, x: Followed, geometry: Geometry, kernel: Tensor) -> Followed:
         """One layer; x is [samples · repeat, channels, rows, columns]."""
-        weights = np.ascontiguousarray(kernel.numpy())
         repeat, rest = divmod(len(x.value), BATCH)
         assert not rest
-        value, changed = (
-            torch.from_numpy(geometry.convolve(given.numpy(), weights)) for given in (x.value, x.changed)
-        )
-        self.layers.append(LinearLayer(name, geometry, repeat))
+        return self._layer(LinearLayer(name, geometry, repeat), x, np.ascontiguousarray(kernel.numpy()))
+
+    def polynomial(self, name: str, x: Followed, coefficients: Array) -> Followed:
+        """One polynomial; x is [samples · repeat, channels, ...]."""
+        shape = tuple(x.value.shape[1:])
+        layer = PolynomialLayer(name, shape, len(coefficients) - 1, len(x.value) // BATCH)
+        return self._layer(layer, x, coefficients)
+
+    def _layer(self, layer: ServerLayer, x: Followed, weights: Array) -> Followed:
+        value, changed = (torch.from_numpy(layer.apply(one.numpy(), weights)) for one in (x.value, x.changed))
+        self.layers.append(layer)
         self.kernels.append(weights)
         return self._emit(value, changed, LAYER, [len(self.layers) - 1, {"r": x.register}], {})
 
@@ -141,19 +160,30 @@ def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     return change(value)
 
 
-def partition(model: nn.Module, shape: Sequence[int]) -> Partitioned:
+def partition(
+    model: nn.Module, shape: Sequence[int], polynomials: bool = False, samples: Array | None = None
+) -> Partitioned:
     """The layers of a network, and a script of the rest.
 
     Args:
         model: in any mode; evaluation mode counts. shape: of one sample.
+        polynomials: whether polynomial activations are layers too; their degree is 3 at most then.
+        samples: [samples, *shape], to follow the network with where it takes no random numbers, as tables
+            do not.
 
     Raises:
         UnsupportedLayerError: what cannot be replayed, where it is, and what to do; or no layer at all.
     """
     captured = capture(model, tuple(shape))
     with torch.no_grad():
-        run = _Run(captured, tuple(shape))
-        answer = run.run()
+        run = _Run(captured, *_random(shape), polynomials)
+        try:
+            answer = run.run()
+        except UnsupportedLayerError:
+            if samples is None or len(samples) <= BATCH:
+                raise
+            run = _Run(captured, *_given(samples), polynomials)
+            answer = run.run()
     emitted = run.emitter
     if not emitted.layers:
         raise UnsupportedLayerError(
@@ -182,11 +212,33 @@ def _alive(script: Script) -> Script:
     return Script(tuple(kept), constants, script.layers, script.output)
 
 
+def _random(shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Samples [BATCH, *shape], and the same with another sample 1: random, as zeros have many results that no
+    other samples have; the same at each call.
+    """
+    random = torch.Generator().manual_seed(0)
+    x, y = (torch.randn((BATCH, *shape), generator=random, dtype=torch.float64) for _ in range(2))
+    return _marked(x, y[1])
+
+
+def _given(samples: Array) -> tuple[Tensor, Tensor]:
+    """The same of samples [more than BATCH, *shape], sample 1 replaced by one that differs most from it."""
+    x = torch.from_numpy(np.array(samples, dtype=np.float64))
+    different = (x != x[1]).reshape(len(x), -1).sum(1)
+    return _marked(x[:BATCH], x[int(different.argmax())])
+
+
+def _marked(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    marked = x.clone()
+    marked[1] = other
+    return x, marked
+
+
 class _Run:
     """One run over the nodes of a captured network."""
 
-    def __init__(self, captured: Captured, shape: tuple[int, ...]) -> None:
-        self.captured, self.shape = captured, shape
+    def __init__(self, captured: Captured, x: Tensor, marked: Tensor, polynomials: bool) -> None:
+        self.captured, self.samples, self.polynomials = captured, Followed(x, 0, marked), polynomials
         self.emitter = ScriptWriter()
         self.known: dict[fx.Node, Any] = {}
         self.problems: list[str] = []
@@ -201,7 +253,7 @@ class _Run:
             raise UnsupportedLayerError(f"the network takes {len(inputs)} inputs: give one tensor of samples")
         for node in self.captured.graph.nodes:
             if node.op == "placeholder":
-                self.known[node] = self._samples()
+                self.known[node] = self.samples
             elif node.op == "get_attr":
                 self.known[node] = Followed(_double(_attribute(self.captured, str(node.target))))
             elif node.op == "output":
@@ -223,14 +275,6 @@ class _Run:
                 )
             self.head = Head(self.head.kind, axis - 1)
         return answer
-
-    def _samples(self) -> Followed:
-        """Random, as zeros have many results that no other samples have; the same at each call."""
-        random = torch.Generator().manual_seed(0)
-        x, y = (torch.randn((BATCH, *self.shape), generator=random, dtype=torch.float64) for _ in range(2))
-        marked = x.clone()
-        marked[1] = y[1]
-        return Followed(x, 0, marked)
 
     def _step(self, node: fx.Node) -> None:
         try:
@@ -282,10 +326,16 @@ class _Run:
         return self.emitter.operation(node.target, *args, **kwargs) if found is None else found
 
     def _polynomial(self, node: fx.Node, x: Followed) -> Followed:
-        """By Horner's rule."""
+        """A layer, or by Horner's rule."""
         module = self.captured.get_submodule(str(node.target))
         if not isinstance(module, PolynomialActivation):
             raise UnsupportedLayerError(f"{type(module).__name__} is not an operation of torch")
+        if self.polynomials and module.degree > 1:
+            if module.degree not in POLYNOMIAL_DEGREES or not samples_first(x):
+                raise UnsupportedLayerError(
+                    f"a polynomial of degree {module.degree} has more than one result, or no axis of samples"
+                )
+            return self.emitter.polynomial(self.captured.origin(node).path, x, module.power())
         form = (-1, *[1] * (x.value.ndim - 2))
         rows = [torch.as_tensor(row).double() for row in module.power()]
         rows = [row.reshape(form) if len(row) > 1 else row for row in rows]

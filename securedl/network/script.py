@@ -10,7 +10,7 @@ import operator
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -25,6 +25,8 @@ LAYER = "layer"
 PYTHON: dict[str, Callable[..., Any]] = {
     name: getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "mod", "neg", "getitem")
 }
+#: Polynomials that the server computes with one result: squares and cubes, completed.
+POLYNOMIAL_DEGREES = (2, 3)
 #: What the types of torch are that an argument may name.
 _TYPES = ("dtype", "layout", "memory_format")
 
@@ -40,6 +42,70 @@ class LinearLayer:
     name: str
     geometry: Geometry
     repeat: int = 1
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        """Shape of what it gives, without the samples."""
+        return self.geometry.output
+
+    def apply(self, sent: Array, weights: Array) -> Array:
+        """[images, channels, rows, columns] to [images, maps, rows, columns] with a kernel."""
+        return self.geometry.convolve(sent, weights)
+
+    def to_list(self) -> list[Any]:
+        """For a file."""
+        return ["linear", self.name, self.repeat, self.geometry.to_list()]
+
+
+@dataclass(frozen=True)
+class PolynomialLayer:
+    """A polynomial of every value.
+
+    Attributes:
+        name: path of its module. shape: of what it is sent and gives, without the samples; channels first.
+        degree: 2 or 3. repeat: rows of a sample that go through it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    degree: int
+    repeat: int = 1
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        """Shape of what it gives, without the samples."""
+        return self.shape
+
+    def apply(self, sent: Array, weights: Array) -> Array:
+        """[rows, *shape] to the same, by Horner's rule; weights [degree + 1, channels or 1], ascending."""
+        table = weights.reshape(len(weights), -1, *[1] * (len(self.shape) - 1))
+        total = np.broadcast_to(table[-1], sent.shape)
+        for row in table[-2::-1]:
+            total = total * sent + row
+        return total
+
+    def to_list(self) -> list[Any]:
+        """For a file."""
+        return ["polynomial", self.name, self.repeat, [self.degree, *self.shape]]
+
+
+#: What a server computes for a script.
+ServerLayer: TypeAlias = LinearLayer | PolynomialLayer
+
+
+def layer_from(row: Sequence[Any]) -> ServerLayer:
+    """The inverse of `to_list`.
+
+    Raises:
+        InputError: it is none.
+    """
+    kind, name, repeat, sizes = row
+    if kind == "linear":
+        return LinearLayer(str(name), Geometry.from_list(sizes), int(repeat))
+    degree, *shape = map(int, sizes)
+    if kind != "polynomial" or degree not in POLYNOMIAL_DEGREES or min([*shape, int(repeat)]) < 1:
+        raise InputError(f"a layer of kind {kind!r}, degree {degree} and shape {shape} is none")
+    return PolynomialLayer(str(name), tuple(shape), degree, int(repeat))
 
 
 @dataclass(frozen=True)
@@ -114,7 +180,7 @@ class Script:
 
     instructions: tuple[Instruction, ...]
     constants: Mapping[str, np.ndarray[Any, Any]]
-    layers: tuple[LinearLayer, ...]
+    layers: tuple[ServerLayer, ...]
     output: int
 
     def __post_init__(self) -> None:
@@ -214,7 +280,7 @@ class Script:
         try:
             number, sent = next(running)
             while True:
-                found.append((sent, self.layers[number].geometry.convolve(sent, kernels[number])))
+                found.append((sent, self.layers[number].apply(sent, kernels[number])))
                 number, sent = running.send(found[-1][1])
         except StopIteration as end:
             return found, end.value
@@ -222,7 +288,7 @@ class Script:
     def to_parts(self) -> tuple[Any, dict[str, Any]]:
         """For a file: what JSON can hold, and arrays."""
         instructions = [(one.out, one.operation, one.args, one.kwargs) for one in self.instructions]
-        layers = [(layer.name, layer.geometry.to_list(), layer.repeat) for layer in self.layers]
+        layers = [layer.to_list() for layer in self.layers]
         names = {f"c{number}": value for number, value in enumerate(self.constants.values())}
         meta = {
             "instructions": instructions,
@@ -243,9 +309,6 @@ class Script:
             Instruction(int(out), str(operation), list(args), dict(kwargs))
             for out, operation, args, kwargs in meta["instructions"]
         )
-        layers = tuple(
-            LinearLayer(str(name), Geometry.from_list(row), int(repeat))
-            for name, row, repeat in meta["layers"]
-        )
+        layers = tuple(layer_from(row) for row in meta["layers"])
         constants = {str(name): arrays[f"c{number}"] for number, name in enumerate(meta["constants"])}
         return Script(instructions, constants, layers, int(meta["output"]))

@@ -170,3 +170,5 @@ class Powers(Form):
 
 #: Forms by the names that they have in a plan's file.
 FORMS: dict[str, type[Form]] = {kind.name: kind for kind in (Straight, Square, Cubic, Powers)}
+#: The form of a polynomial of that degree that has one result; its constant is not in it.
+COMPLETED: dict[int, Form] = {2: Square(2), 3: Cubic(3)}

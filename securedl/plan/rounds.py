@@ -3,54 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from securedl.network.graph import Array
-from securedl.network.script import Script
-from securedl.plan.bands import Bands
+from securedl.network.script import LinearLayer, Script
 from securedl.plan.network import Checkpoint, Conversation, Exchange, Network, of, under
+from securedl.plan.served import Served, served_from
 from securedl.program.program import Program
 from securedl.program.steps import Values
 
 #: Random values that a layer is tested with reach this part of what the scheme decrypts.
 PROBE_REACH = 0.5
-#: What is sent counts as so many parts of what is received. At 128 times the limit of that the noise of the
-#: weights makes an error of 2^-10 of the range of a result.
-SENT_PART = 1 / 128
-
 #: Operations that move values and change none, by which nobody tells a network.
 _MOVES = frozenset(["reshape", "view", "flatten", "transpose", "permute", "sym_size", "slice", "unflatten"])
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Ranges:
-    """Normalisation of one layer: sent = (value - offset) / scale, result = received · gain + shift.
-
-    Attributes:
-        offset, scale: [channels]. gain: [maps]. shift: [maps, rows, columns] or [maps, 1, 1], what the layer
-            makes of the offset.
-    """
-
-    offset: Array
-    scale: Array
-    gain: Array
-    shift: Array
-
-    def reaching(self, target: float) -> Ranges:
-        """The same, results so many times as large."""
-        return replace(self, gain=self.gain / target)
-
-    def sent(self, values: Array) -> Array:
-        """[images, channels, rows, columns], normalised."""
-        normalised: Array = (values - self.offset[:, None, None]) / self.scale[:, None, None]
-        return normalised
-
-    def result(self, received: Array, output: tuple[int, int, int]) -> Array:
-        """[samples, features] to [images, *output]."""
-        return received.reshape(-1, *output) * self.gain[:, None, None] + self.shift
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,24 +27,23 @@ class Rounds:
 
     Attributes:
         script: with the layers' sizes. input_shape: of one sample. outputs: its logits.
-        ranges, bands: of each layer, in the order in which the script meets them.
+        served: each layer, in the order in which the script meets them.
     """
 
     script: Script
     input_shape: tuple[int, ...]
     outputs: int
-    ranges: tuple[Ranges, ...]
-    bands: tuple[Bands, ...]
+    served: tuple[Served, ...]
 
     def converse(self, flat: Array) -> Conversation:
         """See `network.Conversation`."""
         running = self.script.run(flat.reshape(len(flat), *self.input_shape))
         layer, value = next(running)
         while True:
-            ranges, geometry = self.ranges[layer], self.script.layers[layer].geometry
-            received = yield ranges.sent(value).reshape(len(flat), -1)
+            served = self.served[layer]
+            received = yield served.normalised(value).reshape(len(flat), -1)
             try:
-                layer, value = running.send(ranges.result(received, geometry.output))
+                layer, value = running.send(served.result(received))
             except StopIteration as end:
                 logits: Array = end.value
                 return logits.reshape(len(flat), -1)
@@ -84,29 +51,21 @@ class Rounds:
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """The query, each refresh, and the answer."""
-        ends = [None, *(bands.received for bands in self.bands)]
-        starts = [*(bands.sent for bands in self.bands), None]
-        return tuple(Checkpoint(2 * k, *pair) for k, pair in enumerate(zip(ends, starts, strict=True)))
+        ends = [None, *(served.received for served in self.served)]
+        starts = [*(served.sent for served in self.served), None]
+        return tuple(
+            Checkpoint(value, *pair)
+            for value, pair in zip(self._values(), zip(ends, starts, strict=True), strict=True)
+        )
 
-
-@dataclass(frozen=True, eq=False, repr=False)
-class LayerWeights(Values):
-    """The weights of one layer (`steps.Values`)."""
-
-    bands: Bands
-    kernel: Array
-
-    def diagonals(self, step: Any) -> Iterator[Array]:
-        """None."""
-        return iter(())
-
-    def vector(self) -> Iterator[Array]:
-        """None."""
-        return iter(())
-
-    def polynomials(self) -> Iterator[Array]:
-        """Coefficients [N] of every weight."""
-        return self.bands.weights(self.kernel)
+    def _values(self) -> Iterator[int]:
+        """Which value of the network each point is (`Checkpoint`)."""
+        linear = 0
+        for layer in self.script.layers:
+            here = isinstance(layer, LinearLayer)
+            yield 2 * linear if here else 2 * linear - 1
+            linear += here
+        yield 2 * linear
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -124,9 +83,7 @@ class Layerwise(Network):
 
     def _layer(self, number: int, sent: Array) -> Array:
         """Normalised values [samples, features] through one layer."""
-        layer = self.rounds.script.layers[number]
-        found = layer.geometry.convolve(sent.reshape(-1, *layer.geometry.image), self.kernels[number])
-        return found.reshape(len(sent), -1)
+        return self.rounds.served[number].apply(sent, self.kernels[number])
 
     def _run(self, flat: Array) -> tuple[list[Exchange], Array]:
         talk, found = self.rounds.converse(flat), list[Exchange]()
@@ -166,8 +123,8 @@ class Layerwise(Network):
 
     def values(self, program: Program) -> Iterator[Values]:
         """See `Network`."""
-        for bands, kernel in zip(self.rounds.bands, self.kernels, strict=True):
-            yield LayerWeights(bands, kernel)
+        for served, kernel in zip(self.rounds.served, self.kernels, strict=True):
+            yield from served.values(kernel)
 
     def peaks(self, flat: Array) -> Array:
         """See `Network`. What is sent may be larger: it has no weight's scale beside its own.
@@ -184,8 +141,8 @@ class Layerwise(Network):
     def _peaks(self, flat: Array) -> Array:
         worst = np.zeros(len(flat))
         with np.errstate(over="ignore", invalid="ignore"):
-            for sent, received in self.exchanges(flat, ()):
-                for value, part in ((sent, SENT_PART), (received, 1.0)):
+            for served, (sent, received) in zip(self.rounds.served, self.exchanges(flat, ()), strict=True):
+                for value, part in ((sent, served.sent_part), (received, 1.0)):
                     largest = np.nan_to_num(np.abs(value).max(axis=1), nan=np.inf)
                     worst = np.maximum(worst, part * largest)
         return worst
@@ -205,27 +162,22 @@ class Layerwise(Network):
 
     def rows(self, program: Program) -> list[str]:
         """See `Network`."""
-        found = []
-        for number, (layer, bands) in enumerate(
-            zip(self.rounds.script.layers, self.rounds.bands, strict=True)
-        ):
-            weights = sum(stop - start for start, stop in bands.spans)
-            taken = f"{weights} weights, {bands.sent.tiles} tiles sent, {bands.answers} received"
-            found.append(f"{number + 1}. {layer.name}: {layer.geometry}; {taken}")
-        return found
+        return [f"{number}. {served.row}" for number, served in enumerate(self.rounds.served, 1)]
 
     def to_parts(self) -> tuple[Any, dict[str, Any]]:
         """The client's script, ranges and layouts, and the kernels."""
         script, arrays = self.rounds.script.to_parts()
         found = under("script", arrays)
-        for number, (ranges, kernel) in enumerate(zip(self.rounds.ranges, self.kernels, strict=True)):
-            found |= under(f"ranges{number}", vars(ranges)) | {f"kernel{number}": kernel}
-        bands = [(b.samples, b.ring, b.height, b.width, b.channels, b.lanes) for b in self.rounds.bands]
+        rows = []
+        for number, (served, kernel) in enumerate(zip(self.rounds.served, self.kernels, strict=True)):
+            row, ranges = served.to_parts()
+            rows.append(row)
+            found |= under(f"ranges{number}", ranges) | {f"kernel{number}": kernel}
         meta = {
             "script": script,
             "input_shape": self.rounds.input_shape,
             "outputs": self.rounds.outputs,
-            "bands": bands,
+            "served": rows,
         }
         return meta, found
 
@@ -237,11 +189,9 @@ class Layerwise(Network):
             InputError: not such parts.
         """
         script = Script.from_parts(meta["script"], of("script", arrays))
-        count = range(len(script.layers))
-        ranges = tuple(Ranges(**of(f"ranges{k}", arrays)) for k in count)
-        bands = tuple(
-            Bands(layer.geometry, *map(int, row))
-            for layer, row in zip(script.layers, meta["bands"], strict=True)
+        served = tuple(
+            served_from(layer, row, of(f"ranges{k}", arrays))
+            for k, (layer, row) in enumerate(zip(script.layers, meta["served"], strict=True))
         )
-        rounds = Rounds(script, tuple(meta["input_shape"]), int(meta["outputs"]), ranges, bands)
-        return Layerwise(rounds, tuple(arrays[f"kernel{k}"] for k in count))
+        rounds = Rounds(script, tuple(meta["input_shape"]), int(meta["outputs"]), served)
+        return Layerwise(rounds, tuple(arrays[f"kernel{k}"] for k in range(len(served))))

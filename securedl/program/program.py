@@ -2,7 +2,8 @@
 
 A program is a straight line of steps over numbered registers. A register holds a list of ciphertexts,
 its *tiles*. In the slot form a tile has n = N/2 slots, `width` features for `batch` samples, interleaved:
-slot = feature · batch + sample. In the coefficient form the client alone knows what stands where.
+slot = feature · batch + sample. In the coefficient form the client alone knows what stands where. A refresh
+may turn one form into the other, as the client does it; nothing else does.
 """
 
 from __future__ import annotations
@@ -198,9 +199,8 @@ def check_program(program: Program) -> dict[int, Port]:
         FormatError: naming the first invariant that fails.
     """
     (_, slots), levels = program.scheme.slots(program.params.ring), program.params.levels
-    full = 0 if program.query.coefficients else slots
     require(1 <= program.batch <= MAX_BATCH, f"a batch of {program.batch} samples")
-    require(program.width * program.batch == full, "batch times width is not the slots")
+    require(program.width * program.batch in (0, slots), "batch times width is not the slots")
     require(
         1 <= program.query.tiles <= MAX_TILES and program.query.level <= levels, "query port out of range"
     )
@@ -221,6 +221,6 @@ def check_program(program: Program) -> dict[int, Port]:
         require(weights <= MAX_DIAGONALS, f"more than {MAX_DIAGONALS} weights")
         registers[step.out] = port
     require(program.output in registers, "the output register is never written")
-    alike = all(port.coefficients == program.query.coefficients for port in registers.values())
-    require(alike, "values are in slots at some places and in coefficients at others")
+    anywhere = not all(port.coefficients for port in registers.values())
+    require(anywhere == (program.width > 0), "it has a width without slots, or slots without a width")
     return registers

@@ -373,7 +373,112 @@ class TestDishonest:
         assert not inference.answer({}, {}).report.passed
 
 
+class Normed(nn.Module):
+    """Divides by the largest value of a sample, of which an honest layer has one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 6, bias=False)
+        self.second, self.last = nn.Linear(6, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        y = y / y.abs().amax(1, keepdim=True)
+        found: Tensor = self.last(torch.relu(self.second(y)))
+        return found
+
+
+class TestAfterAFailure:
+    """A value that cannot be encrypted: the client alarms, sends zeros, and works as before."""
+
+    def asked(self, monkeypatch: pytest.MonkeyPatch, worth: float) -> tuple[list[Any], list[str], int]:
+        """What is sent at each refresh, the alarms, and how often an operation of the script ran."""
+        torch.manual_seed(0)
+        model, x = Normed().eval(), np.random.default_rng(0).normal(size=(30, 4))
+        server = Server(securedl.compile(model, x, activations="client"))
+        inference = server.owner.ask(x[:1], 0)
+        keys, program, seen, runs = server.owner.keys, server.program, list[Any](), 0
+        real, read, refreshed = Batch._decrypt, Script._read, Batch.refresh
+
+        def garbled(self: Batch, tiles: list[bytes], point: int) -> Any:
+            found = real(self, tiles, point)
+            return worth * found if point == 1 else found
+
+        def counted(self: Script, value: Any, registers: Any) -> Any:
+            nonlocal runs
+            runs += 1
+            return read(self, value, registers)
+
+        def watched(self: Batch, index: int, tiles: list[bytes]) -> list[bytes]:
+            fresh = refreshed(self, index, tiles)
+            shape = program.refreshes[index][1].fresh
+            seen.append(np.abs(keys.decrypt(fresh[0], shape, True)).max())
+            return fresh
+
+        monkeypatch.setattr(Batch, "_decrypt", garbled)
+        monkeypatch.setattr(Script, "_read", counted)
+        monkeypatch.setattr(Batch, "refresh", watched)
+        for batch in inference.batches:
+            server.serve(batch)
+        alarms = [alarm for batch in inference.batches for alarm in batch.alarms]
+        assert inference.answer({}, {}).report.passed == (not alarms)
+        return seen, alarms, runs
+
+    def test_it_goes_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sent, alarms, runs = self.asked(monkeypatch, 1.0)
+        assert not alarms
+        assert min(sent) > 0.1
+        with pytest.MonkeyPatch.context() as other:
+            sent, alarms, after = self.asked(other, 0.0)
+        assert len(alarms) == 1
+        assert "a value that cannot be encrypted" in alarms[0]
+        assert max(sent) < 1e-3  # noise
+        assert after == runs
+
+
 class TestRefused:
+    @pytest.mark.parametrize(
+        ("end", "words"),
+        [
+            (lambda y: torch.softmax(y, 1)[:, 1], "from 0 to 1"),
+            (lambda y: torch.sigmoid(y).square()[:, :1], "from 0 to 1"),
+            (lambda y: y.argmax(1), "whole numbers"),
+            (lambda y: (y[:, :1] > 0).double(), "whole numbers"),
+        ],
+    )
+    def test_answers_without_labels(self, end: Callable[[Tensor], Tensor], words: str) -> None:
+        class Ended(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.fc = nn.Linear(4, 3)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return end(self.fc(x))
+
+        torch.manual_seed(0)
+        model, x = Ended(), np.random.default_rng(0).normal(size=(30, 4))
+        with pytest.raises(InputError, match=words):
+            securedl.compile(model, x, activations="client")
+
+    def test_a_sample_on_which_the_clients_operations_fail(self) -> None:
+        class Looked(nn.Module):
+            """The first feature is a number of a table."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.table, self.fc = nn.Embedding(5, 3), nn.Linear(3, 2)
+
+            def forward(self, x: Tensor) -> Tensor:
+                found: Tensor = self.fc(self.table(x[:, 0].long()))
+                return found
+
+        torch.manual_seed(0)
+        x = np.random.default_rng(0).integers(0, 5, (30, 2)).astype(float)
+        plan = securedl.compile(Looked(), x, activations="client")
+        assert len(plan.checked(x[:3])) == 3
+        with pytest.raises(InputError, match="would overflow"):
+            plan.checked(np.array([[9.0, 0.0]]))
+
     @pytest.mark.parametrize(
         ("model", "words"),
         [

@@ -112,6 +112,9 @@ def matrix(*shape: int) -> Tensor:
 
 
 NETS: dict[str, Net] = {
+    "turned": Net(
+        lambda: Written(lambda self, x: self.fc(x.mT).relu().mT.flatten(1), fc=nn.Linear(3, 4)), (3, 5), 1
+    ),
     "mlp": Net(lambda: nn.Sequential(nn.Linear(7, 9), nn.ReLU(), nn.Linear(9, 3)), (7,), 2),
     "lenet": Net(
         lambda: nn.Sequential(

@@ -65,7 +65,7 @@ def test_what_it_is() -> None:
     ("path", "value", "message"),
     [
         ("width", 1, "slots"), ("batch", 0, "a batch of 0"), ("batch", 1 << 15, "a batch of"),
-        ("query.tiles", 5, "other tiles"), ("query.coefficients", False, "slots"),
+        ("query.tiles", 5, "other tiles"), ("query.coefficients", False, "in coefficients"),
         ("query.level", 1, "query port"), ("query.scale", 3.0, "scales"),
         ("steps.0.blocks", 0, "empty"), ("steps.0.blocks", 3, "other tiles"),
         ("steps.0.blocks", 1 << 40, "other tiles"),

@@ -1,0 +1,215 @@
+"""A plan whose layers are computed one by one, with a refresh between any two."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from securedl.compiler.bands import Conditions, LayerCounts, choose
+from securedl.compiler.cost import COEFFICIENT_PRICES, CoefficientPrices, slots_cost
+from securedl.compiler.forms import FAR, Choice
+from securedl.compiler.lower import lower_layers
+from securedl.compiler.precision import KEPT_SAMPLES, check_precision, input_limit
+from securedl.compiler.ranges import by_channel, ranges_of
+from securedl.errors import CompileError
+from securedl.he.ckks import WEIGHT_SCALE, coefficient_parameters
+from securedl.he.params import Parameters
+from securedl.he.record import Shape, packed_length
+from securedl.network.graph import Array
+from securedl.network.outputs import Output
+from securedl.network.script import LinearLayer, PolynomialLayer, Script, ServerLayer
+from securedl.plan.bands import Bands
+from securedl.plan.forms import COMPLETED
+from securedl.plan.layouts import Interleaved
+from securedl.plan.plan import Plan
+from securedl.plan.rounds import Layerwise, Rounds
+from securedl.plan.served import Ranges, Served, ServedLinear, ServedPolynomial
+from securedl.plan.signature import Cost, Link, Signature
+from securedl.program.program import Program
+
+#: Without polynomials, and with: they need slots and levels.
+_RINGS = (4096, 8192)
+#: What results reach on the calibration data, the first that is precise enough; others may be 16 or 4 times
+#: as large before they are refused.
+TARGETS = (2.0, 8.0)
+#: Calibration samples used, and simulated: a sample takes as long as the network in the
+#: clear does.
+CALIBRATION, FEW_CHECKED = 512, 8
+#: Random inputs that try the box of the inputs.
+FEW_TRIES = 16
+#: Part of what an input feature usually reaches that one without data is given.
+UNSEEN = 0.125
+WEIGHT = Shape(0, 2, WEIGHT_SCALE, seeded=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """What is asked of a plan.
+
+    Attributes:
+        samples: of a query. encrypted: the weights. ring: N, or None. limit_gb: of the upload, 10^9 bytes.
+    """
+
+    samples: int
+    encrypted: bool
+    link: Link
+    ring: int | None
+    columns: tuple[str, ...]
+    output: Output
+    limit_gb: float
+    prices: CoefficientPrices = COEFFICIENT_PRICES
+
+
+@dataclass(frozen=True, eq=False)
+class Arrangement:
+    """Where everything stands, before any weight is looked at.
+
+    Attributes:
+        places: of each layer. cost: of a query. once: milliseconds of preparing and uploading the weights.
+    """
+
+    params: Parameters
+    places: tuple[Bands | Interleaved, ...]
+    cost: Cost
+    once: float
+
+
+def arrange(script: Script, wanted: Wanted) -> Arrangement:
+    """The cheapest layout of each layer.
+
+    Raises:
+        CompileError: no layout fits, or the weights take more than `limit_gb`.
+    """
+    degrees = [layer.degree for layer in script.layers if isinstance(layer, PolynomialLayer)]
+    levels = max((COMPLETED[degree].levels for degree in degrees), default=0)
+    params = coefficient_parameters(wanted.ring or _RINGS[levels > 0], levels)
+    conditions = Conditions(params, wanted.encrypted, wanted.link, prices=wanted.prices)
+    places, counts = list[Bands | Interleaved](), list[LayerCounts]()
+    cost, once = Cost(link_ms=wanted.link.rtt_ms * len(script.layers)), 0.0
+    for layer in script.layers:
+        if isinstance(layer, LinearLayer):
+            bands = choose(layer.geometry, wanted.samples * layer.repeat, conditions, layer.name)
+            places.append(bands)
+            counts.append(LayerCounts.of(bands))
+            cost += conditions.cost(counts[-1])
+            once += conditions.once(counts[-1])
+        else:
+            features = layer.repeat * math.prod(layer.shape)
+            slots = Interleaved(features, params.slots // wanted.samples, wanted.samples)
+            places.append(slots)
+            products = COMPLETED[layer.degree].products
+            cost += slots_cost(params, slots.tiles, products, COMPLETED[layer.degree].levels, wanted.link)
+    found = Arrangement(params, tuple(places), cost, once)
+    _check_size(script, found, wanted)
+    return found
+
+
+def compile_rounds(script: Script, kernels: Sequence[Array], x: Array, wanted: Wanted) -> Plan:
+    """The passes in order: layouts, ranges, program, check.
+
+    Args:
+        x: calibration samples [samples, *shape].
+
+    Raises:
+        CompileError: no layout fits, the weights take more than `limit_gb`, or the precision is too low.
+    """
+    arrangement, used = arrange(script, wanted), x[:CALIBRATION]
+    ranges = ranges_of(script, kernels, used)
+
+    def plan(target: float) -> Plan:
+        served, weights = list[Served](), list[Array]()
+        for layer, where, kernel, found in zip(
+            script.layers, arrangement.places, kernels, ranges, strict=True
+        ):
+            one, normalised = _served(layer, where, kernel, found, target)
+            served.append(one)
+            weights.append(normalised)
+        rounds = Rounds(script, x.shape[1:], math.prod(wanted.output.shape), tuple(served))
+        program = lower_layers(arrangement.params, served, wanted.samples, wanted.encrypted)
+        network = Layerwise(rounds, tuple(weights))
+        return _plan(program, network, used.reshape(len(used), -1), arrangement.cost, wanted)
+
+    *wide, narrow = TARGETS
+    for target in wide:
+        with contextlib.suppress(CompileError):
+            return plan(target)
+    return plan(narrow)
+
+
+def _served(
+    layer: ServerLayer, where: Bands | Interleaved, kernel: Array, found: Ranges | Choice, target: float
+) -> tuple[Served, Array]:
+    """A layer as it is computed, and its normalised weights."""
+    if isinstance(layer, LinearLayer):
+        assert isinstance(found, Ranges)
+        assert isinstance(where, Bands)
+        ranges = found.reaching(target)
+        weights = by_channel(kernel, layer.geometry, ranges.scale) / ranges.gain[:, None, None, None]
+        return ServedLinear(layer, ranges, where), weights
+    assert isinstance(found, Choice)
+    assert isinstance(where, Interleaved)
+    constant = found.form.constant
+    if len(constant):
+        one = np.broadcast_to(constant.reshape(-1, *[1] * (len(layer.shape) - 1)), layer.shape)
+        constant = np.tile(one.reshape(-1), layer.repeat)
+    served = ServedPolynomial(
+        layer, COMPLETED[layer.degree], found.shift, found.reach, found.gains[0], found.offset, where
+    )
+    return served, constant
+
+
+def _plan(program: Program, network: Layerwise, flat: Array, cost: Cost, wanted: Wanted) -> Plan:
+    """A plan, checked on calibration samples [samples, features]."""
+    rounds, limit = network.rounds, program.scheme.value_limit
+    middle, reach = _box(flat)
+    logits = np.concatenate([network(flat[at : at + 64]) for at in range(0, len(flat), 64)])
+    ends = _ends(network, logits, middle, reach)
+    signature = Signature(
+        (program,), rounds.checkpoints, rounds.input_shape, reach, middle, *ends,
+        input_limit(network, middle, reach, limit, FEW_TRIES), cost, wanted.columns, wanted.output, rounds,
+    )  # fmt: skip
+    found = Plan(signature, network, network, flat[:KEPT_SAMPLES].copy())
+    return found.with_error(check_precision(found, flat, FEW_CHECKED))
+
+
+def _check_size(script: Script, found: Arrangement, wanted: Wanted) -> None:
+    weights = [LayerCounts.of(place).weights if isinstance(place, Bands) else 0 for place in found.places]
+    size = packed_length(found.params, WEIGHT)
+    total = sum(weights) * size
+    if total <= wanted.limit_gb * 1e9:
+        return
+    largest = max(range(len(weights)), key=weights.__getitem__)
+    layer = script.layers[largest]
+    assert isinstance(layer, LinearLayer)
+    raise CompileError(
+        f"the upload takes {total / 1e9:.1f} GB, more than limit_gb={wanted.limit_gb:g}: "
+        f"{weights[largest]:,} of {sum(weights):,} weights are those of "
+        f"{layer.name!r} ({layer.geometry}). Fewer channels make them fewer; or raise limit_gb"
+    )
+
+
+def _box(flat: Array) -> tuple[Array, Array]:
+    """Middle and reach [features] of the data; features without any have a part of the others'."""
+    low, high = flat.min(axis=0), flat.max(axis=0)
+    middle = np.where(np.abs(low + high) > FAR * (high - low), (low + high) / 2, 0.0)
+    reach = np.maximum(np.abs(low - middle), np.abs(high - middle))
+    alive = reach[reach > 0]
+    usual = float(np.median(alive)) if len(alive) else 1.0
+    return middle, np.where(reach > 0, reach, UNSEEN * usual)
+
+
+def _ends(network: Layerwise, logits: Array, middle: Array, reach: Array) -> tuple[Array, Array]:
+    """Scale and offset [outputs] of the answers, which the client makes by itself.
+
+    Few samples may leave an output nearly constant; random ones show what it can do.
+    """
+    found = np.abs(logits).max(axis=0)
+    random = np.random.default_rng(0).uniform(-1, 1, (FEW_TRIES, len(reach)))
+    with contextlib.suppress(Exception):  # of the client's operations: some take no such values
+        spread = network(middle + random * reach).std(axis=0)
+        found = np.maximum(found, np.nan_to_num(spread, nan=0.0, posinf=0.0))
+    return np.where(found > 0, found, 1.0), np.zeros(logits.shape[1])

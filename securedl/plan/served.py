@@ -1,0 +1,243 @@
+"""What a server computes of a script's layers, one by one, as the client must know it: no weight."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from securedl.errors import InputError
+from securedl.network.graph import Array
+from securedl.network.script import LinearLayer, PolynomialLayer, ServerLayer
+from securedl.plan.bands import Bands
+from securedl.plan.forms import FORMS, Form
+from securedl.plan.layouts import Interleaved, LayerValues, Layout
+from securedl.program.steps import Values
+
+#: What is sent to a linear layer counts as so many parts of what is received. At 128 times the limit of that
+#: the noise of the weights makes an error of 2^-10 of the range of a result.
+SENT_PART = 1 / 128
+
+
+class Served(ABC):
+    """One layer as the server computes it: between a query or refresh and the next.
+
+    Attributes:
+        sent_part: of the largest value sent, what counts as encrypted beside those received.
+    """
+
+    sent_part: ClassVar[float]
+
+    @property
+    @abstractmethod
+    def sent(self) -> Layout:
+        """Where the client puts normalised values [samples, features]."""
+
+    @property
+    @abstractmethod
+    def received(self) -> Layout:
+        """Where it finds what the layer gives."""
+
+    @abstractmethod
+    def normalised(self, values: Array) -> Array:
+        """What the script sends [rows, ...], as it is encrypted."""
+
+    @abstractmethod
+    def result(self, received: Array) -> Array:
+        """What the script gets, from normalised values [samples, features]."""
+
+    @abstractmethod
+    def apply(self, sent: Array, weights: Array) -> Array:
+        """Normalised values [samples, features] through the layer, with its normalised weights."""
+
+    @abstractmethod
+    def values(self, weights: Array) -> Iterator[Values]:
+        """What goes into the steps with weights that compute it."""
+
+    @property
+    @abstractmethod
+    def row(self) -> str:
+        """A line on it: name, sizes, and what it takes."""
+
+    @abstractmethod
+    def to_parts(self) -> tuple[Any, dict[str, Array]]:
+        """Beside the layer itself, for a file."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Ranges:
+    """Normalisation of one linear layer: sent = (value - offset) / scale, result = received · gain + shift.
+
+    Attributes:
+        offset, scale: [channels]. gain: [maps]. shift: [maps, rows, columns] or [maps, 1, 1], what the layer
+            makes of the offset.
+    """
+
+    offset: Array
+    scale: Array
+    gain: Array
+    shift: Array
+
+    def reaching(self, target: float) -> Ranges:
+        """The same, results so many times as large."""
+        return replace(self, gain=self.gain / target)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerWeights(Values):
+    """The weights of one linear layer (`steps.Values`)."""
+
+    bands: Bands
+    kernel: Array
+
+    def diagonals(self, step: Any) -> Iterator[Array]:
+        """None."""
+        return iter(())
+
+    def vector(self) -> Iterator[Array]:
+        """None."""
+        return iter(())
+
+    def polynomials(self) -> Iterator[Array]:
+        """Coefficients [N] of every weight."""
+        return self.bands.weights(self.kernel)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ServedLinear(Served):
+    """In the coefficient form."""
+
+    layer: LinearLayer
+    ranges: Ranges
+    bands: Bands
+
+    sent_part: ClassVar[float] = SENT_PART
+
+    @property
+    def sent(self) -> Layout:
+        """See `Served`."""
+        return self.bands.sent
+
+    @property
+    def received(self) -> Layout:
+        """See `Served`."""
+        return self.bands.received
+
+    def normalised(self, values: Array) -> Array:
+        """See `Served`; [images, channels, rows, columns]."""
+        ranges = self.ranges
+        found: Array = (values - ranges.offset[:, None, None]) / ranges.scale[:, None, None]
+        return found
+
+    def result(self, received: Array) -> Array:
+        """See `Served`; [images, maps, rows, columns]."""
+        images = received.reshape(-1, *self.layer.geometry.output)
+        return images * self.ranges.gain[:, None, None] + self.ranges.shift
+
+    def apply(self, sent: Array, weights: Array) -> Array:
+        """See `Served`."""
+        images = sent.reshape(-1, *self.layer.geometry.image)
+        return self.layer.apply(images, weights).reshape(len(sent), -1)
+
+    def values(self, weights: Array) -> Iterator[Values]:
+        """See `Served`."""
+        yield LayerWeights(self.bands, weights)
+
+    @property
+    def row(self) -> str:
+        """See `Served`."""
+        bands, weights = self.bands, sum(stop - start for start, stop in self.bands.spans)
+        taken = f"{weights} weights, {bands.sent.tiles} tiles sent, {bands.answers} received"
+        return f"{self.layer.name}: {self.layer.geometry}; {taken}"
+
+    def to_parts(self) -> tuple[Any, dict[str, Array]]:
+        """See `Served`."""
+        b = self.bands
+        return (b.samples, b.ring, b.height, b.width, b.channels, b.lanes), vars(self.ranges)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ServedPolynomial(Served):
+    """In slots: a form of v = (value + shift) / reach; the result is gain times it, plus offset.
+
+    Attributes:
+        form: without its constant, which is secret.
+        shift, reach, gain, offset: [channels], or [1] for all.
+        place: of the values [samples, features].
+    """
+
+    layer: PolynomialLayer
+    form: Form
+    shift: Array
+    reach: Array
+    gain: Array
+    offset: Array
+    place: Interleaved
+
+    sent_part: ClassVar[float] = 1.0
+
+    @property
+    def sent(self) -> Layout:
+        """See `Served`."""
+        return self.place
+
+    @property
+    def received(self) -> Layout:
+        """See `Served`."""
+        return self.place
+
+    def _along(self, values: Array) -> Array:
+        return values.reshape(-1, *[1] * (len(self.layer.shape) - 1))
+
+    def normalised(self, values: Array) -> Array:
+        """See `Served`; [rows, *shape]."""
+        found: Array = (values + self._along(self.shift)) / self._along(self.reach)
+        return found
+
+    def result(self, received: Array) -> Array:
+        """See `Served`; [rows, *shape]."""
+        found = received.reshape(-1, *self.layer.shape) * self._along(self.gain) + self._along(self.offset)
+        return np.asarray(found)
+
+    def apply(self, sent: Array, weights: Array) -> Array:
+        """See `Served`; weights are the form's constant, [features] or none."""
+        (found,) = replace(self.form, constant=weights).values(sent)
+        return found
+
+    def values(self, weights: Array) -> Iterator[Values]:
+        """See `Served`."""
+        for constant in replace(self.form, constant=weights).constants:
+            yield LayerValues((), constant, self.place, self.place)
+
+    @property
+    def row(self) -> str:
+        """See `Served`."""
+        count = self.layer.repeat * math.prod(self.layer.shape)
+        products = self.place.tiles * self.form.products
+        return (
+            f"{self.layer.name}: {self.form} of {count} values; "
+            f"{products} products in slots, {self.place.tiles} tiles sent, {self.place.tiles} received"
+        )
+
+    def to_parts(self) -> tuple[Any, dict[str, Array]]:
+        """See `Served`."""
+        arrays = {name: getattr(self, name) for name in ("shift", "reach", "gain", "offset")}
+        return (self.form.name, self.place.features, self.place.width, self.place.batch), arrays
+
+
+def served_from(layer: ServerLayer, meta: Any, arrays: Mapping[str, Any]) -> Served:
+    """The inverse of `Served.to_parts`.
+
+    Raises:
+        InputError: not such parts.
+    """
+    if isinstance(layer, LinearLayer):
+        return ServedLinear(layer, Ranges(**arrays), Bands(layer.geometry, *map(int, meta)))
+    name, *sizes = meta
+    if name not in ("square", "cubic"):
+        raise InputError(f"a polynomial in slots has the form square or cubic, got {name!r}")
+    return ServedPolynomial(layer, FORMS[name](layer.degree), place=Interleaved(*map(int, sizes)), **arrays)

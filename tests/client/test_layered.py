@@ -1,0 +1,215 @@
+"""activations="server" with layers in the coefficient form: polynomials are the server's, in slots."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import securedl
+from securedl.compiler.layered import layer_by_layer
+from securedl.compiler.rounds import Wanted
+from securedl.errors import CompileError, UnsupportedLayerError
+from securedl.network.affine_script import is_affine
+from securedl.network.partition import partition
+from securedl.network.polynomial import PolynomialActivation
+from securedl.network.script import POLYNOMIAL_DEGREES
+from securedl.plan.forms import COMPLETED
+from securedl.plan.plan import Plan
+from securedl.program.steps import Multiply
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_layerwise import Server, original  # found by path, not by package
+
+pytestmark = pytest.mark.he
+
+
+def square() -> nn.Module:
+    return PolynomialActivation(np.array([0.4, 0.5, 0.3]), (-3, 3))
+
+
+def squares(channels: int) -> nn.Module:
+    """One polynomial for each channel."""
+    table = np.random.default_rng(channels).uniform(0.2, 0.8, (3, channels))
+    return PolynomialActivation(table, [(-3.0, 2.0 + c) for c in range(channels)])
+
+
+def cube() -> nn.Module:
+    return PolynomialActivation(np.array([0.1, 0.6, 0.2, 0.3]), (-2, 2))
+
+
+def linear_activation() -> nn.Module:
+    return PolynomialActivation(np.array([0.1, 0.6]), (-4, 4))
+
+
+class Residual(nn.Module):
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.second = nn.Conv2d(after, after, 3, 1, 1)
+        self.inner, self.outer = squares(after), square()
+        same = stride == 1 and before == after
+        self.beside: nn.Module = nn.Identity() if same else nn.Conv2d(before, after, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.outer(self.second(self.inner(self.first(x))) + self.beside(x))
+        return found
+
+
+class Tokens(nn.Module):
+    """Samples and tokens in one axis: several rows of a sample go through one polynomial."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.act = nn.Linear(5, 8), cube()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.inner(x.reshape(-1, 5))).reshape(x.shape[0], -1).sum(1, keepdim=True)
+
+
+def row(*layers: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    return lambda: nn.Sequential(*(layer() for layer in layers))
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
+    "mlp": (row(lambda: nn.Linear(8, 30), square, lambda: nn.Linear(30, 4)), (8,), 1),
+    "mlp, batch": (row(lambda: nn.Linear(8, 30), lambda: squares(30), lambda: nn.Linear(30, 4)), (8,), 4),
+    "cubic": (row(lambda: nn.Linear(8, 30), cube, lambda: nn.Linear(30, 4)), (8,), 2),
+    "square and cube": (
+        row(lambda: nn.Linear(8, 9), square, lambda: nn.Linear(9, 9), cube, lambda: nn.Linear(9, 4)), (8,), 1,
+    ),
+    "degree 1": (row(lambda: nn.Linear(8, 9), linear_activation, lambda: nn.Linear(9, 4)), (8,), 1),
+    "before a layer": (row(square, lambda: nn.Linear(8, 3)), (8,), 1),
+    "at the end": (row(lambda: nn.Linear(8, 3), square), (8,), 1),
+    "pooling": (
+        row(lambda: nn.Conv2d(1, 3, 3), lambda: squares(3), lambda: nn.AvgPool2d(2), nn.Flatten,
+            lambda: nn.Linear(48, 4)), (1, 10, 10), 1,
+    ),
+    "norms": (
+        row(lambda: nn.Conv2d(1, 3, 3), lambda: nn.BatchNorm2d(3), cube, nn.Flatten,
+            lambda: nn.Linear(192, 4), lambda: nn.Softmax(1)), (1, 10, 10), 2,
+    ),
+    "more than a tile": (
+        row(lambda: nn.Conv2d(1, 6, 3), square, lambda: nn.AvgPool2d(28), nn.Flatten), (1, 30, 30), 1,
+    ),
+    "residual": (row(lambda: Residual(3, 3, 1), nn.Flatten, lambda: nn.Linear(108, 2)), (3, 6, 6), 1),
+    "projection": (row(lambda: Residual(2, 4, 2), nn.Flatten, lambda: nn.Linear(64, 2)), (2, 8, 8), 1),
+    "tokens in one axis": (Tokens, (4, 5), 2),
+}  # fmt: skip
+
+
+def layered(model: nn.Module, x: np.ndarray, batch: int, limit_gb: float = 8.0) -> Plan:
+    """A plan of that kind, whatever another would cost."""
+    return layer_by_layer(
+        model, x, None, lambda output: Wanted(batch, True, securedl.Link(), None, (), output, limit_gb)
+    ).make()
+
+
+def built(name: str) -> tuple[nn.Module, np.ndarray, int]:
+    build, shape, batch = NETWORKS[name]
+    torch.manual_seed(len(name))
+    return build().eval(), np.random.default_rng(len(name)).normal(size=(40, *shape)), batch
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_original_simulated_encrypted(name: str) -> None:
+    model, x, batch = built(name)
+    want = original(model, x)
+    plan = layered(model, x, batch)
+    assert 0 < plan.signature.error < 2**-10
+    few = x[: 2 * batch + 1]
+    size = np.abs(want).max()
+    np.testing.assert_allclose(plan.simulate(few, noise_seed=None), want[: len(few)], atol=1e-6 * size)
+    answer = Server(plan).ask(few)
+    ranges = np.maximum(np.ptp(want, axis=0), np.ptp(want, axis=0).max() / 8)
+    if "norms" not in name:  # its answers are probabilities
+        assert (np.abs(answer.logits - want[: len(few)]) <= 4 * plan.signature.error * ranges).all()
+    assert answer.report.passed
+    assert answer.report.probes >= 2
+
+
+def test_a_saved_plan_gives_the_same(tmp_path: Any) -> None:
+    model, x, _ = built("square and cube")
+    plan = layered(model, x, 1)
+    plan.save(tmp_path / "plan")
+    found = securedl.load_plan(tmp_path / "plan")
+    assert found.program == plan.program
+    np.testing.assert_array_equal(found.simulate(x[:3]), plan.simulate(x[:3]))
+    assert found.summary() == plan.summary()
+    for (shape, one), (other, two) in zip(found.weight_slots(), plan.weight_slots(), strict=True):
+        assert shape == other
+        np.testing.assert_array_equal(one, two)
+
+
+def test_the_server_computes_each_polynomial() -> None:
+    model, x, _ = built("square and cube")
+    plan = layered(model, x, 1)
+    kinds = [type(step).__name__ for step in plan.program.steps]
+    assert kinds.count("Convolve") == 3
+    assert kinds.count("Multiply") == 3  # one for the square, two for the cube
+    assert kinds.count("Refresh") == 4
+    assert plan.program.relinearises
+    assert [point.name for point in plan.signature.checkpoints] == [
+        "affine 1", "activation 1", "affine 2", "activation 2", "affine 3", "affine 4",
+    ]  # fmt: skip
+    for degree in POLYNOMIAL_DEGREES:
+        assert COMPLETED[degree].degree == degree
+        assert COMPLETED[degree].registers == 1
+
+
+def test_a_server_with_another_polynomial_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, _ = built("mlp")
+    server, real = Server(layered(model, x, 1)), Multiply.run
+    server.owner.verification.prepare()  # by simulation, which runs the steps too
+
+    def twice(self: Multiply, e: Any, *given: Any) -> Any:
+        return [e.add(tile, tile) for tile in real(self, e, *given)]
+
+    monkeypatch.setattr(Multiply, "run", twice)
+    assert not server.ask(x[:1], probes=8).report.passed
+
+
+class TestNotSo:
+    @pytest.mark.parametrize(
+        ("between", "words"),
+        [
+            (nn.ReLU, "not affine"),
+            (lambda: nn.MaxPool1d(2), "not affine"),
+            (lambda: nn.LayerNorm(8), "not affine"),
+            (lambda: PolynomialActivation(np.array([0.1, 0.6, 0.2, 0.3, 0.2]), (-4, 4)), "degree 4"),
+        ],
+    )
+    def test_networks_with_more(self, between: Callable[[], nn.Module], words: str) -> None:
+        torch.manual_seed(0)
+        inner = 4 if between is not nn.ReLU and "MaxPool" in str(between()) else 8
+        model = nn.Sequential(nn.Linear(6, 8), square(), between(), nn.Linear(inner, 2))
+        with pytest.raises(UnsupportedLayerError, match=words):
+            layered(model, np.random.default_rng(0).normal(size=(20, 6)), 1)
+
+    def test_a_polynomial_that_is_nearly_straight(self) -> None:
+        torch.manual_seed(0)
+        bent = PolynomialActivation(np.array([0.0, 1.0, 1e-4]), (-1, 1))
+        with pytest.raises(CompileError, match="nearly of a lower degree"):
+            layered(nn.Sequential(nn.Linear(6, 8), bent), np.random.default_rng(0).normal(size=(20, 6)), 1)
+
+    def test_what_is_affine(self) -> None:
+        torch.manual_seed(0)
+
+        class Gate(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return x * x.mean(1, keepdim=True)
+
+        for model, affine in (
+            (nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), True),
+            (nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 2, 1), nn.AvgPool2d(2)), True),
+            (nn.Sequential(nn.Linear(4, 8), Gate()), False),
+            (nn.Sequential(nn.Linear(4, 8), nn.Hardtanh(-20.0, 20.0)), False),
+            (nn.Sequential(nn.Linear(4, 8), nn.Softmax(1), nn.Linear(8, 2)), False),
+        ):
+            assert is_affine(partition(model, (4,), polynomials=True).script, (4,)) == affine
