@@ -1,4 +1,4 @@
-"""Plans before they are made, and which of them is made."""
+"""Plans before they are made, which of them is made, and what the others would have cost."""
 
 from __future__ import annotations
 
@@ -10,30 +10,42 @@ from securedl.errors import CompileError, UnsupportedLayerError
 from securedl.plan.plan import Plan
 from securedl.plan.signature import Cost
 
+#: Runners-up that a plan tells of.
+TOLD = 3
+
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A plan that can be made.
+    """A plan as it would be.
 
     Attributes:
         name: for people. cost: of a query of `samples`. once: milliseconds of preparation and upload.
-        make: the plan, checked; a CompileError where it is not precise enough.
+        make: the plan, checked; a CompileError where it is not precise enough. None for what was not asked
+            for, which is only told.
     """
 
     name: str
     samples: int
     cost: Cost
     once: float
-    make: Callable[[], Plan]
+    make: Callable[[], Plan] | None = None
 
     @property
     def ms(self) -> float:
         """Of a sample, with its share of what is paid once."""
         return (self.cost.total_ms + self.once / EXPECTED_QUERIES) / self.samples
 
+    @property
+    def line(self) -> str:
+        """What it would cost, in words."""
+        cost = self.cost
+        parts = (("server", cost.server_ms), ("client", cost.client_ms), ("link", cost.link_ms))
+        stages = ", ".join(f"{who} {ms:.3g}" for who, ms in parts)
+        return f"{self.name}: {self.ms:.3g} ms a sample ({stages} ms for {self.samples})"
 
-def cheapest(sources: Sequence[Callable[[], Candidate]]) -> Plan:
-    """The plan of the cheapest candidate that can be made.
+
+def cheapest(sources: Sequence[Callable[[], Sequence[Candidate]]]) -> Plan:
+    """The plan of the cheapest candidate that can be made; the others are its runners-up.
 
     Raises:
         CompileError, UnsupportedLayerError: none can; the reason of the first source.
@@ -41,12 +53,21 @@ def cheapest(sources: Sequence[Callable[[], Candidate]]) -> Plan:
     found, reasons = list[Candidate](), list[CompileError | UnsupportedLayerError]()
     for source in sources:
         try:
-            found.append(source())
+            found += source()
         except (CompileError, UnsupportedLayerError) as reason:
             reasons.append(reason)
-    for candidate in sorted(found, key=lambda one: one.ms):
+    for one in sorted(found, key=lambda one: one.ms):
+        if one.make is None:
+            continue
         try:
-            return candidate.make()
+            return told(one.make(), [other for other in found if other is not one])
         except CompileError as reason:
             reasons.append(reason)
+            found.remove(one)
     raise reasons[0]
+
+
+def told(plan: Plan, others: Sequence[Candidate]) -> Plan:
+    """The plan with its runners-up, the cheapest first."""
+    best = sorted(others, key=lambda one: one.ms)[:TOLD]
+    return plan.with_runners_up(one.line for one in best)

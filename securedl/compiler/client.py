@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from securedl.compiler.candidate import told
 from securedl.compiler.cost import COEFFICIENT_PRICES, CoefficientPrices
 from securedl.compiler.precision import KEPT_SAMPLES
-from securedl.compiler.rounds import Wanted, compile_rounds
+from securedl.compiler.rounds import Wanted, alternatives, compile_rounds
 from securedl.errors import CompileError, InputError
 from securedl.network.graph import Array
 from securedl.network.outputs import Output, task_of
@@ -58,8 +59,13 @@ def compile_client(
     wanted = Wanted(samples, encrypted, link, ring, columns, output, limit_gb, prices)
     if joined is not plain:
         with contextlib.suppress(CompileError):  # two small results in one may be less precise than each
-            return compile_rounds(joined.script, joined.kernels, x, wanted)
-    return compile_rounds(plain.script, plain.kernels, x, wanted)
+            return _compiled(joined, x, wanted)
+    return _compiled(plain, x, wanted)
+
+
+def _compiled(found: Partitioned, x: Array, wanted: Wanted) -> Plan:
+    plan = compile_rounds(found.script, found.kernels, x, wanted)
+    return told(plan, alternatives(found.script.layers, wanted))
 
 
 def _check_logits(found: Partitioned, x: Array, task: str | None) -> None:

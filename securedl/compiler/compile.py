@@ -128,15 +128,16 @@ def compile(
     batch = 64 if batch is None else batch
     check_intervals(model, used)
 
-    def in_slots() -> Candidate:
+    def in_slots() -> list[Candidate]:
         imported = import_torch(model, x.shape[1:])
         shape, head = imported.output_shape, imported.head
         output = Output(shape, task_of(shape, head) if task is None else task, head)
         check_same(model, imported, used)
-        return slots_candidate(
+        found = slots_candidate(
             imported.graph, used.reshape(len(used), -1), batch, encrypted, link, ring, refreshes, scheme,
             columns, output, limit_gb,
         )  # fmt: skip
+        return [found]
 
     def wanted(output: Output) -> Wanted:
         samples = lanes(batch, MAX_BATCH)
@@ -203,7 +204,9 @@ def slots_candidate(
 
 def compile_graph(*arguments: Any) -> Plan:
     """A plan in slots; arguments as of `slots_candidate`."""
-    return slots_candidate(*arguments).make()
+    make = slots_candidate(*arguments).make
+    assert make is not None
+    return make()
 
 
 def _vector(network: Normalised) -> Output:

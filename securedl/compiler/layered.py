@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from securedl.compiler.candidate import Candidate
-from securedl.compiler.rounds import Wanted, arrange, compile_rounds
+from securedl.compiler.rounds import Wanted, alternatives, arrange, compile_rounds
 from securedl.errors import UnsupportedLayerError
 from securedl.network.graph import Array
 from securedl.network.outputs import Output, task_of
@@ -14,12 +14,14 @@ from securedl.plan.plan import Plan
 
 if TYPE_CHECKING:
     from torch import nn
+#: What such plans are called in summaries.
+NAME = "layer by layer"
 
 
 def layer_by_layer(
     model: nn.Module, x: Array, task: str | None, wanted: Callable[[Output], Wanted]
-) -> Candidate:
-    """A plan of that kind, its layouts chosen.
+) -> list[Candidate]:
+    """A plan of that kind, its layouts chosen, and others that are only told.
 
     Args:
         x: calibration samples [samples, *shape]. wanted: for an output.
@@ -39,10 +41,11 @@ def layer_by_layer(
     if not is_affine(found.script, x.shape[1:]):
         raise UnsupportedLayerError("between its layers and polynomials the network is not affine")
     asked = wanted(Output(shape, task_of(shape, head) if task is None else task, head))
-    arrangement = arrange(found.script, asked)
+    arrangement = arrange(found.script.layers, asked)
 
     def make() -> Plan:
         check_script(model, found, x)
         return compile_rounds(found.script, found.kernels, x, asked)
 
-    return Candidate("layer by layer", asked.samples, arrangement.cost, arrangement.once, make)
+    own = Candidate(NAME, asked.samples, arrangement.cost, arrangement.once, make)
+    return [own, *alternatives(found.script.layers, asked, f"{NAME}, ")]

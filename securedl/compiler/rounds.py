@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from securedl.compiler.bands import Conditions, LayerCounts, choose
+from securedl.compiler.candidate import Candidate
 from securedl.compiler.cost import COEFFICIENT_PRICES, CoefficientPrices, slots_cost
 from securedl.compiler.forms import FAR, Choice
 from securedl.compiler.lower import lower_layers
@@ -36,6 +37,8 @@ _RINGS = (4096, 8192)
 #: What results reach on the calibration data, the first that is precise enough; others may be 16 or 4 times
 #: as large before they are refused.
 TARGETS = (2.0, 8.0)
+#: Batches whose cost is told beside that of the one asked for.
+OTHER_BATCHES = (1, 16)
 #: Calibration samples used, and simulated: a sample takes as long as the network in the
 #: clear does.
 CALIBRATION, FEW_CHECKED = 512, 8
@@ -78,19 +81,19 @@ class Arrangement:
     once: float
 
 
-def arrange(script: Script, wanted: Wanted) -> Arrangement:
+def arrange(layers: Sequence[ServerLayer], wanted: Wanted) -> Arrangement:
     """The cheapest layout of each layer.
 
     Raises:
         CompileError: no layout fits, or the weights take more than `limit_gb`.
     """
-    degrees = [layer.degree for layer in script.layers if isinstance(layer, PolynomialLayer)]
+    degrees = [layer.degree for layer in layers if isinstance(layer, PolynomialLayer)]
     levels = max((COMPLETED[degree].levels for degree in degrees), default=0)
     params = coefficient_parameters(wanted.ring or _RINGS[levels > 0], levels)
     conditions = Conditions(params, wanted.encrypted, wanted.link, prices=wanted.prices)
     places, counts = list[Bands | Interleaved](), list[LayerCounts]()
-    cost, once = Cost(link_ms=wanted.link.rtt_ms * len(script.layers)), 0.0
-    for layer in script.layers:
+    cost, once = Cost(link_ms=wanted.link.rtt_ms * len(layers)), 0.0
+    for layer in layers:
         if isinstance(layer, LinearLayer):
             bands = choose(layer.geometry, wanted.samples * layer.repeat, conditions, layer.name)
             places.append(bands)
@@ -104,7 +107,29 @@ def arrange(script: Script, wanted: Wanted) -> Arrangement:
             products = COMPLETED[layer.degree].products
             cost += slots_cost(params, slots.tiles, products, COMPLETED[layer.degree].levels, wanted.link)
     found = Arrangement(params, tuple(places), cost, once)
-    _check_size(script, found, wanted)
+    _check_size(layers, found, wanted)
+    return found
+
+
+def alternatives(layers: Sequence[ServerLayer], wanted: Wanted, name: str = "") -> list[Candidate]:
+    """What the same layers would cost in other batches, and with activations="client" where some are
+    polynomials; only told.
+
+    Args:
+        name: of such plans, where there are others.
+    """
+    found, linear = list[Candidate](), [layer for layer in layers if isinstance(layer, LinearLayer)]
+    asked = [
+        (f"{name}batch {samples}", layers, replace(wanted, samples=samples))
+        for samples in OTHER_BATCHES
+        if samples != wanted.samples
+    ]
+    if len(linear) < len(layers):
+        asked.append(("activations='client'", linear, wanted))
+    for text, those, other in asked:
+        with contextlib.suppress(CompileError):  # it cannot be had
+            arrangement = arrange(those, other)
+            found.append(Candidate(text, other.samples, arrangement.cost, arrangement.once))
     return found
 
 
@@ -117,7 +142,7 @@ def compile_rounds(script: Script, kernels: Sequence[Array], x: Array, wanted: W
     Raises:
         CompileError: no layout fits, the weights take more than `limit_gb`, or the precision is too low.
     """
-    arrangement, used = arrange(script, wanted), x[:CALIBRATION]
+    arrangement, used = arrange(script.layers, wanted), x[:CALIBRATION]
     ranges = ranges_of(script, kernels, used)
 
     def plan(target: float) -> Plan:
@@ -176,14 +201,14 @@ def _plan(program: Program, network: Layerwise, flat: Array, cost: Cost, wanted:
     return found.with_error(check_precision(found, flat, FEW_CHECKED))
 
 
-def _check_size(script: Script, found: Arrangement, wanted: Wanted) -> None:
+def _check_size(layers: Sequence[ServerLayer], found: Arrangement, wanted: Wanted) -> None:
     weights = [LayerCounts.of(place).weights if isinstance(place, Bands) else 0 for place in found.places]
     size = packed_length(found.params, WEIGHT)
     total = sum(weights) * size
     if total <= wanted.limit_gb * 1e9:
         return
     largest = max(range(len(weights)), key=weights.__getitem__)
-    layer = script.layers[largest]
+    layer = layers[largest]
     assert isinstance(layer, LinearLayer)
     raise CompileError(
         f"the upload takes {total / 1e9:.1f} GB, more than limit_gb={wanted.limit_gb:g}: "

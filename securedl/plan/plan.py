@@ -21,6 +21,7 @@ from securedl.he.record import Shape
 from securedl.he.scheme import Simulator
 from securedl.network.graph import NODES, Array, Graph
 from securedl.network.outputs import Head, Output
+from securedl.plan.fitting import check_signature
 from securedl.plan.layouts import Interleaved, Layout
 from securedl.plan.network import Checkpoint, Conversation, Network, of, under, within_headroom
 from securedl.plan.normalised import Normalised
@@ -32,7 +33,7 @@ from securedl.program.drive import drive
 from securedl.program.execute import RefreshRequest, execute
 from securedl.program.program import Program
 
-FORMAT = 5
+FORMAT = 6
 
 
 class Reference(Protocol):
@@ -63,12 +64,14 @@ class Plan:
         signature: the client's, the public program in it. network: normalised, secret. reference: the network
         in its own units, secret: what answers are compared with. samples: some of the calibration data
         [samples, features], private: starts for sensitive samples.
+        runners_up: a line on each plan that was not chosen, and what it would cost.
     """
 
     signature: Signature
     network: Network
     reference: Reference
     samples: Array
+    runners_up: tuple[str, ...] = ()
 
     @property
     def program(self) -> Program:
@@ -89,6 +92,10 @@ class Plan:
     def with_error(self, error: float) -> Plan:
         """The same plan, its simulated error noted."""
         return replace(self, signature=replace(self.signature, error=error))
+
+    def with_runners_up(self, lines: Iterable[str]) -> Plan:
+        """The same plan, with a line on each that was not chosen."""
+        return replace(self, runners_up=tuple(lines))
 
     @property
     def batch(self) -> int:
@@ -224,7 +231,7 @@ class Plan:
 
     def summary(self) -> str:
         """Layers, levels, refreshes, keys, bytes and estimated time, to read."""
-        return summary(self.signature, self.network)
+        return summary(self.signature, self.network, self.runners_up)
 
     def __repr__(self) -> str:
         return self._card().text()
@@ -261,6 +268,7 @@ class Plan:
             "error": signature.error,
             "output": asdict(signature.output),
             "rounds": signature.rounds is not None,
+            "runners_up": self.runners_up,
             "network": network,
         }
         if isinstance(self.reference, Graph):
@@ -322,6 +330,8 @@ def plan_from_bytes(data: bytes, name: str = "the plan") -> Plan:
         raise InputError(f"{name} is not a plan that this version can read: it is no archive of arrays")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            if sum(part.file_size for part in arrays.zip.infolist()) > len(data):
+                raise InputError("its arrays are packed, which `Plan.save` does not do")
             return _plan(json.loads(str(arrays["meta"])), arrays)
     except Exception as error:  # a damaged archive makes zipfile, zlib, numpy and tokenize raise their own
         raise InputError(f"{name} is not a plan that this version can read: {error}") from error
@@ -344,7 +354,7 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
     network: Network
     reference: Reference
     if meta["rounds"]:
-        network = reference = Layerwise.from_parts(meta["network"], found)
+        network = reference = Layerwise.from_parts(meta["network"], found, program, arrays["samples"])
         rounds, points = network.rounds, network.rounds.checkpoints
     else:
         network = Normalised.from_parts(meta["network"], found, ends)
@@ -359,7 +369,9 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
         Cost(**meta["cost"]),
         tuple(meta["columns"]), _output(meta["output"]), rounds, float(meta["error"]),
     )  # fmt: skip
-    return Plan(signature, network, reference, arrays["samples"])
+    told = tuple(map(str, meta["runners_up"]))
+    check_signature(signature, arrays["samples"], network.sizes)
+    return Plan(signature, network, reference, arrays["samples"], told)
 
 
 def _points(meta: dict[str, Any], program: Program) -> tuple[Checkpoint, ...]:

@@ -80,7 +80,8 @@ class Signature:
         output: what one sample's answer is.
         rounds: what the client does between the layers where these alone are the server's; else None, and a
             refresh changes no value.
-        error: the largest of the simulated answers, in parts of the range of its output; not proved.
+        error: of an answer in parts of the range of its output: five standard deviations of those simulated,
+            or the largest; not proved.
     """
 
     channels: tuple[Program, ...]

@@ -9,25 +9,39 @@ from securedl.display import Card, middle_left_out
 from securedl.he.params import SECURITY_BITS
 from securedl.plan.network import Checkpoint, Network
 from securedl.plan.signature import Cost, Signature
+from securedl.program.footprint import Footprint, Work, footprint, works
 from securedl.program.program import Program
 
 #: Refreshes that are named one by one.
 NAMED_REFRESHES = 6
+#: Encoding, encrypting and packing a weight in slots, one in coefficients, and making a digit of a switch key: ms
+#: for each prime at N = 8192, one core of a Zen 5.
+SLOT_WEIGHT_MS, COEFFICIENT_WEIGHT_MS, KEY_DIGIT_MS = 0.6, 1.4, 0.5
 
 
-def summary(signature: Signature, network: Network) -> str:
-    """All layers, levels, refreshes, keys, bytes and estimated time; a line each."""
+def summary(signature: Signature, network: Network, runners_up: Sequence[str] = ()) -> str:
+    """All that is paid, and for what: each layer, what is paid once, what each query takes; a line each.
+
+    Args:
+        runners_up: a line on each plan that was not chosen.
+    """
     program, params = signature.program, signature.program.params
     bits = [q.bit_length() for q in (*params.primes, params.special)]
+    taken, done = footprint(program), works(program)
     lines = [
         f"{params.scheme.upper()}, ring {params.ring}, primes {bits} bits, security {SECURITY_BITS} bits",
-        f"batch {program.batch} samples, {_form(program)}, {_weights(program)}",
-        *(f"  {row}" for row in network.rows(program)),
+        f"batch {_samples(program.batch)}; {_form(program)}, {_weights(program)}",
+        *(f"  {row}" for row in _layers(network.rows(program), done, signature.rounds is not None)),
         *network.remarks,
         f"refreshes: {_refreshes(signature.checkpoints)}",
-        f"keys: {_keys(program)}",
-        f"estimate for one batch: {_cost(signature.cost)}",
+        f"keys: {_keys(program)}, {_size(taken.key_bytes)}",
+        f"once: about {_seconds(prepare_ms(program, done))} to prepare {_count(taken.weights, 'weight')} and "
+        f"the keys, then {_size(taken.upload)} of upload",
+        f"server: {_size(taken.disk)} of disk, about {_size(taken.memory)} of memory",
+        f"a query: {_traffic(taken)}; {_trips(signature)}",
+        f"estimate for one batch: {_times(signature.cost, program.batch)}",
         f"simulated error: {_error(signature.error)}",
+        *(f"instead: {line}" for line in runners_up),
     ]
     return "\n".join(lines)
 
@@ -84,9 +98,92 @@ def _error(error: float) -> str:
 
 
 def _cost(cost: Cost) -> str:
+    return f"{_stages(cost)}, {cost.bytes / 1e6:.1f} MB"
+
+
+def _stages(cost: Cost) -> str:
     times = (("server", cost.server_ms), ("client", cost.client_ms), ("link", cost.link_ms))
-    return ", ".join([*(f"{who} {_ms(ms)} ms" for who, ms in times), f"{cost.bytes / 1e6:.1f} MB"])
+    return ", ".join(f"{who} {_ms(ms)} ms" for who, ms in times)
+
+
+def _times(cost: Cost, batch: int) -> str:
+    each = f", {_ms(cost.total_ms / batch)} ms a sample" if batch > 1 else ""
+    return f"{_stages(cost)}; {_ms(cost.total_ms)} ms in all{each}"
+
+
+def _samples(batch: int) -> str:
+    return f"{batch} samples, which share the price of a query" if batch > 1 else "1 sample"
+
+
+def _layers(rows: Sequence[str], done: Sequence[Work], by_refresh: bool) -> list[str]:
+    """Rows of a network with what each layer takes.
+
+    Args:
+        by_refresh: whether a layer is what lies between two refreshes; else it begins with its matrix.
+    """
+    parts = list[list[Work]]([[]])
+    for work in done:
+        before = bool(parts[-1]) and (bool(parts[-1][-1].down) if by_refresh else work.sums)
+        if before:
+            parts.append([])
+        parts[-1].append(work)
+    if len(parts) != len(rows):
+        return list(rows)
+    return [f"{row.partition(';')[0]}; {_taken(part)}" for row, part in zip(rows, parts, strict=True)]
+
+
+def _taken(part: Sequence[Work]) -> str:
+    weights, rotations = sum(work.weights for work in part), sum(work.rotations for work in part)
+    products = sum(work.counts.products for work in part)
+    found = ["coefficients" if part[0].coefficients else "slots", _count(weights, "weight")]
+    if not weights:
+        found[1] = _count(products, "product")
+    found += [_count(rotations, "rotation"), f"level {part[0].primes - 1}"]
+    found += [f"refresh {_size(w.down)} down, {_size(w.up)} up" for w in part if w.down]
+    return ", ".join(found)
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}" + "s" * (count != 1)
+
+
+def _traffic(taken: Footprint) -> str:
+    found = [f"{_size(taken.query)} up"]
+    if taken.down:
+        found.append(f"refreshes {_size(taken.down)} down and {_size(taken.up)} up")
+    return ", ".join([*found, f"answer {_size(taken.answer)} down"]) + f": {_size(taken.traffic)}"
+
+
+def _trips(signature: Signature) -> str:
+    return _count(len(signature.checkpoints) - 1, "round trip")
+
+
+def prepare_ms(program: Program, done: Sequence[Work]) -> float:
+    """Milliseconds that making keys and weights takes, about: without probes."""
+    digits, total = len(program.params.primes), 0.0
+    for work in done:
+        each = COEFFICIENT_WEIGHT_MS if work.coefficients else SLOT_WEIGHT_MS
+        total += work.weights * work.primes * each
+    keys = len(program.rotations) + program.relinearises
+    total += keys * digits * (digits + 1) * KEY_DIGIT_MS
+    return total * program.params.ring / 8192
+
+
+def _size(octets: int) -> str:
+    """For people: two or three digits and a unit, 1 kB being 1000 bytes."""
+    size, units = float(octets), ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 999.5 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.1f} {units[0]}" if size < 9.95 and units[0] != "bytes" else f"{size:.0f} {units[0]}"
+
+
+def _seconds(ms: float) -> str:
+    if ms >= 100_000:
+        return f"{ms / 60_000:.0f} minutes"
+    if ms >= 9950:
+        return f"{ms / 1000:.0f} s"
+    return f"{ms / 1000:.1f} s" if ms >= 950 else f"{ms:.0f} ms"
 
 
 def _ms(ms: float) -> str:
-    return f"{ms:.0f}" if ms >= 1 else f"{ms:.1g}"
+    return f"{ms:.0f}" if ms >= 9.95 else f"{ms:.2g}"
