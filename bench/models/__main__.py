@@ -1,9 +1,10 @@
 """Networks from end to end, with activations="client", encrypted weights, one sample a query.
 
-    python -m bench.models [--quick] [--network NAME ...] [--json FILE]
+    python -m bench.models [--quick] [--network NAME ...] [--json FILE] [--plot FILE] [--markdown FILE]
 
-Server and client times are medians of one process with a thread for each, in ms and as multiples of this
-run's relinearisation at N = 8192 with four primes; answers come from a server process of its own.
+Rows of networks that are not asked for are kept in the JSON file, so that it can be made in parts. Server and
+client times are medians of one process with a thread for each, in ms and as multiples of this run's
+relinearisation at N = 8192 with four primes; answers come from a server process of its own.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import numpy as np
 import torch
 
 import securedl
-from bench.models.measure import peak_mib, relinearisation_us, served, sizes, timed
+from bench.models.measure import REPEATS, peak_mib, relinearisation_us, served, sizes, timed
 from bench.models.networks import NETWORKS
-from bench.models.training import accuracy, task, trained
+from bench.models.report import HEAD, line, markdown, plot
+from bench.models.training import accuracy, task, trained, with_squares
 from securedl.client.calibrate import measured_prices
-from securedl.errors import SecureDLError
-from securedl.files import check_writable
+from securedl.errors import InputError, SecureDLError
+from securedl.files import check_writable, write_atomically
 
 #: Calibration samples.
 CALIBRATION = 512
@@ -39,6 +41,10 @@ def row(name: str, quick: bool) -> dict[str, Any]:
     network = NETWORKS[name]
     data = task(network)
     model = trained(name, data, QUICK_EPOCHS if quick and network.images else None)
+    polynomial = None
+    if network.squares and not quick:
+        squares = with_squares(name, model, data)
+        polynomial = accuracy(squares, data.x_test, data.y_test)
     print(f"{name}: compiling", flush=True)
     began = time.perf_counter()
     prices = measured_prices()
@@ -59,6 +65,7 @@ def row(name: str, quick: bool) -> dict[str, Any]:
     return {
         "network": name,
         "accuracy": accuracy(model, data.x_test, data.y_test),
+        "polynomial_accuracy": polynomial,
         "tested": len(data.x_test),
         "asked": len(asked),
         "encrypted_accuracy": float((logits.argmax(1) == data.y_test[: len(asked)]).mean()),
@@ -85,24 +92,6 @@ def row(name: str, quick: bool) -> dict[str, Any]:
     }
 
 
-HEAD = (
-    f"{'network':11} {'accuracy':>8} {'same':>9} {'error':>8} {'server':>13} {'2 thr.':>6} {'client':>13} "
-    f"{'est. s/c':>11} {'up MB':>6} {'kB/query':>9} {'trips':>5}"
-)
-
-
-def line(found: dict[str, Any]) -> str:
-    """A row of the table."""
-    return (
-        f"{found['network']:11} {found['accuracy']:8.2%} {found['labels_equal']:4}/{found['asked']:<4} "
-        f"{found['largest_error']:8.1e} {found['server_ms']:6.1f} {found['server_units']:5.0f}x "
-        f"{found['server_two_units']:5.0f}x {found['client_ms']:6.1f} {found['client_units']:5.0f}x "
-        f"{found['estimated_server_ms']:5.1f}/{found['estimated_client_ms']:5.1f} "
-        f"{found['upload_bytes'] / 1e6:6.1f} "
-        f"{(found['query_bytes'] + found['answer_bytes']) / 1e3:9.0f} {found['trips']:5}"
-    )
-
-
 def machine() -> dict[str, str]:
     """Where and with what this was measured."""
     names = [text for text in Path("/proc/cpuinfo").read_text().splitlines() if text.startswith("model name")]
@@ -123,22 +112,46 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="few samples, hardly trained images' networks")
     parser.add_argument("--network", action="append", choices=list(NETWORKS), help="all by default")
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--json", type=Path, help="write the figures there; those of other networks stay")
+    parser.add_argument("--plot", type=Path, help="draw them (png, svg, pdf)")
+    parser.add_argument("--markdown", type=Path, help="write them as a page")
     options = parser.parse_args()
     try:
-        if options.json:
-            check_writable(options.json)
+        for path in (options.json, options.plot, options.markdown):
+            if path:
+                check_writable(path)
         torch.set_num_threads(1)
-        rows = []
-        for name in options.network or NETWORKS:
-            rows.append(row(name, options.quick))
-            print(HEAD, line(rows[-1]), sep="\n", flush=True)
+        names = options.network or list(NETWORKS)
+        rows = kept(options.json)
+        for name in names:
+            rows[name] = row(name, options.quick)
+            print(HEAD, line(rows[name]), sep="\n", flush=True)
+            if options.json:
+                found = {"machine": machine(), "rows": list(rows.values())}
+                write_atomically(options.json, json.dumps(found, indent=1).encode())
     except SecureDLError as error:
         sys.exit(f"bench.models: {error}")
-    print("", HEAD, *map(line, rows), sep="\n")
-    print(f"x is this run's relinearisation, {1e3 * rows[-1]['unit_ms']:.0f} µs in the last row")
-    if options.json:
-        options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1))
+    every = [rows[name] for name in NETWORKS if name in rows]
+    print("", HEAD, *map(line, every), sep="\n")
+    print(f"x is this run's relinearisation, {1e3 * every[-1]['unit_ms']:.0f} µs in the last row")
+    if options.markdown:
+        options.markdown.write_text(markdown(every, machine(), REPEATS))
+    if options.plot:
+        plot(every, options.plot)
+
+
+def kept(path: Path | None) -> dict[str, dict[str, Any]]:
+    """Rows by network, of an earlier run.
+
+    Raises:
+        InputError: another file.
+    """
+    if path is None or not path.exists():
+        return {}
+    try:
+        return {row["network"]: row for row in json.loads(path.read_text())["rows"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no file of bench.models: {error}; name another one") from error
 
 
 if __name__ == "__main__":

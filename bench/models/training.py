@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+import securedl
 from bench.models import networks
 from bench.models.networks import Network
 from securedl import datasets
@@ -75,11 +76,30 @@ def trained(name: str, data: Task, epochs: int | None = None) -> nn.Module:
         else:
             print(f"training {name}", flush=True)
             _train(model, data, epochs, flips=network.data == "cifar10")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}")
-            torch.save(model.state_dict(), part)
-            part.replace(path)
+            _keep(model, path)
     return model.eval()
+
+
+def with_squares(name: str, model: nn.Module, data: Task) -> nn.Module:
+    """The network with squares for activations, fine-tuned once and kept."""
+    epochs = networks.NETWORKS[name].squares
+    path = _kept(f"{name}-squares-{epochs}")
+    if path.exists():
+        print(f"{name}: reading its squares", flush=True)
+        found = securedl.approximate(model, data.x_train, degree=2, progress=False)
+        found.load_state_dict(torch.load(path, weights_only=True))
+        return found
+    print(f"{name}: tuning its squares", flush=True)
+    found = securedl.approximate(model, data.x_train, data.y_train, degree=2, epochs=epochs, progress=False)
+    _keep(found, path)
+    return found
+
+
+def _keep(model: nn.Module, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}")
+    torch.save(model.state_dict(), part)
+    part.replace(path)
 
 
 def _train(model: nn.Module, data: Task, epochs: int, flips: bool) -> None:

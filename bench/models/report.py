@@ -1,0 +1,140 @@
+"""The tables of `bench.models`: on the terminal, in Markdown, and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HEAD = (
+    f"{'network':11} {'accuracy':>8} {'same':>9} {'error':>8} {'server':>13} {'2 thr.':>6} {'client':>13} "
+    f"{'est. s/c':>13} {'up MB':>6} {'kB/query':>9} {'trips':>5}"
+)
+ABOUT = """# Networks, end to end
+
+Made by `python -m bench.models --json FILE --plot docs/results/models.png --markdown
+docs/results/models.md`.
+
+![Where the milliseconds of a query go](models.png)
+
+Networks with their original activations, `activations="client"`, weights and queries encrypted, one sample
+a query: the MLPs and convolutional networks have ReLU, LeNet-5 max pooling, the paper's CNN (SecureDL,
+section 5.1) average pooling, ResNet-20 and the VGG-like network batch norms. *Polynomial* is the network
+that `securedl.approximate` made for `activations="server"`, with squares, in the clear; a dash where none
+was made.
+
+**x** is a multiple of the same network's run of a relinearisation at N = 8192 with four primes on one
+thread, so that figures of different machines can be compared. Times are medians of {repeats} queries with
+server and client in one process, a thread for each; the server's contain loading what came and packing what
+goes. No network is in them, nor the screening of samples, for which the network runs in the clear once.
+
+"""
+
+
+def line(found: dict[str, Any]) -> str:
+    """A row of the table on the terminal."""
+    return (
+        f"{found['network']:11} {found['accuracy']:8.2%} {found['labels_equal']:4}/{found['asked']:<4} "
+        f"{found['largest_error']:8.1e} {found['server_ms']:6.1f} {found['server_units']:5.1f}x "
+        f"{found['server_two_units']:5.1f}x {found['client_ms']:6.1f} {found['client_units']:5.1f}x "
+        f"{found['estimated_server_ms']:6.1f}/{found['estimated_client_ms']:6.1f} "
+        f"{found['upload_bytes'] / 1e6:6.1f} "
+        f"{(found['query_bytes'] + found['answer_bytes']) / 1e3:9.0f} {found['trips']:5}"
+    )
+
+
+def markdown(rows: Sequence[dict[str, Any]], machine: dict[str, str], repeats: int) -> str:
+    """The whole page."""
+    units = [row["unit_ms"] * 1e3 for row in rows]
+    where = (
+        f"{machine['processor']}; Python {machine['python']}, torch {machine['torch']}; "
+        f"commit {machine['commit']}; "
+        f"a relinearisation took {min(units):.0f} to {max(units):.0f} µs.\n"
+    )
+    parts = [
+        ABOUT.format(repeats=repeats), where,
+        "\n## Right answers\n\n", _table(_RIGHT, rows),
+        "\nLabels are those of a server process, compared with the original network's in double precision; "
+        "probes were among them. Errors are in parts of the range of the logits; the stated one is what the "
+        "plan says beforehand, from simulated answers.\n",
+        "\n## Time\n\n", _table(_TIME, rows),
+        "\nEstimates are those of the plan with prices measured in the same run "
+        "(`securedl.client.calibrate`).\n",
+        "\n## What is sent and kept\n\n", _table(_SENT, rows),
+        "\nThe latency of one sample is that of a server process over a Unix socket, its client on the same "
+        "cores.\n",
+    ]  # fmt: skip
+    return "".join(parts)
+
+
+def _polynomial(row: dict[str, Any]) -> str:
+    found = row.get("polynomial_accuracy")
+    return "-" if found is None else f"{found:.2%}"
+
+
+def _off(row: dict[str, Any], who: str) -> str:
+    estimate, measured = row[f"estimated_{who}_ms"], row[f"{who}_ms"]
+    return f"{estimate:.1f} ({estimate / measured - 1:+.0%})"
+
+
+#: Heads of columns, and what stands in them.
+_RIGHT = {
+    "network": lambda row: row["network"],
+    "accuracy": lambda row: f"{row['accuracy']:.2%} of {row['tested']}",
+    "polynomial": _polynomial,
+    "encrypted labels equal": lambda row: f"{row['labels_equal']} of {row['asked']}",
+    "largest error": lambda row: f"{row['largest_error']:.1e}",
+    "stated": lambda row: f"{row['stated_error']:.1e}",
+    "verification": lambda row: f"{'passed' if row['passed'] else 'ALARM'}, {row['probes']} probes",
+}
+_TIME = {
+    "network": lambda row: row["network"],
+    "server, ms": lambda row: f"{row['server_ms']:.1f} ({row['server_units']:.1f}x)",
+    "two threads": lambda row: f"{row['server_two_ms']:.1f} ({row['server_two_units']:.1f}x)",
+    "estimate": lambda row: _off(row, "server"),
+    "of it, load and dump": lambda row: f"{row['load_ms'] + row['dump_ms']:.1f}",
+    "client, ms": lambda row: f"{row['client_ms']:.1f} ({row['client_units']:.1f}x)",
+    "client's estimate": lambda row: _off(row, "client"),
+    "latency, ms": lambda row: f"{row['one_ms']:.0f}",
+    "samples a second": lambda row: f"{row['per_s']:.2g}",
+}
+_SENT = {
+    "network": lambda row: row["network"],
+    "weights": lambda row: f"{row['weights']:,}",
+    "upload, MB": lambda row: f"{row['upload_bytes'] / 1e6:.1f}",
+    "of it, keys": lambda row: f"{row['key_bytes'] / 1e6:.1f}",
+    "a query, kB": lambda row: f"{row['query_bytes'] / 1e3:.0f} + {row['answer_bytes'] / 1e3:.0f}",
+    "trips": lambda row: f"{row['trips']}",
+    "compile, s": lambda row: f"{row['compile_s']:.1f}",
+    "prepare, s": lambda row: f"{row['prepare_s']:.1f}",
+    "server, MiB": lambda row: f"{row['server_mib']:.0f}",
+    "client, MiB": lambda row: f"{row['client_mib']:.0f}",
+}
+
+
+def _table(columns: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    lines = [list(columns), ["---", *["---:"] * (len(columns) - 1)]]
+    lines += [[show(row) for show in columns.values()] for row in rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """A bar for each network: milliseconds of server and client, with their estimates beside them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 0.5 * len(rows) + 1.5), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(rows):
+        for who, colour, at in (("server", "tab:blue", -0.2), ("client", "tab:orange", 0.2)):
+            label = who if not place else None
+            axes.barh(place + at, row[f"{who}_ms"], 0.35, color=colour, label=label)
+            estimate = row[f"estimated_{who}_ms"]
+            axes.plot(
+                [estimate], [place + at], "k|", markersize=12, label="estimate" if label == "client" else None
+            )
+    axes.set_yticks(range(len(rows)), [row["network"] for row in rows])
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel("ms of one encrypted sample, one thread")
+    axes.legend()
+    figure.savefig(path, dpi=150)
