@@ -19,7 +19,8 @@ class Candidate:
     """A plan as it would be.
 
     Attributes:
-        name: for people. cost: of a query of `samples`. once: milliseconds of preparation and upload.
+        name: for people. cost: of a query of `samples`. once: milliseconds of preparation and upload, which
+            `queries` share.
         make: the plan, checked; a CompileError where it is not precise enough. None for what was not asked
             for, which is only told.
     """
@@ -28,12 +29,13 @@ class Candidate:
     samples: int
     cost: Cost
     once: float
+    queries: int = EXPECTED_QUERIES
     make: Callable[[], Plan] | None = None
 
     @property
     def ms(self) -> float:
         """Of a sample, with its share of what is paid once."""
-        return (self.cost.total_ms + self.once / EXPECTED_QUERIES) / self.samples
+        return (self.cost.total_ms + self.once / self.queries) / self.samples
 
     @property
     def line(self) -> str:

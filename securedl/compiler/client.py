@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from securedl.compiler.candidate import told
-from securedl.compiler.cost import COEFFICIENT_PRICES, CoefficientPrices
+from securedl.compiler.cost import COEFFICIENT_PRICES, EXPECTED_QUERIES, CoefficientPrices
 from securedl.compiler.precision import KEPT_SAMPLES
 from securedl.compiler.rounds import Wanted, alternatives, compile_rounds
 from securedl.errors import CompileError, InputError
@@ -37,6 +37,7 @@ def compile_client(
     task: str | None,
     limit_gb: float,
     prices: CoefficientPrices = COEFFICIENT_PRICES,
+    queries: int = EXPECTED_QUERIES,
 ) -> Plan:
     """A plan for any network, from calibration samples [samples, *shape].
 
@@ -56,7 +57,7 @@ def compile_client(
         _check_logits(joined, x[:KEPT_SAMPLES], task)
     output = Output(shape, task_of(shape, head) if task is None else task, head)
 
-    wanted = Wanted(samples, encrypted, link, ring, columns, output, limit_gb, prices)
+    wanted = Wanted(samples, encrypted, link, ring, columns, output, limit_gb, prices, queries)
     if joined is not plain:
         with contextlib.suppress(CompileError):  # two small results in one may be less precise than each
             return _compiled(joined, x, wanted)

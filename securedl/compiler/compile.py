@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from securedl.arguments import number, shown
 from securedl.compiler.candidate import Candidate, cheapest
 from securedl.compiler.client import compile_client
-from securedl.compiler.cost import COEFFICIENT_PRICES, CoefficientPrices, once_ms
+from securedl.compiler.cost import COEFFICIENT_PRICES, EXPECTED_QUERIES, CoefficientPrices, once_ms
 from securedl.compiler.forms import normalise
 from securedl.compiler.fuse import fuse
 from securedl.compiler.layered import layer_by_layer
@@ -54,6 +55,7 @@ def compile(
     task: str | None = None,
     limit_gb: float = 8.0,
     prices: CoefficientPrices | None = None,
+    queries: int = EXPECTED_QUERIES,
 ) -> Plan:
     """Compile a network for encrypted inference.
 
@@ -77,8 +79,9 @@ def compile(
             `approximate` found, else by the shape of the answer (`network.outputs.task_of`).
         limit_gb: refuse a plan whose weights take more, in memory while it is prepared or in the upload;
             GB of 10^9 bytes.
-        prices: what operations take with activations="client" (`securedl.client.calibrate`); by default those
+        prices: what operations of the coefficient form take (`securedl.client.calibrate`); by default those
             of one core of a Zen 5.
+        queries: that one upload will serve, about; they share the price of preparing and sending the weights.
 
     Raises:
         UnsupportedLayerError: every operation that cannot be encrypted, with its path, line and remedy.
@@ -101,9 +104,11 @@ def compile(
     if ring is not None and (not _whole(ring) or ring not in MAX_MODULUS_BITS):
         raise InputError(f"ring must be one of {sorted(MAX_MODULUS_BITS)}, got {ring!r}")
     number(limit_gb, "limit_gb", above=0)
+    if not _whole(queries) or queries < 1:
+        raise InputError(f"queries must be a number from 1, got {shown(queries)}")
     if prices is not None and not isinstance(prices, CoefficientPrices):
         raise InputError(
-            f"prices: pass what securedl.client.calibrate.calibrate() gives, got {shown(prices)}"
+            f"prices: pass what securedl.client.calibrate.measured_prices() gives, got {shown(prices)}"
         )
     if refreshes is not None and (not _whole(refreshes) or refreshes < 0):
         raise InputError(f"refreshes must be a number from 0, got {refreshes!r}")
@@ -122,7 +127,7 @@ def compile(
         return compile_client(
             model, _calibration(x), batch=1 if batch is None else batch, encrypted=weights == "encrypted",
             link=link or Link(), ring=ring, columns=columns, task=task, limit_gb=limit_gb,
-            prices=prices or COEFFICIENT_PRICES,
+            prices=prices or COEFFICIENT_PRICES, queries=int(queries),
         )  # fmt: skip
     used, encrypted, link = _calibration(x), weights == "encrypted", link or Link()
     batch = 64 if batch is None else batch
@@ -137,11 +142,14 @@ def compile(
             imported.graph, used.reshape(len(used), -1), batch, encrypted, link, ring, refreshes, scheme,
             columns, output, limit_gb,
         )  # fmt: skip
-        return [found]
+        return [replace(found, queries=int(queries))]
 
     def wanted(output: Output) -> Wanted:
         samples = lanes(batch, MAX_BATCH)
-        return Wanted(samples, encrypted, link, None, columns, output, limit_gb, prices or COEFFICIENT_PRICES)
+        return Wanted(
+            samples, encrypted, link, None, columns, output, limit_gb, prices or COEFFICIENT_PRICES,
+            int(queries),
+        )  # fmt: skip
 
     sources = [in_slots]
     if ring is None and refreshes is None and batch != "throughput":
@@ -199,7 +207,7 @@ def slots_candidate(
         plan = Plan(signature, network, fused, x[:KEPT_SAMPLES].copy())
         return plan.with_error(check_precision(plan, x))
 
-    return Candidate("in slots", program.batch, chosen.cost, once_ms(program, link), make)
+    return Candidate("in slots", program.batch, chosen.cost, once_ms(program, link), make=make)
 
 
 def compile_graph(*arguments: Any) -> Plan:

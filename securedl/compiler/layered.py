@@ -47,5 +47,5 @@ def layer_by_layer(
         check_script(model, found, x)
         return compile_rounds(found.script, found.kernels, x, asked)
 
-    own = Candidate(NAME, asked.samples, arrangement.cost, arrangement.once, make)
+    own = Candidate(NAME, asked.samples, arrangement.cost, arrangement.once, asked.queries, make)
     return [own, *alternatives(found.script.layers, asked, f"{NAME}, ")]

@@ -79,7 +79,7 @@ def check_precision(plan: Plan, x: Array, checked: int = CHECKED) -> float:
 
 
 def _errors(plan: Plan, part: Array) -> Array:
-    """Of simulated answers [samples, outputs], shared among several encrypted models where that costs little."""
+    """Of simulated answers [samples, outputs], of several encrypted models where that costs little."""
     alone, batches, want = plan.network.alone, plan.batches(part), plan.reference(part)
     models, lanes = 1, plan.batch - (alone and plan.batch > 1)  # a probe is in the last one
     if alone and plan.batch <= MODELS * len(batches):

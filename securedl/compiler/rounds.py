@@ -11,7 +11,7 @@ import numpy as np
 
 from securedl.compiler.bands import Conditions, LayerCounts, choose
 from securedl.compiler.candidate import Candidate
-from securedl.compiler.cost import COEFFICIENT_PRICES, CoefficientPrices, slots_cost
+from securedl.compiler.cost import COEFFICIENT_PRICES, EXPECTED_QUERIES, CoefficientPrices, slots_cost
 from securedl.compiler.forms import FAR, Choice
 from securedl.compiler.lower import lower_layers
 from securedl.compiler.precision import KEPT_SAMPLES, check_precision, input_limit
@@ -55,6 +55,7 @@ class Wanted:
 
     Attributes:
         samples: of a query. encrypted: the weights. ring: N, or None. limit_gb: of the upload, 10^9 bytes.
+        queries: that share the price of preparing and uploading the weights.
     """
 
     samples: int
@@ -65,6 +66,7 @@ class Wanted:
     output: Output
     limit_gb: float
     prices: CoefficientPrices = COEFFICIENT_PRICES
+    queries: int = EXPECTED_QUERIES
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +92,7 @@ def arrange(layers: Sequence[ServerLayer], wanted: Wanted) -> Arrangement:
     degrees = [layer.degree for layer in layers if isinstance(layer, PolynomialLayer)]
     levels = max((COMPLETED[degree].levels for degree in degrees), default=0)
     params = coefficient_parameters(wanted.ring or _RINGS[levels > 0], levels)
-    conditions = Conditions(params, wanted.encrypted, wanted.link, prices=wanted.prices)
+    conditions = Conditions(params, wanted.encrypted, wanted.link, wanted.queries, wanted.prices)
     places, counts = list[Bands | Interleaved](), list[LayerCounts]()
     cost, once = Cost(link_ms=wanted.link.rtt_ms * len(layers)), 0.0
     for layer in layers:
@@ -129,7 +131,7 @@ def alternatives(layers: Sequence[ServerLayer], wanted: Wanted, name: str = "") 
     for text, those, other in asked:
         with contextlib.suppress(CompileError):  # it cannot be had
             arrangement = arrange(those, other)
-            found.append(Candidate(text, other.samples, arrangement.cost, arrangement.once))
+            found.append(Candidate(text, other.samples, arrangement.cost, arrangement.once, wanted.queries))
     return found
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import securedl
 from securedl.compiler.layered import layer_by_layer
 from securedl.compiler.rounds import Wanted
-from securedl.errors import CompileError, UnsupportedLayerError
+from securedl.errors import CompileError, InputError, UnsupportedLayerError
 from securedl.network.affine_script import is_affine
 from securedl.network.partition import partition
 from securedl.network.polynomial import PolynomialActivation
@@ -215,3 +215,55 @@ class TestNotSo:
             (nn.Sequential(nn.Linear(4, 8), nn.Softmax(1), nn.Linear(8, 2)), False),
         ):
             assert is_affine(partition(model, (4,), polynomials=True).script, (4,)) == affine
+
+
+def kinds(plan: Plan) -> set[str]:
+    return {type(step).__name__ for step in plan.program.steps}
+
+
+class TestWhichPlan:
+    def test_a_small_network_is_one_in_slots(self) -> None:
+        model, x, _ = built("mlp")
+        plan = securedl.compile(model, x)
+        assert "Convolve" not in kinds(plan)
+        assert any(line.startswith("activations='client': ") for line in plan.runners_up)
+        assert any(line.startswith("layer by layer") for line in plan.runners_up)
+        assert plan.runners_up[0] in plan.summary()
+
+    def test_a_convolution_that_slots_are_bad_at(self, tmp_path: Path) -> None:
+        torch.manual_seed(0)
+        x = np.random.default_rng(0).normal(size=(12, 8, 16, 16))
+        model = nn.Conv2d(8, 16, 3, stride=2, padding=1)
+        plan = securedl.compile(model, x, batch=1)
+        assert kinds(plan) == {"Convolve"}
+        assert plan.runners_up[-1].startswith("in slots: ")
+        plan.save(tmp_path / "plan")
+        assert securedl.load_plan(tmp_path / "plan").runners_up == plan.runners_up
+        np.testing.assert_allclose(plan.simulate(x[:2], noise_seed=None), original(model, x[:2]), atol=1e-9)
+
+    def test_what_neither_can_do_is_refused_for_the_reason_of_slots(self) -> None:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+        with pytest.raises(UnsupportedLayerError, match="relu is not a polynomial yet"):
+            securedl.compile(model, np.random.default_rng(0).normal(size=(20, 6)))
+
+    def test_a_ring_or_refreshes_that_are_forced_are_those_of_slots(self) -> None:
+        torch.manual_seed(0)
+        x = np.random.default_rng(0).normal(size=(12, 6))
+        for options in ({"ring": 8192}, {"refreshes": 0}, {"batch": "throughput"}):
+            assert kinds(securedl.compile(nn.Linear(6, 3), x, **options)) == {"Matvec"}  # type: ignore[arg-type]
+
+    def test_a_model_for_few_queries_has_fewer_weights(self) -> None:
+        torch.manual_seed(0)
+        x = np.random.default_rng(0).normal(size=(4, 16, 16, 16))
+        weights = [
+            len(
+                securedl.compile(
+                    nn.Conv2d(16, 16, 3, padding=1), x, activations="client", queries=queries
+                ).program.weight_shapes
+            )
+            for queries in (1, 10**6)
+        ]
+        assert weights[0] < weights[1]
+        with pytest.raises(InputError, match="queries must be a number from 1, got 0"):
+            securedl.compile(nn.Linear(6, 3), x, queries=0)
