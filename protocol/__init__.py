@@ -5,6 +5,7 @@
     serve     serve until stopped, as `securedl serve` does
     Store     the folder that keeps keys and encrypted models
     Limits    what one client may keep and ask
+    prices    what operations take on a server and here, for securedl.compile
 
 Names load on first use, so that a server never imports what only a client needs.
 """
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from protocol.client import Client as Client
+    from protocol.client import prices as prices
     from protocol.server import Server as Server
     from protocol.server import serve as serve
     from protocol.store import Limits as Limits
@@ -26,10 +28,11 @@ _HOMES = {
     "Limits": "protocol.store",
     "Server": "protocol.server",
     "Store": "protocol.store",
+    "prices": "protocol.client",
     "serve": "protocol.server",
 }
 
-__all__ = ["Client", "Limits", "Server", "Store", "serve"]
+__all__ = ["Client", "Limits", "Server", "Store", "prices", "serve"]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,7 @@ from protocol.blobs import BlobTable
 from protocol.expect import Expectations
 from protocol.given import check_client
 from protocol.link import Connection, Stream, Tls
+from protocol.priced import ask_prices
 from protocol.wire import (
     NONCE_BYTES,
     PROTOCOL_VERSION,
@@ -30,6 +31,7 @@ from securedl.program.program import Program
 
 if TYPE_CHECKING:  # a server's process may import this module, and must not load what a client needs
     from securedl.client.inference import Answer, Inference, Wish
+    from securedl.client.priced import CoefficientPrices
 
 #: Longest silence of the server: it computes between two messages.
 TIMEOUT_S = 600.0
@@ -96,6 +98,37 @@ class _Known:
         return _Known(program.to_json(), program.id, BlobTable(program), Expectations.of(program))
 
 
+def prices(
+    address: str = addresses.DEFAULT, token: str | None = None, tls: Tls = None, fresh: bool = False
+) -> CoefficientPrices:
+    """What operations take on that server and this client, for `securedl.compile(..., prices=...)`.
+
+    The server measures its part when somebody first asks; that takes a second or two, and longer while it has
+    queries to answer. This client's part takes as long. Both are kept in the user's cache folder: a server's
+    under its address and what it says of its machine, threads and release.
+
+    Args:
+        address, token, tls: as for `Client`.
+        fresh: take nothing from the cache folder.
+
+    Raises:
+        ServerError: nobody answers, or the server is not done with its measurement in time.
+        ProtocolError: it offers no prices, or such as no server can have.
+    """
+    link = Connection(address, token, tls, TIMEOUT_S, CONNECT_S)
+    try:
+        return _prices(link, fresh)
+    finally:
+        link.close()
+
+
+def _prices(link: Connection, fresh: bool) -> CoefficientPrices:
+    from securedl.client.priced import KnownPrices
+
+    known = KnownPrices(fresh)
+    return known.joined(ask_prices(link, known.server, known.note))
+
+
 class Client:
     """One owner's client of one server; a context manager.
 
@@ -125,6 +158,7 @@ class Client:
         self._owner, self._progress = owner, progress
         self._link = Connection(address, token, tls, timeout_s, CONNECT_S)
         self._known: _Known | None = None
+        self._prices: CoefficientPrices | None = None
 
     def __enter__(self) -> Client:
         try:
@@ -155,6 +189,13 @@ class Client:
             )
         names = ("version", "evaluator", "max_models", "max_bytes", "max_sessions", "chunk_bytes")
         return {name: getattr(found, name) for name in names}
+
+    def prices(self, fresh: bool = False) -> CoefficientPrices:
+        """As `protocol.prices`, of this client's server; kept as long as the client is."""
+        self._link.check_open()
+        if self._prices is None or fresh:
+            self._prices = _prices(self._link, fresh)
+        return self._prices
 
     def status(self) -> ModelStatus:
         """What the server has of this owner's model.

@@ -24,33 +24,35 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17protocol/messages.proto\x12\x0bsecuredl.v1\"\"\n\x0f\x44\x65scribeRequest\x12\x0f\n\x07version\x18\x01 \x01(\r\"\x83\x01\n\x0b\x44\x65scription\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x11\n\tevaluator\x18\x02 \x01(\t\x12\x12\n\nmax_models\x18\x03 \x01(\x04\x12\x11\n\tmax_bytes\x18\x04 \x01(\x04\x12\x14\n\x0cmax_sessions\x18\x05 \x01(\r\x12\x13\n\x0b\x63hunk_bytes\x18\x06 \x01(\r\"%\n\x05Range\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"1\n\x0cModelRequest\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x10\n\x08model_id\x18\x02 \x01(\x0c\"w\n\x06Status\x12\r\n\x05known\x18\x01 \x01(\x08\x12\r\n\x05\x62lobs\x18\x02 \x01(\r\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\x15\n\rmissing_blobs\x18\x04 \x01(\r\x12#\n\x07missing\x18\x05 \x03(\x0b\x32\x12.securedl.v1.Range\"\x18\n\x07Removed\x12\r\n\x05known\x18\x01 \x01(\x08\"d\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x10\n\x08model_id\x18\x02 \x01(\x0c\x12\x12\n\nprogram_id\x18\x03 \x01(\x0c\x12\r\n\x05nonce\x18\x04 \x01(\x0c\x12\x15\n\rprogram_bytes\x18\x05 \x01(\x04\"e\n\x07Welcome\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\x15\n\rneeds_program\x18\x03 \x01(\x08\x12#\n\x07missing\x18\x04 \x03(\x0b\x32\x12.securedl.v1.Range\"\x94\x01\n\x05\x46rame\x12\x1f\n\x04kind\x18\x01 \x01(\x0e\x32\x11.securedl.v1.Kind\x12\r\n\x05query\x18\x02 \x01(\r\x12\r\n\x05stage\x18\x03 \x01(\r\x12\r\n\x05index\x18\x04 \x01(\r\x12\x0e\n\x06offset\x18\x05 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x07 \x01(\x0c\x12\x0f\n\x07\x63hannel\x18\x08 \x01(\r\"L\n\x04\x44one\x12\r\n\x05\x62lobs\x18\x01 \x01(\r\x12\x12\n\nblob_bytes\x18\x02 \x01(\x04\x12\x11\n\tremaining\x18\x03 \x01(\r\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c*a\n\x04Kind\x12\x08\n\x04NONE\x10\x00\x12\x0b\n\x07PROGRAM\x10\x01\x12\x07\n\x03KEY\x10\x02\x12\n\n\x06WEIGHT\x10\x03\x12\t\n\x05QUERY\x10\x04\x12\x0b\n\x07REFRESH\x10\x05\x12\t\n\x05\x46RESH\x10\x06\x12\n\n\x06\x41NSWER\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17protocol/messages.proto\x12\x0bsecuredl.v1\"2\n\x0f\x44\x65scribeRequest\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06prices\x18\x02 \x01(\x08\"h\n\x06Prices\x12\x0f\n\x07product\x18\x01 \x01(\x01\x12\x13\n\x0brelinearise\x18\x02 \x01(\x01\x12\r\n\x05merge\x18\x03 \x01(\x01\x12\x0c\n\x04load\x18\x04 \x01(\x01\x12\x0c\n\x04\x64ump\x18\x05 \x01(\x01\x12\r\n\x05layer\x18\x06 \x01(\x01\"\xca\x01\n\x0b\x44\x65scription\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x11\n\tevaluator\x18\x02 \x01(\t\x12\x12\n\nmax_models\x18\x03 \x01(\x04\x12\x11\n\tmax_bytes\x18\x04 \x01(\x04\x12\x14\n\x0cmax_sessions\x18\x05 \x01(\r\x12\x13\n\x0b\x63hunk_bytes\x18\x06 \x01(\r\x12\r\n\x05setup\x18\x07 \x01(\x0c\x12#\n\x06prices\x18\x08 \x01(\x0b\x32\x13.securedl.v1.Prices\x12\x11\n\tmeasuring\x18\t \x01(\x08\"%\n\x05Range\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"1\n\x0cModelRequest\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x10\n\x08model_id\x18\x02 \x01(\x0c\"w\n\x06Status\x12\r\n\x05known\x18\x01 \x01(\x08\x12\r\n\x05\x62lobs\x18\x02 \x01(\r\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\x15\n\rmissing_blobs\x18\x04 \x01(\r\x12#\n\x07missing\x18\x05 \x03(\x0b\x32\x12.securedl.v1.Range\"\x18\n\x07Removed\x12\r\n\x05known\x18\x01 \x01(\x08\"d\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x10\n\x08model_id\x18\x02 \x01(\x0c\x12\x12\n\nprogram_id\x18\x03 \x01(\x0c\x12\r\n\x05nonce\x18\x04 \x01(\x0c\x12\x15\n\rprogram_bytes\x18\x05 \x01(\x04\"e\n\x07Welcome\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\x15\n\rneeds_program\x18\x03 \x01(\x08\x12#\n\x07missing\x18\x04 \x03(\x0b\x32\x12.securedl.v1.Range\"\x94\x01\n\x05\x46rame\x12\x1f\n\x04kind\x18\x01 \x01(\x0e\x32\x11.securedl.v1.Kind\x12\r\n\x05query\x18\x02 \x01(\r\x12\r\n\x05stage\x18\x03 \x01(\r\x12\r\n\x05index\x18\x04 \x01(\r\x12\x0e\n\x06offset\x18\x05 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x07 \x01(\x0c\x12\x0f\n\x07\x63hannel\x18\x08 \x01(\r\"L\n\x04\x44one\x12\r\n\x05\x62lobs\x18\x01 \x01(\r\x12\x12\n\nblob_bytes\x18\x02 \x01(\x04\x12\x11\n\tremaining\x18\x03 \x01(\r\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c*a\n\x04Kind\x12\x08\n\x04NONE\x10\x00\x12\x0b\n\x07PROGRAM\x10\x01\x12\x07\n\x03KEY\x10\x02\x12\n\n\x06WEIGHT\x10\x03\x12\t\n\x05QUERY\x10\x04\x12\x0b\n\x07REFRESH\x10\x05\x12\t\n\x05\x46RESH\x10\x06\x12\n\n\x06\x41NSWER\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protocol.messages_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KIND']._serialized_start=881
-  _globals['_KIND']._serialized_end=978
+  _globals['_KIND']._serialized_start=1074
+  _globals['_KIND']._serialized_end=1171
   _globals['_DESCRIBEREQUEST']._serialized_start=40
-  _globals['_DESCRIBEREQUEST']._serialized_end=74
-  _globals['_DESCRIPTION']._serialized_start=77
-  _globals['_DESCRIPTION']._serialized_end=208
-  _globals['_RANGE']._serialized_start=210
-  _globals['_RANGE']._serialized_end=247
-  _globals['_MODELREQUEST']._serialized_start=249
-  _globals['_MODELREQUEST']._serialized_end=298
-  _globals['_STATUS']._serialized_start=300
-  _globals['_STATUS']._serialized_end=419
-  _globals['_REMOVED']._serialized_start=421
-  _globals['_REMOVED']._serialized_end=445
-  _globals['_HELLO']._serialized_start=447
-  _globals['_HELLO']._serialized_end=547
-  _globals['_WELCOME']._serialized_start=549
-  _globals['_WELCOME']._serialized_end=650
-  _globals['_FRAME']._serialized_start=653
-  _globals['_FRAME']._serialized_end=801
-  _globals['_DONE']._serialized_start=803
-  _globals['_DONE']._serialized_end=879
+  _globals['_DESCRIBEREQUEST']._serialized_end=90
+  _globals['_PRICES']._serialized_start=92
+  _globals['_PRICES']._serialized_end=196
+  _globals['_DESCRIPTION']._serialized_start=199
+  _globals['_DESCRIPTION']._serialized_end=401
+  _globals['_RANGE']._serialized_start=403
+  _globals['_RANGE']._serialized_end=440
+  _globals['_MODELREQUEST']._serialized_start=442
+  _globals['_MODELREQUEST']._serialized_end=491
+  _globals['_STATUS']._serialized_start=493
+  _globals['_STATUS']._serialized_end=612
+  _globals['_REMOVED']._serialized_start=614
+  _globals['_REMOVED']._serialized_end=638
+  _globals['_HELLO']._serialized_start=640
+  _globals['_HELLO']._serialized_end=740
+  _globals['_WELCOME']._serialized_start=742
+  _globals['_WELCOME']._serialized_end=843
+  _globals['_FRAME']._serialized_start=846
+  _globals['_FRAME']._serialized_end=994
+  _globals['_DONE']._serialized_start=996
+  _globals['_DONE']._serialized_end=1072
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 import grpc
@@ -24,6 +25,7 @@ from protocol.executor import Executor, Gone, Here
 from protocol.failures import status
 from protocol.incoming import Incoming
 from protocol.models import load_model
+from protocol.offer import Offer
 from protocol.service import SERVER_OPTIONS, handler
 from protocol.sessions import MAX_RANGES, check_version
 from protocol.store import Limits, Store
@@ -84,6 +86,7 @@ class Server:
         self._backend.prepare()
         self._threads, self._executor, self._idle_s = threads, executor or Here(), idle_s
         self._cache = ModelCache(cache_bytes)
+        self._offer = Offer(self._backend, threads)
         self._slots = threading.BoundedSemaphore(self.limits.max_sessions)
         self._credentials = None if tls is None else server_credentials(*tls)
         self._grpc: Any = None
@@ -102,6 +105,7 @@ class Server:
             InputError: the address cannot be bound.
         """
         self._stopping.clear()
+        self._offer.start()
         workers = self.limits.max_sessions + SPARE_THREADS
         pool = ThreadPoolExecutor(workers, thread_name_prefix="protocol")
         self._grpc = grpc.server(pool, options=SERVER_OPTIONS, maximum_concurrent_rpcs=workers)
@@ -118,6 +122,7 @@ class Server:
     def stop(self, grace_s: float = 0.0) -> None:
         """Refuse new calls, and end those that run after `grace_s` seconds."""
         self._stopping.set()
+        self._offer.stop()
         if self._grpc is not None:
             self._grpc.stop(grace_s).wait()
             self._grpc = None
@@ -146,9 +151,9 @@ class Server:
     # The methods. Each begins with `_call`, which is where a client is recognised.
 
     def describe(self, raw: bytes, context: Any) -> bytes:
-        """Version and limits."""
+        """Version and limits, and prices where they are wanted."""
         with self._call("describe", context):
-            parse(pb.DescribeRequest, raw)
+            request: Any = parse(pb.DescribeRequest, raw)
             limits = self.limits
             reply: Any = pb.Description(
                 version=PROTOCOL_VERSION,
@@ -158,6 +163,11 @@ class Server:
                 max_sessions=limits.max_sessions,
                 chunk_bytes=CHUNK_BYTES,
             )
+            if request.prices:
+                prices, reply.measuring = self._offer.prices()
+                reply.setup = self._offer.setup
+                if prices is not None:
+                    reply.prices.CopyFrom(pb.Prices(**asdict(prices)))
             return reply.SerializeToString()  # type: ignore[no-any-return]
 
     def status(self, raw: bytes, context: Any) -> bytes:
@@ -218,7 +228,7 @@ class Server:
         """Load a new model while its owner prepares the first query; whatever fails, fails again there."""
 
         def work() -> None:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception), self._offer.aside():
                 model = self._cache.get(key, lambda: self._load(key))
                 model.weights.warm(lambda: not self._stopping.is_set())
 
@@ -263,7 +273,8 @@ class Server:
         session = Incoming(requests, deadline, lambda: context.is_active() and not deadline.expired)
         began, outcome = time.monotonic(), "failed"
         try:
-            yield session
+            with self._offer.aside():
+                yield session
             outcome = "ok"
         except (Gone, GeneratorExit):
             outcome = "idle" if deadline.expired else "client-gone"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import mmap
 import os
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,7 +87,7 @@ class StoredModel:
                 yield writer
 
     def reader(self) -> BlobReader:
-        """The blobs, mapped into memory."""
+        """The blobs, for whoever loads them."""
         return BlobReader(self)
 
     def forget(self, number: int) -> None:
@@ -158,33 +158,36 @@ class BlobWriter:
 
 
 class BlobReader:
-    """Complete blobs of a model, memory-mapped; damage on disk is noticed at the first reading."""
+    """Complete blobs of a model; damage on disk is noticed at the first reading.
+
+    They are read and not mapped: a server needs each of them once, to make what it keeps of it.
+    """
 
     def __init__(self, model: StoredModel) -> None:
         self._model = model
-        self._maps: dict[str, mmap.mmap] = {}
+        self._files: dict[str, int] = {}
         self._sound: set[int] = set()
         with disk():
             self._digests, _ = model.journal.read()
-            for name, size in model.table.sizes().items():
-                if size:
-                    with open(model.folder / name, "rb") as file:
-                        self._maps[name] = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+            for name in model.table.sizes():
+                self._files[name] = os.open(model.folder / name, os.O_RDONLY | os.O_CLOEXEC)
+                weakref.finalize(self, os.close, self._files[name])
 
-    def __getitem__(self, number: int) -> memoryview:
+    def __getitem__(self, number: int) -> bytes:
         """Bytes of a blob.
 
         Raises:
             ServerError: it is missing, or no longer what was stored; it then counts as missing.
         """
         blob = self._model.table[number]
-        view = memoryview(self._maps[blob.file])[blob.offset : blob.offset + blob.length]
-        if number not in self._sound:
+        with disk():
+            data = os.pread(self._files[blob.file], blob.length, blob.offset)
+        if number not in self._sound or len(data) < blob.length:
             digest = self._digests.get(number)
-            if digest is None or blob_digest(view) != digest:
+            if digest is None or blob_digest(data) != digest:
                 self._damaged(number, digest)
             self._sound.add(number)
-        return view
+        return data
 
     def _damaged(self, number: int, digest: bytes | None) -> None:
         with disk():

@@ -14,6 +14,6 @@ class StoredWeights(Records):
         self.shapes = stored.table.shapes
         self._first, self._blobs = len(stored.table.keys), blobs
 
-    def packed(self, index: int) -> memoryview:
+    def packed(self, index: int) -> bytes:
         """Bytes of one weight."""
         return self._blobs[self._first + index]

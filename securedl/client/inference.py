@@ -13,8 +13,8 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, TypeAlias
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,8 @@ SENDABLE = 2.0**13
 SKIPPED = -1
 #: How many probes travel with a query.
 Wish: TypeAlias = int | Probes
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +83,17 @@ def read_only(values: Array) -> Array:
     return view
 
 
+def _undisturbed(work: Callable[Concatenate[Batch, _P], _R]) -> Callable[Concatenate[Batch, _P], _R]:
+    """A part of a batch's work during which no encryptions of zero are made ahead."""
+
+    @wraps(work)
+    def run(batch: Batch, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with batch._keys.zeros.working():
+            return work(batch, *args, **kwargs)
+
+    return run
+
+
 class Batch:
     """One ciphertext batch: its query, its refreshes in order, its answer.
 
@@ -106,6 +119,7 @@ class Batch:
         if len(self.findings) < len(checks):
             raise InputError(f"checks need a name each, got {[check.name for check in checks]}")
 
+    @_undisturbed
     def query(self) -> list[bytes]:
         """Packed ciphertexts of the query, one a tile."""
         if self._sent is None:
@@ -113,7 +127,8 @@ class Batch:
         return self._encrypt(0, self._sent)
 
     def _encrypt(self, point: int, values: Array) -> list[bytes]:
-        return [self._keys.encrypt(slots, shape) for slots, shape in self._signature.slots(point, values)]
+        take, tiles = self._keys.zeros.take, self._signature.slots(point, values)
+        return [self._keys.encrypt(slots, shape, take) for slots, shape in tiles]
 
     def _decrypt(self, tiles: list[bytes], point: int) -> Array:
         if self._next != point - 1 or self.answer is not None:
@@ -151,6 +166,7 @@ class Batch:
         self._talk = self._signature.converse(self._values)
         next(self._talk)
 
+    @_undisturbed
     def refresh(self, index: int, tiles: list[bytes]) -> list[bytes]:
         """Decrypt, check, and encrypt afresh: zeros after an alarm.
 
@@ -174,6 +190,7 @@ class Batch:
         self._sent = fresh
         return self._encrypt(point, fresh)
 
+    @_undisturbed
     def finish(self, tiles: list[bytes]) -> None:
         """Decrypt the answer and check it.
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 import tenseal.sealapi as seal
 
-from securedl.client.coefficients import encoded, from_residues, to_residues
-from securedl.errors import InputError
+from securedl.client.zeros import Zeros, added
 from securedl.he.cut import lifted
 from securedl.he.params import Parameters
 from securedl.he.record import Record, Shape, pack, pack_key, unpack
+from securedl.he.scheme import Slots
 from securedl.he.schemes import scheme_of
 from securedl.he.seal import SealContext, galois_element, load_stream, save_stream
-from securedl.network.graph import Array
+
+# `coefficients` is imported late: a process that makes nothing but encryptions of zero starts three times as
+# fast, and is a third as large, without its kernels.
 
 
 class Keys:
@@ -24,9 +26,15 @@ class Keys:
 
     Args:
         params: of the ring. body: what `body` gave of an earlier key; a new one is generated without it.
+        ahead: how many encryptions of zero of each level are made ahead in idle time.
+
+    Attributes:
+        zeros: those.
     """
 
-    def __init__(self, params: Parameters, body: bytes | None = None) -> None:
+    def __init__(
+        self, params: Parameters, body: bytes | None = None, ahead: Mapping[int, int] | None = None
+    ) -> None:
         self.params = params
         self._context = SealContext(params)
         context = self._context.context
@@ -34,9 +42,10 @@ class Keys:
             self._secret = seal.KeyGenerator(context).secret_key()
         else:
             self._secret = load_stream(seal.SecretKey(), context, body)
-        self._encryptor = seal.Encryptor(context, self._secret)
         self._decryptor = seal.Decryptor(context, self._secret)
         self._encoder = scheme_of(params).encoder(self._context)
+        self._zero = partial(_zero, self._context, seal.Encryptor(context, self._secret))
+        self.zeros = Zeros(self._zero, ahead or {})
 
     def __repr__(self) -> str:
         return f"Keys(parameters {self.params.id.hex()})"
@@ -66,49 +75,35 @@ class Keys:
             records = self._context.key_records(body, (element - 1) // 2)
         return pack_key(self.params, records)
 
-    def encrypt(self, slots: Array, shape: Shape) -> bytes:
+    def zero(self, level: int) -> Record:
+        """A fresh encryption of zero, its second polynomial a seed."""
+        return self._zero(level)
+
+    def encrypt(self, values: Slots, shape: Shape, zero: Callable[[int], Record] | None = None) -> bytes:
         """Encode slots [n] or coefficients [N], and encrypt them unless the shape is a plaintext's; packed.
+
+        Args:
+            zero: gives an encryption of zero of a level, which nobody else has or will have: as
+                `zeros.take`. Else it is made here.
 
         Raises:
             InputError: values too large for the modulus at that level.
         """
-        return pack(self.params, self._encrypted(slots, shape))
+        from securedl.client.coefficients import encoded
 
-    def _encrypted(self, slots: Array, shape: Shape) -> Record:
-        if len(slots) == self.params.ring:
-            record = encoded(self.params, slots, shape)
-            if shape.size == 1:
-                return record
-            return self._hidden(record)
-        try:
-            plain = self._encoder.encode(slots, shape)
-        except (ValueError, RuntimeError) as error:
-            largest = float(np.abs(slots).max())
-            raise InputError(
-                f"values up to {largest:.3g} do not fit scale and level {shape.level}: {error}"
-            ) from error
-        if shape.size == 1:
-            return self._context.plaintext_record(plain, shape.level)
-        return self._context.ciphertext_record(save_stream(self._encryptor.encrypt_symmetric(plain)))
+        record = encoded(self.params, values, shape)
+        if shape.size > 1:
+            record = added(self.params, record, (zero or self._zero)(shape.level))
+        return pack(self.params, record)
 
-    def _hidden(self, plain: Record) -> Record:
-        """A fresh encryption of zero with the plaintext added, which is how SEAL encrypts; SEAL would have to
-        read the plaintext first, a tenth of the time.
-        """
-        shape, parms_ids = plain.shape, self._context.parms_ids
-        zero = self._encryptor.encrypt_zero_symmetric(list(parms_ids[shape.level]))
-        record = self._context.ciphertext_record(save_stream(zero))
-        primes = np.array(self.params.primes[: shape.level + 1], dtype=np.uint64)[:, None]
-        total = record.residues + plain.residues
-        total -= primes * (total >= primes)
-        return Record(replace(record.shape, scale=shape.scale), total, record.seed)
-
-    def decrypt(self, data: bytes, shape: Shape, coefficients: bool = False) -> Array:
+    def decrypt(self, data: bytes, shape: Shape, coefficients: bool = False) -> Slots:
         """Slots [n] or coefficients [N] of a packed ciphertext, after every field and residue was checked.
 
         Raises:
             FormatError: not the record that the program names.
         """
+        from securedl.client.coefficients import from_residues, to_residues
+
         record = unpack(self.params, data, shape)
         if shape.cut:
             shape = replace(shape, cut=False)
@@ -117,6 +112,11 @@ class Keys:
         self._decryptor.decrypt(self._context.ciphertext(record), plain)
         if coefficients:
             residues = self._context.plaintext_record(plain, shape.level).residues
-            found: Array = from_residues(self.params, residues)[0] / shape.scale
+            found: Slots = from_residues(self.params, residues)[0] / shape.scale
             return found
         return self._encoder.decode(plain)
+
+
+def _zero(context: SealContext, encryptor: Any, level: int) -> Record:
+    zero = encryptor.encrypt_zero_symmetric(list(context.parms_ids[level]))
+    return context.ciphertext_record(save_stream(zero))

@@ -6,6 +6,7 @@ import hashlib
 import io
 import secrets
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,29 @@ import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from securedl.arguments import check_passphrase
+from securedl.arguments import check_passphrase, count
 from securedl.arguments import path as checked_path
 from securedl.client.display import owner_card
 from securedl.client.given import check_plan
 from securedl.client.inference import Inference, Wish
 from securedl.client.keys import Keys
+from securedl.client.preparing import prepared, processors
 from securedl.client.probes import Verification
 from securedl.errors import InputError, KeyFileError
 from securedl.files import ARCHIVE, OWNER, write_atomically
 from securedl.plan.plan import Plan, plan_from_bytes
+from securedl.plan.signature import Signature
 from securedl.program.program import Program
 
 _FILE = struct.Struct("<8sB16s12s")
 _MAGIC = OWNER
 _VERSION = 2
+#: Queries for which encryptions of zero are made ahead: a sample and its probes, one in each, are nine.
+AHEAD = 10
+
+
+#: An owner keeps no more bytes of encryptions of zero than these.
+AHEAD_BYTES = 1 << 25
 
 
 class Owner:
@@ -36,22 +45,29 @@ class Owner:
 
     Args:
         plan: what was compiled. A new secret key is generated for it.
+        processes: how many may encrypt weights, where there are enough; as many as there are processors by
+            default, and 1 is this process alone.
+        ahead: for how many queries, of a batch each, encryptions are prepared in idle time; 0 for none.
 
     Raises:
-        InputError: not a plan.
+        InputError: not a plan, or no such numbers.
 
     Attributes:
         plan: the plan. keys: the secret key and what is done with it.
         verification: probes with their tolerances, and what has been seen so far.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, processes: int | None = None, ahead: int = AHEAD) -> None:
         check_plan(plan)
-        self._set(plan, Keys(plan.program.params), secrets.token_bytes(16), Verification(plan))
+        _check_work(processes, ahead)
+        keys = Keys(plan.program.params, ahead=_stock(plan.signature, ahead))
+        self._set(plan, keys, secrets.token_bytes(16), Verification(plan), processes)
 
-    def _set(self, plan: Plan, keys: Keys, key_id: bytes, verification: Verification) -> None:
+    def _set(
+        self, plan: Plan, keys: Keys, key_id: bytes, verification: Verification, processes: int | None
+    ) -> None:
         self.plan, self.keys, self.verification = plan, keys, verification
-        self._key_id = key_id
+        self._key_id, self._processes = key_id, processes
 
     def __repr__(self) -> str:
         return owner_card(self.model_id, self.plan, self.verification).text()
@@ -81,11 +97,15 @@ class Owner:
         return next(iter(self.weights([index])))
 
     def weights(self, indices: Iterable[int] | None = None) -> Iterator[bytes]:
-        """Packed weights in ascending order of `indices` (all by default), encrypted afresh."""
-        wanted = None if indices is None else set(indices)
-        for index, (shape, slots) in enumerate(self.plan.weight_slots()):
-            if wanted is None or index in wanted:
-                yield self.keys.encrypt(slots, shape)
+        """Packed weights in ascending order of `indices` (all by default), encrypted afresh.
+
+        Raises:
+            SecureDLError: a process that helped went away.
+        """
+        wanted = range(len(self.program.weight_shapes)) if indices is None else set(indices)
+        tiles = (tile for index, tile in enumerate(self.plan.weight_slots()) if index in wanted)
+        processes = self._processes or processors()
+        return prepared(self.keys, tiles, len(wanted), processes if self.program.encrypted else 1)
 
     def ask(self, x: Any, probes: Wish = 8, outliers: str = "raise") -> Inference:
         """The client's side of one predict call.
@@ -98,7 +118,8 @@ class Owner:
             InputError: bad samples, or with "raise" samples that would overflow; nothing has been encrypted
                 then.
         """
-        return Inference(self.keys, self.plan, self.verification, x, probes, outliers=outliers)
+        with self.keys.zeros.working():
+            return Inference(self.keys, self.plan, self.verification, x, probes, outliers=outliers)
 
     def save(self, path: str | Path, passphrase: str) -> None:
         """Write keys, plan and verification state, sealed by AES-256-GCM under scrypt(passphrase).
@@ -124,13 +145,19 @@ class Owner:
         write_atomically(target, header + sealed)
 
     @classmethod
-    def load(cls, path: str | Path, passphrase: str) -> Owner:
+    def load(
+        cls, path: str | Path, passphrase: str, processes: int | None = None, ahead: int = AHEAD
+    ) -> Owner:
         """The owner that `save` wrote.
+
+        Args:
+            processes, ahead: as of an Owner.
 
         Raises:
             KeyFileError: no such file, not an owner's file, a wrong passphrase or a damaged file.
-            InputError: a path or a passphrase of a wrong type.
+            InputError: a path or a passphrase of a wrong type, or no such numbers.
         """
+        _check_work(processes, ahead)
         source = checked_path(path, "Owner.load")
         check_passphrase(passphrase)
         try:
@@ -149,11 +176,28 @@ class Owner:
             raise KeyFileError(f"{path} cannot be opened: wrong passphrase, or the file is damaged") from None
         with np.load(io.BytesIO(opened), allow_pickle=False) as arrays:
             plan = plan_from_bytes(arrays["plan"].tobytes())
-            keys = Keys(plan.program.params, arrays["key"].tobytes())
+            keys = Keys(plan.program.params, arrays["key"].tobytes(), _stock(plan.signature, ahead))
             owner = cls.__new__(cls)
             verification = Verification.from_arrays(plan, arrays)
-            owner._set(plan, keys, arrays["key_id"].tobytes(), verification)
+            owner._set(plan, keys, arrays["key_id"].tobytes(), verification, processes)
         return owner
+
+
+def _check_work(processes: int | None, ahead: int) -> None:
+    if processes is not None:
+        count(processes, "processes", least=1)
+    count(ahead, "ahead", least=0)
+
+
+def _stock(signature: Signature, queries: int) -> dict[int, int]:
+    """How many ciphertexts of each level so many queries take, as far as there is room for them."""
+    tiles = Counter[int]()
+    for port in signature.back:
+        tiles[port.level] += port.tiles
+    ring = signature.program.params.ring
+    size = sum(8 * ring * (level + 1) * number for level, number in tiles.items())
+    times = min(queries, AHEAD_BYTES / size)
+    return {level: int(times * number) for level, number in tiles.items()}
 
 
 def _derive(passphrase: str, salt: bytes) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import zip_longest
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -180,7 +180,7 @@ class Evaluator(Arithmetic[H]):
     """A server's evaluator: arithmetic on real ciphertexts, with keys."""
 
     @abstractmethod
-    def set_keys(self, relinearisation: list[Record], rotations: dict[int, list[Record]]) -> None:
+    def set_keys(self, relinearisation: list[Record], rotations: Mapping[int, list[Record]]) -> None:
         """Install switch keys; `rotations` maps a left rotation, 0 < step < n slots, to its key."""
 
     @abstractmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -210,7 +210,7 @@ class SealEvaluator(Evaluator[SealHandle]):
         self._relin = seal.RelinKeys()
         self._galois = seal.GaloisKeys()
 
-    def set_keys(self, relinearisation: list[Record], rotations: dict[int, list[Record]]) -> None:
+    def set_keys(self, relinearisation: list[Record], rotations: Mapping[int, list[Record]]) -> None:
         """Install switch keys; rotations by left step in slots."""
         context, ring = self._seal.context, self.params.ring
         if relinearisation:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Generic
 
 from securedl.he.arithmetic import H
 from securedl.he.params import Parameters
-from securedl.he.record import Record, Shape, unpack
+from securedl.he.record import Record, Shape, chain, residue_bytes, unpack
 
 #: How names of files begin that a back end makes from stored weights; no client's share pays for them.
 DERIVED = "packed-"
+#: Bytes of a residue that kernels read from a map; wider ones they are given as doubles.
+MAPPABLE = range(3, 7)
+#: Every weight in a map begins at a whole cache line, and a kernel may read this far beyond its last residue.
+_LINE, _SLACK = 64, 64
 
 
 class Records(ABC):
@@ -69,6 +74,22 @@ class ModelWeights(ABC, Generic[H]):
 def handle_bytes(params: Parameters, shapes: Sequence[Shape]) -> list[int]:
     """Bytes of memory that a handle of each shape keeps: eight for a residue."""
     return [shape.size * (shape.level + 1) * 8 * params.ring for shape in shapes]
+
+
+def mappable(params: Parameters) -> bool:
+    """Whether weights of these parameters can be in a map."""
+    return all(residue_bytes(q) in MAPPABLE for q in params.primes)
+
+
+def mapped_lengths(params: Parameters, shapes: Sequence[Shape]) -> list[int]:
+    """Bytes of each weight in a map: no header, and nothing in place of a seed."""
+    return [s.size * params.ring * sum(map(residue_bytes, chain(params, s.level))) for s in shapes]
+
+
+def mapped_starts(params: Parameters, shapes: Sequence[Shape]) -> list[int]:
+    """Where each weight begins in the file of a map, and then where the file ends."""
+    spaces = (-(-(length + _SLACK) // _LINE) * _LINE for length in mapped_lengths(params, shapes))
+    return list(accumulate(spaces, initial=0))
 
 
 class HeldWeights(ModelWeights[H]):

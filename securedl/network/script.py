@@ -9,8 +9,8 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, TypeAlias
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from securedl.errors import InputError
 from securedl.network.geometry import Geometry
 from securedl.network.graph import Array
 from securedl.network.script_operations import aten
+
+if TYPE_CHECKING:  # it needs torch
+    from securedl.network.script_sizes import Meter
 
 #: In place of an operation: what the layer of that number is sent is the argument.
 LAYER = "layer"
@@ -27,6 +30,8 @@ PYTHON: dict[str, Callable[..., Any]] = {
 }
 #: Polynomials that the server computes with one result: squares and cubes, completed.
 POLYNOMIAL_DEGREES = (2, 3)
+#: Numbers of samples and places are smaller.
+LARGEST_NUMBER = 1 << 48
 #: What the types of torch are that an argument may name.
 _TYPES = ("dtype", "layout", "memory_format")
 
@@ -130,7 +135,21 @@ def resolved(operation: str) -> Callable[..., Any]:
     Raises:
         InputError: nothing that a script may do.
     """
-    return PYTHON[operation] if operation in PYTHON else aten(operation)
+    return partial(_python, PYTHON[operation]) if operation in PYTHON else aten(operation)
+
+
+def _python(operation: Callable[..., Any], *args: Any) -> Any:
+    """An operation of Python on what it is for: lists and texts could be multiplied to any length, too.
+
+    Raises:
+        InputError: it is given anything else, or a number becomes too large.
+    """
+    if operation is operator.getitem:
+        if len(args) == 2 and isinstance(args[0], list | tuple) and type(args[1]) is int:
+            return args[0][args[1]]
+    elif all(type(one) in (int, float) and abs(one) <= LARGEST_NUMBER for one in args):
+        return operation(*args)
+    raise InputError(f"a script cannot do {operation.__name__} with {str(args)[:80]}")
 
 
 def _check_argument(value: Any) -> None:
@@ -193,9 +212,10 @@ class Script:
             if not set(references(given, "c")) <= set(self.constants):
                 raise InputError(f"the instruction for register {one.out} reads an unknown constant")
             if one.operation == LAYER:
-                if len(one.args) != 2 or one.kwargs or not references(one.args[1], "r"):
+                number, sent = one.args if len(one.args) == 2 else (None, None)
+                if type(number) is not int or not isinstance(sent, dict) or "r" not in sent or one.kwargs:
                     raise InputError(f"the instruction for register {one.out} sends nothing to a layer")
-                layers.append(one.args[0])
+                layers.append(number)
             written.add(one.out)
         if layers != list(range(len(self.layers))) or self.output not in written:
             raise InputError("a script meets each of its layers once, in their order, and has an answer")
@@ -223,8 +243,11 @@ class Script:
 
         return {name: torch.from_numpy(np.array(value)) for name, value in self.constants.items()}
 
-    def run(self, x: Array) -> Generator[tuple[int, Array], Array, Array]:
+    def run(self, x: Array, meter: Meter | None = None) -> Generator[tuple[int, Array], Array, Array]:
         """Replay it for samples float64 [samples, *shape].
+
+        Args:
+            meter: is asked before each operation.
 
         Yields:
             A layer's number and what it is sent, float64 [samples · repeat, channels, rows, columns]; send()
@@ -239,18 +262,32 @@ class Script:
         for one, target, ends in self._steps:
             if target is None:
                 number, given = one.args
-                sent = registers[given["r"]]
-                found = yield number, np.ascontiguousarray(sent.numpy(), dtype=np.float64)
+                sent = self._numbers(registers[given["r"]])
+                found = yield number, np.ascontiguousarray(sent, dtype=np.float64)
                 registers[one.out] = torch.from_numpy(np.array(found, dtype=np.float64))
             else:
                 with torch.inference_mode():
                     args = self._read(one.args, registers)
                     kwargs = {name: self._read(given, registers) for name, given in one.kwargs.items()}
+                    if meter is not None:
+                        meter.check(target, args, kwargs, registers.values())
                     registers[one.out] = target(*args, **kwargs)
             for register in ends:
                 del registers[register]
-        logits: Array = registers[self.output].numpy()
-        return logits.astype(np.float64)
+        return self._numbers(registers[self.output]).astype(np.float64)
+
+    @staticmethod
+    def _numbers(value: Any) -> Array:
+        """Of a tensor.
+
+        Raises:
+            InputError: it is none, or complex.
+        """
+        import torch
+
+        if not isinstance(value, torch.Tensor) or value.is_complex():
+            raise InputError("what a layer is sent, and the logits, are tensors of real numbers")
+        return np.asarray(value.numpy())
 
     def _read(self, value: Any, registers: Mapping[int, Any]) -> Any:
         if isinstance(value, list):

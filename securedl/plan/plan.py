@@ -21,7 +21,7 @@ from securedl.he.record import Shape
 from securedl.he.scheme import Simulator
 from securedl.network.graph import NODES, Array, Graph
 from securedl.network.outputs import Head, Output
-from securedl.plan.fitting import check_signature
+from securedl.plan.fitting import check_network, check_signature
 from securedl.plan.layouts import Interleaved, Layout
 from securedl.plan.network import Checkpoint, Conversation, Network, of, under, within_headroom
 from securedl.plan.normalised import Normalised
@@ -354,7 +354,8 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
     network: Network
     reference: Reference
     if meta["rounds"]:
-        network = reference = Layerwise.from_parts(meta["network"], found, program, arrays["samples"])
+        network = reference = Layerwise.from_parts(meta["network"], found)
+        check_network(network, program, arrays["samples"])
         rounds, points = network.rounds, network.rounds.checkpoints
     else:
         network = Normalised.from_parts(meta["network"], found, ends)

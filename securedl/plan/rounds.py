@@ -1,4 +1,4 @@
-"""Networks whose layers alone are the server's: the client does all that is between them, in the clear."""
+"""Networks whose layers are computed one by one: the client does all that is between them, in the clear."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ class Layerwise(Network):
 
     @staticmethod
     def from_parts(meta: Any, arrays: Mapping[str, Any]) -> Layerwise:
-        """The inverse of `to_parts`.
+        """The inverse of `to_parts`; what they must be beside is for `plan.fitting` to say.
 
         Raises:
             InputError: not such parts.

@@ -78,7 +78,7 @@ class Signature:
         cost: the estimate for one ciphertext batch.
         columns: names of the input's features where the calibration data were a table; else none.
         output: what one sample's answer is.
-        rounds: what the client does between the layers where these alone are the server's; else None, and a
+        rounds: what the client does between the layers where these are computed one by one; else None, and a
             refresh changes no value.
         error: of an answer in parts of the range of its output: five standard deviations of those simulated,
             or the largest; not proved.

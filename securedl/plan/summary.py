@@ -14,8 +14,8 @@ from securedl.program.program import Program
 
 #: Refreshes that are named one by one.
 NAMED_REFRESHES = 6
-#: Encoding, encrypting and packing a weight in slots, one in coefficients, and making a digit of a switch key: ms
-#: for each prime at N = 8192, one core of a Zen 5.
+#: Milliseconds for each prime at N = 8192, one core of a Zen 5: encoding, encrypting and packing a weight in
+#: slots and in coefficients, and making a digit of a switch key.
 SLOT_WEIGHT_MS, COEFFICIENT_WEIGHT_MS, KEY_DIGIT_MS = 0.6, 1.4, 0.5
 
 
@@ -70,9 +70,11 @@ def network_shape(network: Network) -> str:
 
 
 def _form(program: Program) -> str:
-    if program.width:
-        return f"{program.width} features a ciphertext"
-    return "values in coefficients"
+    forms = {port.coefficients for port in program.ports().values()}
+    parts = ["values in coefficients"] * (True in forms) + [f"{program.width} features a ciphertext"] * (
+        False in forms
+    )
+    return " and in slots, ".join(parts)
 
 
 def _weights(program: Program) -> str:
@@ -88,7 +90,8 @@ def _refreshes(checkpoints: Sequence[Checkpoint]) -> str:
 
 
 def _keys(program: Program) -> str:
-    return f"{len(program.rotations)} rotations" + (" and relinearisation" * program.relinearises)
+    rotations = _count(len(program.rotations), "rotation")
+    return rotations + " and relinearisation" * program.relinearises
 
 
 def _error(error: float) -> str:

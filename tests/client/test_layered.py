@@ -251,7 +251,7 @@ class TestWhichPlan:
         torch.manual_seed(0)
         x = np.random.default_rng(0).normal(size=(12, 6))
         for options in ({"ring": 8192}, {"refreshes": 0}, {"batch": "throughput"}):
-            assert kinds(securedl.compile(nn.Linear(6, 3), x, **options)) == {"Matvec"}  # type: ignore[arg-type]
+            assert kinds(securedl.compile(nn.Linear(6, 3), x, **options)) == {"Matvec"}
 
     def test_a_model_for_few_queries_has_fewer_weights(self) -> None:
         torch.manual_seed(0)

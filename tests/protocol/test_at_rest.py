@@ -27,9 +27,9 @@ from securedl.he.ckks import ckks_parameters
 from securedl.he.params import Parameters
 from securedl.he.record import Shape, pack
 from securedl.he.vector import Handle, VectorEvaluator, at_rest
-from securedl.he.vector.at_rest import MappedWeights, mappable
+from securedl.he.vector.at_rest import MappedWeights
 from securedl.he.vector.backend import VectorBackend
-from securedl.he.weights import HeldWeights
+from securedl.he.weights import HeldWeights, mappable
 
 BGV_MODULUS = 65537
 
@@ -245,7 +245,7 @@ def test_a_disk_without_room_leaves_weights_in_memory(tmp_path: Path, monkeypatc
 
 def test_what_does_not_fit_is_not_read_beforehand(tmp_path: Path, monkeypatch) -> None:
     model = complete(tmp_path, FakeOwner())
-    monkeypatch.setattr("securedl.he.vector.at_rest.mappable", lambda _: False)
+    monkeypatch.setattr("securedl.he.vector.backend.mappable", lambda _: False)
     keys, weights = model.table.expanded()
     loaded = load_model(model, VectorBackend(), 1, keys + weights // 2)
     assert isinstance(loaded.weights, HeldWeights)

@@ -22,7 +22,6 @@ import threading
 import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,27 +29,16 @@ import numpy as np
 
 from securedl.he.journal import Journal
 from securedl.he.params import Parameters
-from securedl.he.record import Shape, residue_bytes
+from securedl.he.record import Shape
 from securedl.he.vector.handles import Handle
 from securedl.he.vector.kernels.cache import kernel_folder, source_hash
-from securedl.he.vector.kernels.packed import WIDTHS
-from securedl.he.weights import DERIVED
-
-#: Every weight begins at a whole cache line.
-_LINE = 64
-#: A kernel may read this far beyond the last residue.
-_SLACK = 64
+from securedl.he.weights import DERIVED, mapped_lengths, mapped_starts
 
 
 def kernels() -> str:
     """The hash of the kernels that this process loaded; their sources on disk may be newer by now."""
     folder = kernel_folder()  # found once, when they were loaded
     return source_hash() if folder is None else Path(folder).name.rpartition("-")[2]
-
-
-def mappable(params: Parameters) -> bool:
-    """Whether the evaluator packs weights of these parameters; others it keeps as doubles."""
-    return all(residue_bytes(q) in WIDTHS for q in params.primes)
 
 
 class MappedWeights:
@@ -77,10 +65,7 @@ class MappedWeights:
         load: Callable[[int], Handle],
     ) -> None:
         self._load, self._shapes = load, shapes
-        ends = list(accumulate((residue_bytes(q) for q in params.primes), initial=0))
-        self._lengths = [s.size * params.ring * ends[s.level + 1] for s in shapes]
-        spaces = (-(-(length + _SLACK) // _LINE) * _LINE for length in self._lengths)
-        self._starts = list(accumulate(spaces, initial=0))
+        self._lengths, self._starts = mapped_lengths(params, shapes), mapped_starts(params, shapes)
         path = folder / f"{DERIVED}{kernels()}.bin"
         for other in folder.glob(f"{DERIVED}*"):
             if other.stem != path.stem:

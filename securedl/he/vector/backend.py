@@ -15,7 +15,7 @@ from securedl.he.vector import at_rest
 from securedl.he.vector.evaluator import VectorEvaluator, warm_up
 from securedl.he.vector.handles import Handle
 from securedl.he.vector.kernels.cache import compiled
-from securedl.he.weights import HeldWeights, ModelWeights, Records
+from securedl.he.weights import HeldWeights, ModelWeights, Records, mappable
 
 _log = logging.getLogger("securedl.he")
 
@@ -38,7 +38,7 @@ class VectorBackend(Backend[Handle]):
     ) -> ModelWeights[Handle]:
         """Handles in a map of a file in `folder`, or in memory where there can be none."""
         shapes = records.shapes
-        if not at_rest.mappable(records.params):
+        if not mappable(records.params):
             return super().weights(evaluator, records, folder, room)
 
         def load(index: int) -> Handle:  # not a method: through it the map would keep its owner alive

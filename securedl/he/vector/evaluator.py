@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from securedl.errors import InputError
@@ -51,7 +51,7 @@ class VectorEvaluator(Merging, Evaluator[Handle]):
 
     # --- keys and levels -------------------------------------------------------------------------
 
-    def set_keys(self, relinearisation: list[Record], rotations: dict[int, list[Record]]) -> None:
+    def set_keys(self, relinearisation: list[Record], rotations: Mapping[int, list[Record]]) -> None:
         """Install switch keys; `rotations` maps a left rotation, 0 < step < n slots, to its key."""
         self._relinearisation = self.load_key(relinearisation, None) if relinearisation else None
         self._rotations = {step: self.load_key(key, step) for step, key in rotations.items()}

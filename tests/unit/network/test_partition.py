@@ -18,7 +18,7 @@ from torch.nn import functional
 import securedl
 from securedl.errors import InputError, UnsupportedLayerError
 from securedl.network.partition import Partitioned, partition
-from securedl.network.script import Script
+from securedl.network.script import LinearLayer, Script
 
 sys.path.insert(0, str(Path(__file__).parent))
 from partition_nets import NETS, Written, resnet20  # found by path, not by package
@@ -85,7 +85,9 @@ def test_what_layers_are_sent_is_what_they_are_given() -> None:
     net = NETS["lenet"]
     found = partition(net.made(), net.shape)
     for number, (sent, result) in enumerate(found.script.values(samples(4, net.shape), found.kernels)):
-        geometry = found.script.layers[number].geometry
+        layer = found.script.layers[number]
+        assert isinstance(layer, LinearLayer)
+        geometry = layer.geometry
         assert sent.shape == (4 * found.script.layers[number].repeat, *geometry.image)
         assert result.shape == (len(sent), *geometry.output)
 

@@ -1,0 +1,229 @@
+"""Many weights encrypted with the help of processes, since SEAL's bindings hold the interpreter's lock.
+
+Processes make encryptions of zero, most of the work; weights are encoded and added here. A process is a new
+interpreter and no fork of this one, whose threads may hold locks. Nothing of the caller's is imported there,
+and the secret key goes through its standard input alone. It ends with the generator that it works for, or
+when its standard input does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import statistics
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from itertools import islice
+from typing import TypeAlias
+
+import numpy as np
+
+from securedl.client.keys import Keys
+from securedl.client.zero_process import FAILED, READY, REASON, REQUEST, START, ZERO
+from securedl.errors import SecureDLError
+from securedl.he.params import Parameters
+from securedl.he.record import SEED_BYTES, Record, Shape
+from securedl.he.scheme import Slots
+
+_log = logging.getLogger(__name__)
+
+#: A shape, and slots or coefficients to encode and encrypt.
+Tile: TypeAlias = tuple[Shape, Slots]
+
+#: So many are encrypted here before it is decided; during the first, kernels are loaded.
+FIRST = 16
+#: What is left must take so many seconds here. A process is ready after 0.3 s, most of it work.
+WORTH_S = 1.5
+#: More processes would wait for this one, which does a fifth to a third of the work.
+MOST = 6
+#: Bytes of zeros that are asked of a process at a time.
+GROUP_BYTES = 1 << 19
+#: A process that closed its output has so long to end.
+END_S = 1.0
+_START = "import sys; sys.path[:] = sys.argv[1:]; from securedl.client.zero_process import main; main()"
+
+
+def processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def prepared(keys: Keys, tiles: Iterable[Tile], count: int, processes: int) -> Generator[bytes, None, None]:
+    """Tiles encrypted and packed, in their order.
+
+    Args:
+        count: of the tiles. processes: that may be started, where that is worth it; 1 is none.
+
+    Raises:
+        InputError: values that do not fit. SecureDLError: a process went away after it had begun.
+    """
+    rest = iter(tiles)
+    here, took = (keys.encrypt(values, shape) for shape, values in rest), list[float]()
+    while processes > 1 and len(took) < FIRST:
+        began = time.perf_counter()
+        packed = next(here, None)
+        if packed is None:
+            return
+        took.append(time.perf_counter() - began)
+        yield packed
+    if processes == 1 or (count - FIRST) * statistics.median(took) < WORTH_S:
+        yield from here
+        return
+    with Helpers(keys, min(processes, MOST)) as helpers:
+        while not helpers.ready:
+            packed = next(here, None)
+            if packed is None:
+                return
+            yield packed
+        yield from helpers.encrypt(rest)
+
+
+class Helpers:
+    """Processes that make encryptions of zero, started at once and ready later; a context manager."""
+
+    def __init__(self, keys: Keys, count: int) -> None:
+        self._keys, self._count = keys, count
+        self._idle: queue.SimpleQueue[_Helper] = queue.SimpleQueue()
+        self._threads = ThreadPoolExecutor(count, "securedl-weights")
+        self._helpers = list[_Helper]()
+        self._starts = list[Future[None]]()
+
+    def __enter__(self) -> Helpers:
+        try:
+            for _ in range(self._count):
+                self._helpers.append(_Helper(self._keys.params))
+            body = self._keys.body()
+            self._starts = [self._threads.submit(helper.start, body) for helper in self._helpers]
+        except OSError as error:
+            _log.warning("no process can be started (%s): one encrypts all weights", error)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for helper in self._helpers:
+            helper.kill()
+        self._threads.shutdown(cancel_futures=True)
+        for helper in self._helpers:
+            helper.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether all can be asked; never, if one cannot be started."""
+        if not self._starts or not all(start.done() for start in self._starts):
+            return False
+        failures = [failure for start in self._starts if (failure := start.exception())]
+        if failures:
+            _log.warning("%s: one process encrypts all weights", failures[0])
+            self._starts = []
+            return False
+        for helper in self._helpers:
+            self._idle.put(helper)
+        return True
+
+    def encrypt(self, tiles: Iterator[Tile]) -> Iterator[bytes]:
+        """All tiles in their order; once, when they are ready."""
+        params = self._keys.params
+        size = max(1, GROUP_BYTES // (8 * params.ring * len(params.primes)))
+        waiting = deque[Future[list[bytes]]]()
+        while group := list(islice(tiles, size)):
+            waiting.append(self._threads.submit(self._encrypted, group))
+            if len(waiting) > self._count + 1:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+    def _encrypted(self, group: list[Tile]) -> list[bytes]:
+        helper = self._idle.get()
+        helper.ask([shape.level for shape, _ in group])
+        packed = [self._keys.encrypt(values, shape, helper.take) for shape, values in group]
+        self._idle.put(helper)
+        return packed
+
+
+class _Helper:
+    """One process. It is asked for zeros, and these are taken in the same order."""
+
+    def __init__(self, params: Parameters) -> None:
+        self._params = params
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _START, *map(str, sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # what is typed to interrupt this process is for this process
+        )
+
+    def start(self, body: bytes) -> None:
+        """Wait until it has the secret key."""
+        meta = json.dumps(asdict(self._params)).encode()
+        self._send(START.pack(len(meta), len(body)) + meta + body)
+        self._expect(READY)
+
+    def ask(self, levels: list[int]) -> None:
+        """For zeros of these levels."""
+        self._send(REQUEST.pack(len(levels)) + bytes(levels))
+
+    def take(self, level: int) -> Record:
+        """The next one, which was asked for at this level."""
+        self._expect(ZERO)
+        seed, ring = self._read(SEED_BYTES), self._params.ring
+        residues = np.frombuffer(self._read(8 * ring * (level + 1)), np.uint64).reshape(1, level + 1, ring)
+        return Record(Shape(level, 2, 1.0, seeded=True), residues, seed)
+
+    def kill(self) -> None:
+        """End it; whoever waits for it goes on with an error."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """What is left of it, after `kill`."""
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            assert stream is not None
+            with contextlib.suppress(OSError):
+                stream.close()
+        self._process.wait()
+
+    def _send(self, data: bytes) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
+        except OSError:
+            raise self._gone() from None
+
+    def _read(self, size: int) -> bytes:
+        assert self._process.stdout is not None
+        data = self._process.stdout.read(size)
+        if len(data) < size:
+            raise self._gone()
+        return data
+
+    def _expect(self, kind: bytes) -> None:
+        found = self._read(1)
+        if found == FAILED:
+            (size,) = REASON.unpack(self._read(REASON.size))
+            raise _failure(self._read(size).decode())
+        if found != kind:
+            raise _failure(f"it answered {found!r} where {kind!r} was due")
+
+    def _gone(self) -> SecureDLError:
+        try:
+            code = self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            return _failure("it fell silent")
+        assert self._process.stderr is not None
+        said = self._process.stderr.read().decode(errors="replace").strip().splitlines()
+        return _failure(f"it ended with status {code}" + f": {said[-1]}" * bool(said))
+
+
+def _failure(reason: str) -> SecureDLError:
+    return SecureDLError(
+        f"a process that helps to encrypt weights failed: {reason}; with Owner(plan, processes=1) this "
+        "process does all the work"
+    )
