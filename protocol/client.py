@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -54,8 +55,8 @@ class SecretSide(Protocol):
     def key(self, step: int | None) -> bytes:
         """A packed switch key: of a rotation in slots, or for relinearisation."""
 
-    def weights(self, indices: Iterable[int]) -> Iterable[bytes]:
-        """Packed weights."""
+    def weights(self, indices: Iterable[int]) -> Generator[bytes, None, None]:
+        """Packed weights. It is closed when no more are wanted."""
 
     def ask(self, x: Any, probes: Wish = 8, outliers: str = "raise") -> Inference:
         """The owner's side of one predict call."""
@@ -313,16 +314,16 @@ class Client:
     def _blob_frames(self, session: bytes, table: BlobTable, missing: list[int]) -> Iterator[bytes]:
         total, done = sum(table[number].length for number in missing), 0
         indices = [number - len(table.keys) for number in missing if number >= len(table.keys)]
-        weights = iter(self._owner.weights(indices)) if indices else iter(())
-        for number in missing:
-            blob = table[number]
-            index = number if blob.kind == pb.KEY else number - len(table.keys)
-            data = self._owner.key(blob.name) if blob.kind == pb.KEY else next(weights)
-            if len(data) != blob.length:
-                raise FormatError(
-                    f"the owner made part {number} of {len(data)} bytes where {blob.length} are due"
-                )
-            yield from frames(session, blob.kind, index, data)
-            done += len(data)
-            if self._progress is not None:
-                self._progress(done, total)
+        with contextlib.closing(self._owner.weights(indices)) as weights:
+            for number in missing:
+                blob = table[number]
+                index = number if blob.kind == pb.KEY else number - len(table.keys)
+                data = self._owner.key(blob.name) if blob.kind == pb.KEY else next(weights)
+                if len(data) != blob.length:
+                    raise FormatError(
+                        f"the owner made part {number} of {len(data)} bytes where {blob.length} are due"
+                    )
+                yield from frames(session, blob.kind, index, data)
+                done += len(data)
+                if self._progress is not None:
+                    self._progress(done, total)

@@ -7,7 +7,7 @@ import io
 import secrets
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ class Owner:
         """Packed weight `index` of the program, encrypted afresh."""
         return next(iter(self.weights([index])))
 
-    def weights(self, indices: Iterable[int] | None = None) -> Iterator[bytes]:
+    def weights(self, indices: Iterable[int] | None = None) -> Generator[bytes, None, None]:
         """Packed weights in ascending order of `indices` (all by default), encrypted afresh.
 
         Raises:

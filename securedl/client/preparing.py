@@ -27,7 +27,7 @@ from typing import TypeAlias
 import numpy as np
 
 from securedl.client.keys import Keys
-from securedl.client.zero_process import FAILED, READY, REASON, REQUEST, START, ZERO
+from securedl.client.zero_process import FAILED, HANDSHAKE, READY, REASON, REQUEST, ZERO
 from securedl.errors import SecureDLError
 from securedl.he.params import Parameters
 from securedl.he.record import SEED_BYTES, Record, Shape
@@ -43,7 +43,7 @@ FIRST = 16
 #: What is left must take so many seconds here. A process is ready after 0.3 s, most of it work.
 WORTH_S = 1.5
 #: More processes would wait for this one, which does a fifth to a third of the work.
-MOST = 6
+MAX_PROCESSES = 6
 #: Bytes of zeros that are asked of a process at a time.
 GROUP_BYTES = 1 << 19
 #: A process that closed its output has so long to end.
@@ -77,7 +77,7 @@ def prepared(keys: Keys, tiles: Iterable[Tile], count: int, processes: int) -> G
     if processes == 1 or (count - FIRST) * statistics.median(took) < WORTH_S:
         yield from here
         return
-    with Helpers(keys, min(processes, MOST)) as helpers:
+    with Helpers(keys, min(processes, MAX_PROCESSES)) as helpers:
         while not helpers.ready:
             packed = next(here, None)
             if packed is None:
@@ -141,17 +141,21 @@ class Helpers:
 
     def _encrypted(self, group: list[Tile]) -> list[bytes]:
         helper = self._idle.get()
-        helper.ask([shape.level for shape, _ in group])
-        packed = [self._keys.encrypt(values, shape, helper.take) for shape, values in group]
-        self._idle.put(helper)
-        return packed
+        try:
+            helper.ask([shape.level for shape, _ in group])
+            return [self._keys.encrypt(values, shape, helper.take) for shape, values in group]
+        except BaseException:
+            helper.kill()  # what it was asked for and nobody took is for nobody else
+            raise
+        finally:
+            self._idle.put(helper)
 
 
 class _Helper:
     """One process. It is asked for zeros, and these are taken in the same order."""
 
     def __init__(self, params: Parameters) -> None:
-        self._params = params
+        self._params, self._killed = params, False
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START, *map(str, sys.path)],
             stdin=subprocess.PIPE,
@@ -163,11 +167,13 @@ class _Helper:
     def start(self, body: bytes) -> None:
         """Wait until it has the secret key."""
         meta = json.dumps(asdict(self._params)).encode()
-        self._send(START.pack(len(meta), len(body)) + meta + body)
+        self._send(HANDSHAKE.pack(len(meta), len(body)) + meta + body)
         self._expect(READY)
 
     def ask(self, levels: list[int]) -> None:
         """For zeros of these levels."""
+        if self._killed:
+            raise _failure("it was ended before")
         self._send(REQUEST.pack(len(levels)) + bytes(levels))
 
     def take(self, level: int) -> Record:
@@ -178,7 +184,8 @@ class _Helper:
         return Record(Shape(level, 2, 1.0, seeded=True), residues, seed)
 
     def kill(self) -> None:
-        """End it; whoever waits for it goes on with an error."""
+        """End it; whoever waits for it goes on with an error, and nobody can ask it again."""
+        self._killed = True
         self._process.kill()
 
     def close(self) -> None:
@@ -219,7 +226,7 @@ class _Helper:
             return _failure("it fell silent")
         assert self._process.stderr is not None
         said = self._process.stderr.read().decode(errors="replace").strip().splitlines()
-        return _failure(f"it ended with status {code}" + f": {said[-1]}" * bool(said))
+        return _failure(": ".join([f"it ended with status {code}", *said[-1:]]))
 
 
 def _failure(reason: str) -> SecureDLError:

@@ -16,7 +16,7 @@ from securedl.client.keys import Keys
 from securedl.he.params import Parameters
 
 #: Bytes of the parameters, as JSON, and of the secret key, which follow.
-START = struct.Struct("<II")
+HANDSHAKE = struct.Struct("<II")
 #: How many levels follow, an octet each.
 REQUEST = struct.Struct("<I")
 #: What begins an answer: it is ready; a zero follows, seed and residues; or why there is none does, as text.
@@ -24,10 +24,10 @@ READY, ZERO, FAILED = b"r", b"z", b"f"
 REASON = struct.Struct("<I")
 
 
-def serve(source: BinaryIO, target: BinaryIO) -> None:
+def give(source: BinaryIO, target: BinaryIO) -> None:
     """Answer until `source` ends."""
     try:
-        meta, body = (source.read(size) for size in START.unpack(source.read(START.size)))
+        meta, body = (source.read(size) for size in HANDSHAKE.unpack(source.read(HANDSHAKE.size)))
         fields = json.loads(meta)
         keys = Keys(Parameters(**{**fields, "primes": tuple(fields["primes"])}), body)
         target.write(READY)
@@ -51,6 +51,6 @@ def main() -> None:
     target = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     try:
-        serve(sys.stdin.buffer, target)
+        give(sys.stdin.buffer, target)
     except BrokenPipeError:  # nobody reads any more
         os._exit(0)

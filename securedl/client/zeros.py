@@ -22,8 +22,8 @@ from securedl.he.record import Record, Shape
 
 _log = logging.getLogger(__name__)
 
-#: Nobody has encrypted or decrypted for so long: between calls, or while a distant server is waited for. Making
-#: some in shorter waits delayed answers by as much as they saved, on two busy cores with a server on the same.
+#: Nobody has encrypted or decrypted for so long: between calls, or while a distant server is waited for. In
+#: shorter waits for a server on the same two busy cores, answers came later by as much as was saved.
 QUIET_S = 0.02
 #: A thread with a full stock waits so long for more to do; starting one takes as long as 100 µs.
 LINGER_S = 5.0

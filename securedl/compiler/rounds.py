@@ -30,7 +30,7 @@ from securedl.plan.plan import Plan
 from securedl.plan.rounds import Layerwise, Rounds
 from securedl.plan.served import Ranges, Served, ServedLinear, ServedPolynomial
 from securedl.plan.signature import Cost, Link, Signature
-from securedl.program.program import Program
+from securedl.program.program import MAX_BATCH, Program
 
 #: Without polynomials, and with: they need slots and levels.
 _RINGS = (4096, 8192)
@@ -92,6 +92,9 @@ def arrange(layers: Sequence[ServerLayer], wanted: Wanted) -> Arrangement:
     degrees = [layer.degree for layer in layers if isinstance(layer, PolynomialLayer)]
     levels = max((COMPLETED[degree].levels for degree in degrees), default=0)
     params = coefficient_parameters(wanted.ring or _RINGS[levels > 0], levels)
+    most = params.slots if levels else MAX_BATCH
+    if wanted.samples > most:
+        raise CompileError(f"batch {wanted.samples} does not fit: a query has {most} samples at most")
     conditions = Conditions(params, wanted.encrypted, wanted.link, wanted.queries, wanted.prices)
     places, counts = list[Bands | Interleaved](), list[LayerCounts]()
     cost, once = Cost(link_ms=wanted.link.rtt_ms * len(layers)), 0.0

@@ -96,6 +96,7 @@ def test_one_slow_call_changes_nothing(clock: Clock) -> None:
 
 def test_slow_operations_are_timed_less_often(clock: Clock) -> None:
     calls = []
+
     def call() -> None:
         clock.spend(400.0)
         calls.append(1)

@@ -103,7 +103,7 @@ def broken(path: str, value) -> bytes:
 
 
 INVARIANTS = [
-    ("batch", 256, "slots"), ("batch", 0, "a batch of 0"), ("width", 4, "slots"), ("width", 0, "slots"),
+    ("batch", 256, "slots"), ("batch", 0, "a batch of 0"), ("width", 4, "slots"), ("width", 0, "giant step"),
     ("query.tiles", 0, "query port"), ("query.tiles", MAX_TILES + 1, "query port"),
     ("query.tiles", 1, "block out of range"), ("query.level", 5, "query port"),
     ("query.level", 3, "no longer has"), ("query.scale", S * 2, "scales"),
