@@ -166,13 +166,13 @@ class TestPrecision:
         graph, x = network(), np.random.default_rng(0).normal(size=(300, INPUTS))
         plan = compiled(graph, x, batch)
         seen: list[int] = []
-        simulate = Plan.simulate_batches
+        simulate = Plan.simulate_talks
 
-        def counted(self, parts, noise_seed):
-            seen.append(sum(len(part) for part in parts))
-            return simulate(self, parts, noise_seed)
+        def counted(self, talks, noise_seed):
+            seen.append(batch * len(talks))
+            return simulate(self, talks, noise_seed)
 
-        monkeypatch.setattr(Plan, "simulate_batches", counted)
+        monkeypatch.setattr(Plan, "simulate_talks", counted)
         check_precision(plan, x)
         assert seen == [max(batch, CHECKED)]
 
@@ -180,13 +180,13 @@ class TestPrecision:
         """An error in the output of small units is seen beside one in large units."""
         graph, x = network(rows=[1.0, 1e6, 1.0]), np.random.default_rng(0).normal(size=(80, INPUTS))
         plan = compiled(graph, x)
-        simulate = Plan.simulate_batches
+        simulate = Plan.simulate_talks
 
-        def spoilt(self, parts, noise_seed):
-            seen = simulate(self, parts, noise_seed)
+        def spoilt(self, talks, noise_seed):
+            seen = simulate(self, talks, noise_seed)
             seen[1].logits[3, 2] += 0.01 * self.signature.output_scale[2]
             return seen
 
-        monkeypatch.setattr(Plan, "simulate_batches", spoilt)
+        monkeypatch.setattr(Plan, "simulate_talks", spoilt)
         with pytest.raises(CompileError, match=r"of output 2 is more than 2\^-10 of its range"):
             check_precision(plan, x)
