@@ -177,14 +177,17 @@ def test_errors_are_those_of_the_model(of: int) -> None:
 def test_merging_itself_adds_nothing_that_matters() -> None:
     """A thousandth of what products of values of size 1 with 40 weights have already.
 
-    Its error depends on the keys: on one coefficient in another form, the slot near 1, of each key's error.
+    Its error depends on the keys: on one coefficient in another form, the slot near 1, of each key's error. With
+    eight keys it was 0.76 to 1.56 of the model's, so four are taken together.
     """
-    o, of = owner(), 64
-    vector = o.ready(VectorEvaluator(o.params))
-    zeros = [vector.load(o.record(np.zeros(N), Shape(0, 2, ANSWER.scale, True))) for _ in range(of)]
-    before = [np.rint(o.open(vector, z) * ANSWER.scale).astype(np.int64) for z in zeros]
-    after = o.open(vector, vector.merge(vector.scaled(zeros, of), of)) * ANSWER.scale
-    measured = rooted([after - merged(before, of)])
+    errors, of = [], 64
+    for o in [Owner() for _ in range(4)]:
+        vector = o.ready(VectorEvaluator(o.params))
+        zeros = [vector.load(o.record(np.zeros(N), Shape(0, 2, ANSWER.scale, True))) for _ in range(of)]
+        before = [np.rint(o.open(vector, z) * ANSWER.scale).astype(np.int64) for z in zeros]
+        after = o.open(vector, vector.merge(vector.scaled(zeros, of), of)) * ANSWER.scale
+        errors.append(after - merged(before, of))
+    measured = rooted(errors)
     modelled = []
     for seed in range(6):
         exact, noisy = ClearEvaluator(o.params), ClearEvaluator(o.params, np.random.default_rng(seed))
