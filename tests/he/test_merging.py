@@ -177,8 +177,8 @@ def test_errors_are_those_of_the_model(of: int) -> None:
 def test_merging_itself_adds_nothing_that_matters() -> None:
     """A thousandth of what products of values of size 1 with 40 weights have already.
 
-    Its error depends on the keys: on one coefficient in another form, the slot near 1, of each key's error. With
-    eight keys it was 0.76 to 1.56 of the model's, so four are taken together.
+    Its error depends on the keys: on one coefficient in another form, the slot near 1, of each key's error.
+    With eight keys it was 0.76 to 1.56 of the model's, so four are taken together.
     """
     errors, of = [], 64
     for o in [Owner() for _ in range(4)]:
