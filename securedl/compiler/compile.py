@@ -131,12 +131,12 @@ def compile(
         )  # fmt: skip
     used, encrypted, link = _calibration(x), weights == "encrypted", link or Link()
     batch = 64 if batch is None else batch
-    check_intervals(model, used)
 
     def in_slots() -> list[Candidate]:
         imported = import_torch(model, x.shape[1:])
         shape, head = imported.output_shape, imported.head
         output = Output(shape, task_of(shape, head) if task is None else task, head)
+        check_intervals(model, used)
         check_same(model, imported, used)
         found = slots_candidate(
             imported.graph, used.reshape(len(used), -1), batch, encrypted, link, ring, refreshes, scheme,

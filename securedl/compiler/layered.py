@@ -32,11 +32,12 @@ def layer_by_layer(
         CompileError: see `compiler.rounds.arrange`.
     """
     from securedl.network.affine_script import is_affine
-    from securedl.network.compare import check_script
+    from securedl.network.compare import check_intervals, check_script
     from securedl.network.join import join
     from securedl.network.partition import partition
 
     found = join(partition(model, x.shape[1:], polynomials=True))
+    check_intervals(model, x)
     shape, head = found.output_shape, found.head
     if not is_affine(found.script, x.shape[1:]):
         raise UnsupportedLayerError("between its layers and polynomials the network is not affine")
