@@ -38,9 +38,8 @@ def rows(name: str, quick: bool, python: str | None) -> Iterator[Row]:
     """Of one network, SecureDL's first."""
     seconds = QUICK_SECONDS if quick else SECONDS
     yield own.measured(name)
-    network = squared(name)
-    yield from tenseal_ways.rows(network, seconds, quick)
-    yield helayers.measured(network, python, seconds)
+    yield from tenseal_ways.rows(name, seconds, quick)
+    yield helayers.measured(squared(name), python, seconds)
 
 
 def table(found: list[Row]) -> str:
@@ -87,15 +86,21 @@ def main() -> None:
                 found.append(row)
                 ours = next(each for each in found if each.network == name)
                 print(HEAD, line(row, ours), sep="\n", flush=True)
+                _write(options.json, found, core, before)
     except SecureDLError as error:
         sys.exit(f"bench.peers: {error}")
     after = relinearisation_us()
     print("", table(found), sep="\n")
     print(f"one core; a relinearisation of SecureDL's took {before:.0f} µs before and {after:.0f} µs after")
-    if options.json:
-        units = {"relinearisation_us": [before, after], "core": core}
+    _write(options.json, found, core, before, after)
+
+
+def _write(path: Path | None, found: list[Row], core: int, *relinearisation_us: float) -> None:
+    """After every row: a peer may take an hour, or all memory."""
+    if path:
+        units = {"relinearisation_us": relinearisation_us, "core": core}
         figures = {"machine": machine(), **units, "rows": [asdict(row) for row in found]}
-        options.json.write_text(json.dumps(figures, indent=1))
+        path.write_text(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,12 @@ from bench.peers.tenseal_tutorial import power
 TIMED = 2
 
 
-def rows(network: Squared, estimates: bool) -> Iterator[Row]:
-    """What TenSEAL says to the network's convolutions, and what its only other way would take."""
+def refused(network: Squared) -> Row:
+    """What TenSEAL says to the network's convolutions."""
     print(f"{network.name}: TenSEAL: trying both convolutions", flush=True)
     said = [_said(call) for call in (lambda: _first(network), lambda: _second(network))]
     note = f'cannot: "{said[0]}" (the first), "{said[1]}" (the second, on what the first one leaves)'
-    yield Row(network.name, "TenSEAL", "conv2d_im2col twice", "query", note=note)
-    if estimates:
-        yield _estimate(network)
+    return Row(network.name, "TenSEAL", "conv2d_im2col twice", "query", note=note)
 
 
 def _said(call: Callable[[], Any]) -> str:
@@ -76,7 +74,7 @@ def _sizes(network: Squared) -> tuple[int, int]:
     return left[0], left[1]
 
 
-def _estimate(network: Squared) -> Row:
+def estimated(network: Squared) -> Row:
     """Of the second convolution, with what is between, as a dense matrix: so many inner products."""
     inputs, outputs = _sizes(network)
     linear = sum(isinstance(layer, nn.Linear | nn.Conv2d) for layer in network.model)

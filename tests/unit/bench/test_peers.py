@@ -46,13 +46,13 @@ def test_all_ways_through_its_api_give_the_same_logits() -> None:
         Packed("copies", layers, (4,), 4096),
         Packed("plain weights", layers, (1,), 4096, plain=True),
     ]
-    ring, bits = chosen(max(way.depth for way in ways), 4096)
+    ring, bits = 16384, 40  # 8192 leaves 28 bits a level, and errors of some percent
     owner = context(ring, bits, max(way.depth for way in ways), rotates=True)
     for way in ways:
         found = way.run(way.weights(owner, ring // 2), way.query(owner, network.x))
         logits = way.answer([np.array(vector.decrypt()) for vector in found])
         np.testing.assert_allclose(
-            logits, network.logits, atol=0.05 * np.ptp(network.logits), err_msg=way.name
+            logits, network.logits, atol=1e-4 * np.ptp(network.logits), err_msg=way.name
         )
 
 
@@ -62,7 +62,7 @@ def test_two_convolutions_are_refused_by_tenseal_itself(name: str) -> None:
     network = squared(name)
     with pytest.raises(InexpressibleError, match="on what is encrypted"):
         linear_layers(network)
-    (row,) = tenseal_limits.rows(network, estimates=False)
+    row = tenseal_limits.refused(network)
     assert row.server_ms is None
     assert "chunked vectors" in row.note
     assert "doesn't match with vector size" in row.note

@@ -1,7 +1,5 @@
 """Samples: the box, the limit, detection against natural inputs, and what is saved."""
 
-import time
-
 import numpy as np
 import pytest
 from scipy import sparse
@@ -31,12 +29,6 @@ def test_ascent_raises_sensitivity_inside_the_box(network, sensitive):
     assert (measure(found)[0] > measure(starts)[0]).all()
     again = sensitive_samples(network, starts, **BOX, seed=1)
     np.testing.assert_array_equal(found, again)
-
-
-def test_hundred_samples_take_less_than_a_second(network, digits):
-    begun = time.process_time()
-    sensitive_samples(network, digits[0][:100], **BOX, seed=0)
-    assert time.process_time() - begun < 2.0  # measured 0.3 s; CPU time of both cores, which are shared
 
 
 def test_sensitive_beats_natural_by_label(network, digits, sensitive):
