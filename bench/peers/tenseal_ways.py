@@ -15,10 +15,10 @@ from bench.peers.tenseal_packed import Packed
 from bench.peers.tenseal_tensor import Tensors
 from bench.peers.tenseal_tutorial import Tutorial
 
-#: Copies of inputs from the second layer on, with encrypted and with plain weights, and slots of a vector: the
-#: fastest for the server. Of wine, 4 copies take 0.7 of the time, but the answer is off by 4% of its range, as
-#: a ring of 8192 has 28 bits a level then. Of digits, 8, 16, 32 take 2.0, 1.8, 2.6 s; of cryptonets, 8 need the
-#: fewest products and rotations.
+#: Copies of inputs from the second layer on, with encrypted and with plain weights, and slots of a vector:
+#: the fastest for the server. Of wine, 4 copies take 0.7 of the time, but the answer is off by 4% of its
+#: range, as a ring of 8192 has 28 bits a level then. Of digits, 8, 16, 32 take 2.0, 1.8, 2.6 s; of
+#: cryptonets, 8 need the fewest products and rotations.
 COPIES: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {
     "wine": ((1,), (1,), 4096),
     "digits": ((16, 1), (64, 1), 8192),
