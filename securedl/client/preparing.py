@@ -9,17 +9,17 @@ when its standard input does.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
-import queue
+import select
 import statistics
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import islice
 from typing import TypeAlias
@@ -44,8 +44,8 @@ FIRST = 16
 WORTH_S = 1.5
 #: More processes would wait for this one, which does a fifth to a third of the work.
 MAX_PROCESSES = 6
-#: Bytes of zeros that are asked of a process at a time.
-GROUP_BYTES = 1 << 19
+#: Bytes of zeros that are asked of a process at a time, and that it may have made before they are read.
+GROUP_BYTES = PIPE_BYTES = 1 << 19
 #: A process that closed its output has so long to end.
 END_S = 1.0
 _START = "import sys; sys.path[:] = sys.argv[1:]; from securedl.client.zero_process import main; main()"
@@ -91,71 +91,67 @@ class Helpers:
 
     def __init__(self, keys: Keys, count: int) -> None:
         self._keys, self._count = keys, count
-        self._idle: queue.SimpleQueue[_Helper] = queue.SimpleQueue()
-        self._threads = ThreadPoolExecutor(count, "securedl-weights")
         self._helpers = list[_Helper]()
-        self._starts = list[Future[None]]()
+        self._told = False
 
     def __enter__(self) -> Helpers:
         try:
             for _ in range(self._count):
                 self._helpers.append(_Helper(self._keys.params))
-            body = self._keys.body()
-            self._starts = [self._threads.submit(helper.start, body) for helper in self._helpers]
         except OSError as error:
-            _log.warning("no process can be started (%s): one encrypts all weights", error)
+            self._give_up(f"no process can be started ({error})")
         return self
 
     def __exit__(self, *error: object) -> None:
         for helper in self._helpers:
-            helper.kill()
-        self._threads.shutdown(cancel_futures=True)
-        for helper in self._helpers:
-            helper.close()
+            helper.end()
+        self._helpers = []
+
+    def _give_up(self, reason: object) -> None:
+        _log.warning("%s: one process encrypts all weights", reason)
+        self.__exit__()
 
     @property
     def ready(self) -> bool:
         """Whether all can be asked; never, if one cannot be started."""
-        if not self._starts or not all(start.done() for start in self._starts):
+        if self._told or not self._helpers:
+            return self._told
+        try:
+            if not all(helper.started for helper in self._helpers):
+                return False
+            body = self._keys.body()
+            for helper in self._helpers:
+                helper.tell(body)
+        except SecureDLError as error:
+            self._give_up(error)
             return False
-        failures = [failure for start in self._starts if (failure := start.exception())]
-        if failures:
-            _log.warning("%s: one process encrypts all weights", failures[0])
-            self._starts = []
-            return False
-        for helper in self._helpers:
-            self._idle.put(helper)
+        self._told = True
         return True
 
     def encrypt(self, tiles: Iterator[Tile]) -> Iterator[bytes]:
-        """All tiles in their order; once, when they are ready."""
-        params = self._keys.params
+        """All tiles in their order, when they are ready. Two groups are asked of each ahead."""
+        params, waiting = self._keys.params, deque[tuple[_Helper, list[Tile]]]()
         size = max(1, GROUP_BYTES // (8 * params.ring * len(params.primes)))
-        waiting = deque[Future[list[bytes]]]()
-        while group := list(islice(tiles, size)):
-            waiting.append(self._threads.submit(self._encrypted, group))
-            if len(waiting) > self._count + 1:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
 
-    def _encrypted(self, group: list[Tile]) -> list[bytes]:
-        helper = self._idle.get()
-        try:
-            helper.ask([shape.level for shape, _ in group])
-            return [self._keys.encrypt(values, shape, helper.take) for shape, values in group]
-        except BaseException:
-            helper.kill()  # what it was asked for and nobody took is for nobody else
-            raise
-        finally:
-            self._idle.put(helper)
+        def ask(helper: _Helper) -> None:
+            if group := list(islice(tiles, size)):
+                helper.ask([shape.level for shape, _ in group])
+                waiting.append((helper, group))
+
+        for helper in self._helpers * 2:
+            ask(helper)
+        while waiting:
+            helper, group = waiting.popleft()
+            for shape, values in group:
+                yield self._keys.encrypt(values, shape, helper.take)
+            ask(helper)
 
 
 class _Helper:
     """One process. It is asked for zeros, and these are taken in the same order."""
 
     def __init__(self, params: Parameters) -> None:
-        self._params, self._killed = params, False
+        self._params, self._started = params, False
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START, *map(str, sys.path)],
             stdin=subprocess.PIPE,
@@ -163,17 +159,29 @@ class _Helper:
             stderr=subprocess.PIPE,
             start_new_session=True,  # what is typed to interrupt this process is for this process
         )
+        assert self._process.stdout is not None
+        with contextlib.suppress(OSError):  # as it is, it holds two of the smallest
+            fcntl.fcntl(self._process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
-    def start(self, body: bytes) -> None:
-        """Wait until it has the secret key."""
+    @property
+    def started(self) -> bool:
+        """Whether it has said so; nobody waits for that."""
+        assert self._process.stdout is not None
+        if not self._started:
+            poll = select.poll()
+            poll.register(self._process.stdout, select.POLLIN)
+            if poll.poll(0):
+                self._expect(READY)
+                self._started = True
+        return self._started
+
+    def tell(self, body: bytes) -> None:
+        """The secret key, once it has started."""
         meta = json.dumps(asdict(self._params)).encode()
         self._send(HANDSHAKE.pack(len(meta), len(body)) + meta + body)
-        self._expect(READY)
 
     def ask(self, levels: list[int]) -> None:
         """For zeros of these levels."""
-        if self._killed:
-            raise _failure("it was ended before")
         self._send(REQUEST.pack(len(levels)) + bytes(levels))
 
     def take(self, level: int) -> Record:
@@ -183,13 +191,9 @@ class _Helper:
         residues = np.frombuffer(self._read(8 * ring * (level + 1)), np.uint64).reshape(1, level + 1, ring)
         return Record(Shape(level, 2, 1.0, seeded=True), residues, seed)
 
-    def kill(self) -> None:
-        """End it; whoever waits for it goes on with an error, and nobody can ask it again."""
-        self._killed = True
+    def end(self) -> None:
+        """Whatever it does; nothing is left of it."""
         self._process.kill()
-
-    def close(self) -> None:
-        """What is left of it, after `kill`."""
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             assert stream is not None
             with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
 """A process that makes encryptions of zero for another, which started it and speaks to it through pipes.
 
-It is told parameters and the secret key, then again and again the levels of some zeros, and gives these in
-order. It ends with its standard input. `preparing` is the other side.
+It says that it is ready, and is told parameters and the secret key, then again and again the levels of some
+zeros, and gives these in order. It ends with its standard input. `preparing` is the other side.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ REASON = struct.Struct("<I")
 def give(source: BinaryIO, target: BinaryIO) -> None:
     """Answer until `source` ends."""
     try:
+        target.write(READY)
+        target.flush()
         meta, body = (source.read(size) for size in HANDSHAKE.unpack(source.read(HANDSHAKE.size)))
         fields = json.loads(meta)
         keys = Keys(Parameters(**{**fields, "primes": tuple(fields["primes"])}), body)
-        target.write(READY)
-        target.flush()
         while len(head := source.read(REQUEST.size)) == REQUEST.size:
             for level in source.read(REQUEST.unpack(head)[0]):
                 zero = keys.zero(level)

@@ -26,7 +26,7 @@ class Patient(Helpers):
 
     def __enter__(self) -> Patient:
         super().__enter__()
-        while not all(start.done() for start in self._starts):
+        while not self.ready:
             time.sleep(5e-3)
         return self
 
