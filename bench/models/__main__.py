@@ -53,8 +53,8 @@ def row(name: str, quick: bool) -> dict[str, Any]:
     asked = data.x_test[: network.asked[quick]]
     print(f"{name}: timing, then {len(asked)} samples encrypted", flush=True)
     unit = relinearisation_us() / 1e3
-    one = timed(plan, asked[:4], 3 if quick else 15)
-    two = timed(plan, asked[:4], 3 if quick else 15, threads=2)
+    one = timed(plan, asked[:4], 3 if quick else REPEATS)
+    two = timed(plan, asked[:4], 3 if quick else REPEATS, threads=2, ahead=1)
     answers = served(plan, asked)
     with torch.no_grad():
         wanted = model.double()(torch.from_numpy(asked).double()).numpy()
@@ -82,8 +82,10 @@ def row(name: str, quick: bool) -> dict[str, Any]:
         "server_units": one["server"] / unit,
         "server_two_units": two["server"] / unit,
         "client_units": one["client"] / unit,
+        "client_ready_ms": two["client"],
         "estimated_server_ms": cost.server_ms,
         "estimated_client_ms": cost.client_ms,
+        "estimated_client_ready_ms": cost.client_ms - cost.ahead_ms,
         "compile_s": compiled,
         "prepare_s": one["prepare_s"],
         "client_mib": peak_mib(),

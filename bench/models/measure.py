@@ -61,11 +61,11 @@ class Together:
     """Owner and server in this process, one thread for each.
 
     Args:
-        threads: of the evaluator.
+        threads: of the evaluator. ahead: queries for which the client prepares encryptions in idle time.
     """
 
-    def __init__(self, plan: Plan, threads: int = 1) -> None:
-        self.plan, self.owner, self.program = plan, Owner(plan), plan.program
+    def __init__(self, plan: Plan, threads: int = 1, ahead: int = 0) -> None:
+        self.plan, self.owner, self.program = plan, Owner(plan, ahead=ahead), plan.program
         params = self.program.params
         self.evaluator = VectorEvaluator(params, threads)
         keys = {step: unpack_key(params, self.owner.key(step)) for step in self.program.rotations}
@@ -77,6 +77,14 @@ class Together:
         pairs = zip(packed, self.program.weight_shapes, strict=True)
         self.weights = [self.evaluator.load_packed(data, shape) for data, shape in pairs]
         self.stages = Stages()
+
+    def rest(self) -> None:
+        """Until the client has prepared what it may."""
+        zeros = self.owner.keys.zeros
+        with zeros.working():
+            pass
+        while not zeros.full:
+            time.sleep(0.01)
 
     def ask(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """Logits of one batch of samples [batch, ...], its stages timed."""
@@ -147,11 +155,18 @@ def median(call: Callable[[], Any], count: int) -> float:
     return statistics.median(times[count // 10 :])
 
 
-def timed(plan: Plan, x: NDArray[Any], repeats: int = REPEATS, threads: int = 1) -> dict[str, float]:
-    """Milliseconds of one query by stage, preparation and probes apart."""
-    together = Together(plan, threads)
+def timed(
+    plan: Plan, x: NDArray[Any], repeats: int = REPEATS, threads: int = 1, ahead: int = 0
+) -> dict[str, float]:
+    """Milliseconds of one query by stage, preparation and probes apart.
+
+    Args:
+        ahead: queries for which the client prepares encryptions while it rests between any two.
+    """
+    together = Together(plan, threads, ahead)
     batches = plan.batches(plan.checked(x))
     for number in range(repeats + 1):
+        together.rest()
         together.ask(batches[number % len(batches)])
     return {**together.stages.medians(), "prepare_s": together.prepared_s}
 

@@ -105,6 +105,7 @@ class Network:
         build: it, untrained. data: name of `securedl.datasets`. epochs: of its training.
         asked: test samples that are asked encrypted, and quickly.
         squares: epochs of fine-tuning with squares for activations; 0 where that is not done.
+        moved: pixels by which images are moved at most in training. mirrored: half of them.
     """
 
     build: Callable[[], nn.Module]
@@ -113,15 +114,17 @@ class Network:
     asked: tuple[int, int]
     images: bool = False
     squares: int = 0
+    moved: int = 0
+    mirrored: bool = False
 
 
 NETWORKS: dict[str, Network] = {
     "wine": Network(wine, "wine", 100, (36, 16)),
     "digits": Network(digits, "optdigits", 40, (1000, 16)),
-    "cryptonets": Network(cryptonets, "mnist", 6, (1000, 16), images=True, squares=10),
-    "lenet": Network(lenet, "mnist", 8, (1000, 16), images=True),
-    "paper": Network(paper, "mnist", 5, (1000, 8), images=True, squares=5),
+    "cryptonets": Network(cryptonets, "mnist", 15, (1000, 16), images=True, squares=10, moved=1),
+    "lenet": Network(lenet, "mnist", 8, (1000, 16), images=True, moved=1),
+    "paper": Network(paper, "mnist", 5, (1000, 8), images=True, squares=4, moved=1),
     "ions": Network(ions, "ovarian", 60, (43, 8)),
-    "resnet20": Network(resnet20, "cifar10", 20, (50, 2), images=True),
-    "vgg": Network(vgg, "cifar10", 15, (50, 2), images=True),
+    "resnet20": Network(resnet20, "cifar10", 20, (50, 2), images=True, moved=4, mirrored=True),
+    "vgg": Network(vgg, "cifar10", 15, (50, 2), images=True, moved=4, mirrored=True),
 }

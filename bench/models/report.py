@@ -26,7 +26,9 @@ was made.
 **x** is a multiple of the same network's run of a relinearisation at N = 8192 with four primes on one
 thread, so that figures of different machines can be compared. Times are medians of {repeats} queries with
 server and client in one process, a thread for each; the server's contain loading what came and packing what
-goes. No network is in them, nor the screening of samples, for which the network runs in the clear once.
+goes. No network is in them, nor the screening of samples, for which the network runs in the clear once. The
+client's time is all its work; *ready* is what is left of it where encryptions of zero were made ahead, in
+idle time, as an `Owner` does by default.
 
 """
 
@@ -95,6 +97,8 @@ _TIME = {
     "of it, load and dump": lambda row: f"{row['load_ms'] + row['dump_ms']:.1f}",
     "client, ms": lambda row: f"{row['client_ms']:.1f} ({row['client_units']:.1f}x)",
     "client's estimate": lambda row: _off(row, "client"),
+    "ready, ms": lambda row: f"{row['client_ready_ms']:.1f}",
+    "ready's estimate": lambda row: _off(row, "client_ready"),
     "latency, ms": lambda row: f"{row['one_ms']:.0f}",
     "samples a second": lambda row: f"{row['per_s']:.2g}",
 }

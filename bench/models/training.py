@@ -57,8 +57,10 @@ def task(network: Network) -> Task:
 
 def _kept(name: str) -> Path:
     """Where the weights of this definition of a network are."""
-    parts = (task, _train, _moved, networks.NETWORKS[name.partition("-")[0]].build, networks.Block)
-    text = "".join(inspect.getsource(part) for part in parts) + f"{BATCH} {WEIGHT_DECAY} {RATE}"
+    network = networks.NETWORKS[name.partition("-")[0]]
+    parts = (task, _train, _moved, with_squares, network.build, networks.Block)
+    text = "".join(inspect.getsource(part) for part in parts)
+    text += f"{BATCH} {WEIGHT_DECAY} {RATE} {network.moved} {network.mirrored}"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "securedl" / "models"
     return folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.pt"
 
@@ -75,14 +77,15 @@ def trained(name: str, data: Task, epochs: int | None = None) -> nn.Module:
             model.load_state_dict(torch.load(path, weights_only=True))
         else:
             print(f"training {name}", flush=True)
-            _train(model, data, epochs, flips=network.data == "cifar10")
+            _train(model, data, epochs, network)
             _keep(model, path)
     return model.eval()
 
 
 def with_squares(name: str, model: nn.Module, data: Task) -> nn.Module:
-    """The network with squares for activations, fine-tuned once and kept."""
-    epochs = networks.NETWORKS[name].squares
+    """The network with squares for activations, fine-tuned once on every image, each also moved, and kept."""
+    network = networks.NETWORKS[name]
+    epochs = network.squares
     path = _kept(f"{name}-squares-{epochs}")
     if path.exists():
         print(f"{name}: reading its squares", flush=True)
@@ -90,7 +93,12 @@ def with_squares(name: str, model: nn.Module, data: Task) -> nn.Module:
         found.load_state_dict(torch.load(path, weights_only=True))
         return found
     print(f"{name}: tuning its squares", flush=True)
-    found = securedl.approximate(model, data.x_train, data.y_train, degree=2, epochs=epochs, progress=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        parts = torch.from_numpy(data.x_train).split(BATCH)
+        moved = torch.cat([_moved(part, network) for part in parts]).numpy()
+    x, y = np.concatenate([data.x_train, moved]), np.tile(data.y_train, 2)
+    found = securedl.approximate(model, x, y, degree=2, epochs=epochs, progress=False)
     _keep(found, path)
     return found
 
@@ -102,8 +110,8 @@ def _keep(model: nn.Module, path: Path) -> None:
     part.replace(path)
 
 
-def _train(model: nn.Module, data: Task, epochs: int, flips: bool) -> None:
-    """Adam, one cycle; photographs are mirrored and moved by up to four pixels."""
+def _train(model: nn.Module, data: Task, epochs: int, network: Network) -> None:
+    """Adam, one cycle."""
     x, y = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
     optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=WEIGHT_DECAY)
     steps = epochs * -(-len(x) // BATCH)
@@ -112,9 +120,8 @@ def _train(model: nn.Module, data: Task, epochs: int, flips: bool) -> None:
     for epoch in range(epochs):
         total = 0.0
         for chosen in torch.split(torch.randperm(len(x)), BATCH):
-            inputs = _moved(x[chosen]) if flips else x[chosen]
             optimiser.zero_grad()
-            loss = nn.functional.cross_entropy(model(inputs), y[chosen])
+            loss = nn.functional.cross_entropy(model(_moved(x[chosen], network)), y[chosen])
             loss.backward()
             optimiser.step()
             schedule.step()
@@ -123,11 +130,14 @@ def _train(model: nn.Module, data: Task, epochs: int, flips: bool) -> None:
             print(f"  epoch {epoch + 1} of {epochs}: loss {total / len(x):.4f}", flush=True)
 
 
-def _moved(x: Tensor) -> Tensor:
-    """Images [samples, channels, rows, columns], half of them mirrored, cropped at random from a margin."""
-    x = torch.where((torch.rand(len(x)) < 0.5)[:, None, None, None], x.flip(3), x)
-    around = nn.functional.pad(x, (4, 4, 4, 4))
-    down, across = (int(torch.randint(0, 9, ())) for _ in range(2))
+def _moved(x: Tensor, network: Network) -> Tensor:
+    """Images [samples, channels, rows, columns] cropped at random from a margin, and some mirrored."""
+    if not (moved := network.moved):
+        return x
+    if network.mirrored:
+        x = torch.where((torch.rand(len(x)) < 0.5)[:, None, None, None], x.flip(3), x)
+    around = nn.functional.pad(x, (moved,) * 4)
+    down, across = (int(torch.randint(0, 2 * moved + 1, ())) for _ in range(2))
     return around[:, :, down : down + x.shape[2], across : across + x.shape[3]]
 
 

@@ -23,7 +23,8 @@ class ClientPrices:
     """Milliseconds of a client at N = 4096 with one data prime.
 
     Attributes:
-        send: encoding, encrypting and packing a tile. read: the inverse. prepare: encrypting a weight.
+        send: encoding, encrypting and packing a tile, by an encryption of zero. zero: making that one.
+        read: the inverse of both. prepare: encrypting a weight.
         between: what is done between two layers, the operations on values apart.
 
     Raises:
@@ -31,6 +32,7 @@ class ClientPrices:
     """
 
     send: float
+    zero: float
     read: float
     prepare: float
     between: float
@@ -47,10 +49,12 @@ def client_prices() -> ClientPrices:
     values = random.uniform(-1, 1, params.ring)
     residues = random.integers(0, params.primes[0], (2, params.ring)).astype(np.float64)
     answer = pack(params, cut(params, residues, SENT_ANSWER.scale))
+    zero = keys.zero(0)  # nothing that is encrypted by it more than once leaves here
     with _one_thread():
         between = cold_ms(_between)
     return ClientPrices(
-        send=cold_ms(lambda: keys.encrypt(values, SENT_TILE)),
+        send=cold_ms(lambda: keys.encrypt(values, SENT_TILE, lambda level: zero)),
+        zero=cold_ms(lambda: keys.zero(0)),
         read=cold_ms(lambda: keys.decrypt(answer, SENT_ANSWER, coefficients=True)),
         prepare=cold_ms(lambda: keys.encrypt(values, SENT_WEIGHT)),
         between=between,

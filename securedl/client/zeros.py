@@ -77,6 +77,13 @@ class Zeros:
         with shelf.changed:
             return sum(map(len, shelf.ready.values()))
 
+    @property
+    def full(self) -> bool:
+        """Whether none would be made in idle time."""
+        shelf = self._shelf()
+        with shelf.changed:
+            return shelf.lacking(self._room) is None
+
     def _shelf(self) -> _Shelf:
         if self._own.pid != os.getpid():  # what a forked process finds is its parent's
             self._own = _Shelf(self._room)

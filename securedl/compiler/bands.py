@@ -62,10 +62,11 @@ class Conditions:
         tiles += counted.answers * price.relinearise * self.encrypted
         tiles += (counted.answers - counted.received) * price.merge + counted.received * price.dump
         server = price.layer + size * tiles
-        client = price.between + size * (counted.sent * price.send + counted.received * price.read)
+        ahead = size * counted.sent * price.zero
+        client = price.between + size * (counted.sent * price.send + counted.received * price.read) + ahead
         fresh = packed_length(params, Port(1, 0, 1.0, True).fresh)
         moved = counted.sent * fresh + counted.received * packed_length(params, Port(1, 0, 1.0, True).sent)
-        return Cost(server, client, self.link.ms(moved), moved)
+        return Cost(server, client, self.link.ms(moved), moved, ahead)
 
     def once(self, counted: LayerCounts) -> float:
         """Milliseconds of preparing and uploading its weights."""

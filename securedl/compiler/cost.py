@@ -18,6 +18,8 @@ NTT_MS = 0.0066
 DOT_NTTS = 0.53
 #: Encode + encrypt + pack, or unpack + decrypt + decode, of one polynomial and prime at N = 8192.
 CLIENT_MS = 0.4
+#: Part of encrypting that makes an encryption of zero, ahead or not.
+ZERO_PART = 0.75
 #: Queries that share the price of preparing and uploading a model.
 EXPECTED_QUERIES = 1000
 #: Encoding, encrypting and packing a weight in slots, one prime at N = 8192.
@@ -55,7 +57,7 @@ def transfer(params: Parameters, tiles: int, level: int, scale: float, *, fresh:
     """Tiles crossing the link: fresh ones (seeded) to the server, others to the client."""
     size = tiles * packed_length(params, Shape(level, 2, scale, seeded=fresh))
     client = tiles * (level + 1) * CLIENT_MS * params.ring / 8192
-    return Cost(0.0, client, link.ms(size), size)
+    return Cost(0.0, client, link.ms(size), size, ZERO_PART * client if fresh else 0.0)
 
 
 def once_ms(program: Program, link: Link) -> float:
@@ -80,7 +82,9 @@ class CoefficientPrices:
 
     Attributes:
         product: of an input tile and a weight, in a sum. relinearise, merge: of answers. load: a tile that
-            came. dump: one that goes. send: encoding, encrypting and packing a tile. read: the inverse.
+                came. dump: one that goes.
+        send: encoding, encrypting and packing a tile, by an encryption of zero. zero: making that one, ahead
+            or not. read: the inverse of both.
         prepare: encrypting a weight. layer: what a layer takes besides, on the server. between: what the
             client does between two layers, its operations on values apart.
     """
@@ -90,7 +94,8 @@ class CoefficientPrices:
     merge: float = 0.035
     load: float = 0.044
     dump: float = 0.03
-    send: float = 0.5
+    send: float = 0.2
+    zero: float = 0.3
     read: float = 0.3
     prepare: float = 0.7
     layer: float = 0.1

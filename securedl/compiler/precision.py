@@ -19,8 +19,9 @@ PRECISION = 2.0**-10
 CHECKED = 64
 #: How many standard deviations of simulated errors a plan's stated error is.
 DEVIATIONS = 5.0
-#: Encrypted models among which the simulated batches are shared.
-MODELS = 4
+#: Encrypted models with which all batches are simulated, at most; with fewer than the least they are shared
+#: among so many. Products of ciphertexts that are simulated in all.
+MODELS, LEAST_MODELS, PRODUCTS = 16, 4, 1 << 11
 #: Random inputs of which all must stay within the headroom.
 TRIES = 512
 #: An output that is constant, or nearly, is held to this part of its scale, which is what it could do, or to
@@ -55,14 +56,14 @@ def check_precision(plan: Plan, x: Array, checked: int = CHECKED) -> float:
 
     Returns:
         `DEVIATIONS` standard deviations of an output's error, or its largest if that is more: of the output
-        where this is the largest part of its range.
+        where this is the largest part of its range, and of the sample, where there is enough of each.
 
     Raises:
         CompileError: an output's error is above 2^-10 of its own range.
     """
     part = x[: max(plan.batch, checked)]
     wrong, whole = _errors(plan, part), plan.reference(x)
-    errors = np.abs(wrong).max(axis=0)
+    errors = np.abs(wrong).max(axis=(0, 1))
     ranges = np.ptp(whole, axis=0)
     could = LEAST_RANGE * plan.signature.output_scale
     if ranges.max() > CONSTANT * np.abs(whole).max():
@@ -74,26 +75,30 @@ def check_precision(plan: Plan, x: Array, checked: int = CHECKED) -> float:
             f"the simulated error {errors[worst]:.2g} of output {worst} is more than 2^-10 of its range "
             f"{ranges[worst]:.2g}: use {_remedy(plan)}"
         )
-    expected = np.maximum(errors, DEVIATIONS * np.sqrt((wrong**2).mean(axis=0)))
+    spread = np.sqrt((wrong**2).mean(axis=0 if len(wrong) > 1 else (0, 1)))
+    expected = np.maximum(errors, DEVIATIONS * np.atleast_2d(spread).max(axis=0))
     return float((expected / ranges).max())
 
 
 def _errors(plan: Plan, part: Array) -> Array:
-    """Of simulated answers [samples, outputs], of several encrypted models where that costs little."""
+    """Of simulated answers [models, samples, outputs]: one model where all would cost too much."""
     alone, batches, want = plan.network.alone, plan.batches(part), plan.reference(part)
-    models, lanes = 1, plan.batch - (alone and plan.batch > 1)  # a probe is in the last one
-    if alone and plan.batch <= MODELS * len(batches):
-        models = MODELS
-        batches *= -(-MODELS // len(batches))
-    wanted = [want[at : at + plan.batch] for at in range(0, len(part), plan.batch)] * len(batches)
-    found = list[Array]()
-    for seed in range(models):
-        talks = [_talk(plan, batch) for batch in batches[seed::models]]
-        for run, exact in zip(
-            plan.simulate_talks(talks, noise_seed=seed), wanted[seed::models], strict=False
-        ):
-            found.append(run.logits[: len(exact)][:lanes] - exact[:lanes])
-    return np.concatenate(found)
+    lanes = plan.batch - (alone and plan.batch > 1)  # a probe is in the last one
+    wanted = [want[at : at + plan.batch][:lanes] for at in range(0, len(part), plan.batch)]
+    each = len(batches) * max(1, plan.program.counts.terms + plan.program.counts.products)
+    models = min(MODELS, PRODUCTS // each) if alone else 0
+
+    def errors(seed: int, chosen: slice) -> list[Array]:
+        talks = [_talk(plan, batch) for batch in batches[chosen]]
+        runs = plan.simulate_talks(talks, noise_seed=seed)
+        return [run.logits[: len(exact)] - exact for run, exact in zip(runs, wanted[chosen], strict=True)]
+
+    if models >= LEAST_MODELS:
+        return np.array([np.concatenate(errors(seed, slice(None))) for seed in range(models)])
+    shares = min(LEAST_MODELS, len(batches)) if alone else 1
+    return np.concatenate([one for seed in range(shares) for one in errors(seed, slice(seed, None, shares))])[
+        None
+    ]
 
 
 def _remedy(plan: Plan) -> str:

@@ -41,7 +41,7 @@ TARGETS = (2.0, 8.0)
 OTHER_BATCHES = (1, 16)
 #: Calibration samples used, and simulated: a sample takes as long as the network in the
 #: clear does.
-CALIBRATION, FEW_CHECKED = 512, 8
+CALIBRATION, FEW_CHECKED = 512, 16
 #: Random inputs that try the box of the inputs.
 FEW_TRIES = 16
 #: Part of what an input feature usually reaches that one without data is given.

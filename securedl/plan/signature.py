@@ -43,12 +43,17 @@ class Link:
 
 @dataclass(frozen=True)
 class Cost:
-    """Milliseconds and bytes of one ciphertext batch."""
+    """Milliseconds and bytes of one ciphertext batch.
+
+    Attributes:
+        ahead_ms: what the client can do before, in idle time: a part of `client_ms`.
+    """
 
     server_ms: float = 0.0
     client_ms: float = 0.0
     link_ms: float = 0.0
     bytes: int = 0
+    ahead_ms: float = 0.0
 
     @property
     def total_ms(self) -> float:
@@ -61,6 +66,7 @@ class Cost:
             self.client_ms + other.client_ms,
             self.link_ms + other.link_ms,
             self.bytes + other.bytes,
+            self.ahead_ms + other.ahead_ms,
         )
 
 

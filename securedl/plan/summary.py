@@ -105,8 +105,9 @@ def _cost(cost: Cost) -> str:
 
 
 def _stages(cost: Cost) -> str:
-    times = (("server", cost.server_ms), ("client", cost.client_ms), ("link", cost.link_ms))
-    return ", ".join(f"{who} {_ms(ms)} ms" for who, ms in times)
+    ahead = f" ({_ms(cost.ahead_ms)} of them ahead, in idle time)" if cost.ahead_ms else ""
+    server, client, link = (f"{_ms(ms)} ms" for ms in (cost.server_ms, cost.client_ms, cost.link_ms))
+    return f"server {server}, client {client}{ahead}, link {link}"
 
 
 def _times(cost: Cost, batch: int) -> str:

@@ -235,6 +235,7 @@ class TestTheEnd:
 #: As a user may write it: nothing guards the file from being imported.
 SCRIPT = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored in what runs in the background
 print("begins", flush=True)
 import numpy as np
 from securedl.client import preparing

@@ -29,7 +29,7 @@ from securedl.he.prices import TYPICAL_MS, ServerPrices
 
 SERVER = ServerPrices(0.005, 0.04, 0.05, 0.03, 0.02, 0.15)
 OTHER = ServerPrices(0.006, 0.04, 0.05, 0.03, 0.02, 0.15)
-CLIENT = ClientPrices(0.6, 0.4, 0.8, 0.3)
+CLIENT = ClientPrices(0.2, 0.4, 0.4, 0.8, 0.3)
 WAIT_S = 10.0
 
 
