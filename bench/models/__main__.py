@@ -1,6 +1,7 @@
 """Networks from end to end, with activations="client", encrypted weights, one sample a query.
 
     python -m bench.models [--quick] [--network NAME ...] [--json FILE] [--plot FILE] [--markdown FILE]
+        [--link MS MBIT_S]
 
 Rows of networks that are not asked for are kept in the JSON file, so that it can be made in parts. Server and
 client times are medians of one process with a thread for each, in ms and as multiples of this run's
@@ -15,6 +16,7 @@ import platform
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +34,14 @@ from securedl.files import check_writable, write_atomically
 
 #: Calibration samples.
 CALIBRATION = 512
+#: Round trip in ms, and Mbit/s.
+LINK = (1.0, 10_000.0)
 #: Epochs of training with --quick.
 QUICK_EPOCHS = 1
 
 
-def row(name: str, quick: bool) -> dict[str, Any]:
-    """All figures of one network."""
+def row(name: str, quick: bool, link: securedl.Link) -> dict[str, Any]:
+    """All figures of one network, its plan made for a link."""
     network = NETWORKS[name]
     data = task(network)
     model = trained(name, data, QUICK_EPOCHS if quick and network.images else None)
@@ -48,7 +52,7 @@ def row(name: str, quick: bool) -> dict[str, Any]:
     print(f"{name}: compiling", flush=True)
     began = time.perf_counter()
     prices = measured_prices()
-    plan = securedl.compile(model, data.x_train[:CALIBRATION], activations="client", prices=prices)
+    plan = securedl.compile(model, data.x_train[:CALIBRATION], activations="client", prices=prices, link=link)
     compiled = time.perf_counter() - began
     asked = data.x_test[: network.asked[quick]]
     print(f"{name}: timing, then {len(asked)} samples encrypted", flush=True)
@@ -64,6 +68,7 @@ def row(name: str, quick: bool) -> dict[str, Any]:
     cost = plan.signature.cost
     return {
         "network": name,
+        "link": asdict(link),
         "accuracy": accuracy(model, data.x_test, data.y_test),
         "polynomial_accuracy": polynomial,
         "tested": len(data.x_test),
@@ -117,16 +122,21 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures there; those of other networks stay")
     parser.add_argument("--plot", type=Path, help="draw them (png, svg, pdf)")
     parser.add_argument("--markdown", type=Path, help="write them as a page")
+    parser.add_argument(
+        "--link", nargs=2, type=float, default=LINK, metavar=("MS", "MBIT_S"),
+        help="plans are for this link; by default for machines side by side: %(default)s",
+    )  # fmt: skip
     options = parser.parse_args()
     try:
         for path in (options.json, options.plot, options.markdown):
             if path:
                 check_writable(path)
+        link = securedl.Link(*options.link)
         torch.set_num_threads(1)
         names = options.network or list(NETWORKS)
         rows = kept(options.json)
         for name in names:
-            rows[name] = row(name, options.quick)
+            rows[name] = row(name, options.quick, link)
             print(HEAD, line(rows[name]), sep="\n", flush=True)
             if options.json:
                 found = {"machine": machine(), "rows": list(rows.values())}

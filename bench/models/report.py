@@ -23,6 +23,9 @@ section 5.1) average pooling, ResNet-20 and the VGG-like network batch norms. *P
 that `securedl.approximate` made for `activations="server"`, with squares, in the clear; a dash where none
 was made.
 
+Plans are for a link of {rtt_ms:g} ms and {mbit_s:,.0f} Mbit/s: on a slower one a plan sends less and computes
+more (`--link 20 100`).
+
 **x** is a multiple of the same network's run of a relinearisation at N = 8192 with four primes on one
 thread, so that figures of different machines can be compared. Times are medians of {repeats} queries with
 server and client in one process, a thread for each; the server's contain loading what came and packing what
@@ -54,7 +57,7 @@ def markdown(rows: Sequence[dict[str, Any]], machine: dict[str, str], repeats: i
         f"a relinearisation took {min(units):.0f} to {max(units):.0f} µs.\n"
     )
     parts = [
-        ABOUT.format(repeats=repeats), where,
+        ABOUT.format(repeats=repeats, **rows[0]["link"]), where,
         "\n## Right answers\n\n", _table(_RIGHT, rows),
         "\nLabels are those of a server process, compared with the original network's in double precision; "
         "probes were among them. Errors are in parts of the range of the logits; the stated one is what the "

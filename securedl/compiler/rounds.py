@@ -39,9 +39,8 @@ _RINGS = (4096, 8192)
 TARGETS = (2.0, 8.0)
 #: Batches whose cost is told beside that of the one asked for.
 OTHER_BATCHES = (1, 16)
-#: Calibration samples used, and simulated: a sample takes as long as the network in the
-#: clear does.
-CALIBRATION, FEW_CHECKED = 512, 16
+#: Calibration samples used, and simulated: the fewest and the most, so many products in all between them.
+CALIBRATION, SIMULATED, SIMULATED_PRODUCTS = 512, (8, 16), 1 << 12
 #: Random inputs that try the box of the inputs.
 FEW_TRIES = 16
 #: Part of what an input feature usually reaches that one without data is given.
@@ -203,7 +202,10 @@ def _plan(program: Program, network: Layerwise, flat: Array, cost: Cost, wanted:
         input_limit(network, middle, reach, limit, FEW_TRIES), cost, wanted.columns, wanted.output, rounds,
     )  # fmt: skip
     found = Plan(signature, network, network, flat[:KEPT_SAMPLES].copy())
-    return found.with_error(check_precision(found, flat, FEW_CHECKED))
+    least, most = SIMULATED
+    products = program.counts.terms + program.counts.products
+    checked = min(max(SIMULATED_PRODUCTS // products, least), most)
+    return found.with_error(check_precision(found, flat, checked))
 
 
 def _check_size(layers: Sequence[ServerLayer], found: Arrangement, wanted: Wanted) -> None:

@@ -116,6 +116,12 @@ class Arithmetic(ABC, Generic[H]):
         """relinearise(dot(xs, ws)) of each (xs, ws)."""
         return [self.relinearise(self.dot(xs, ws)) for xs, ws in sums]
 
+    def merged_products(self, sums: Sequence[tuple[Sequence[H], Sequence[H]]], of: int) -> list[H]:
+        """`products`, and each `of` of them merged."""
+        answers = self.products(sums)
+        groups = [answers[k : k + of] for k in range(0, len(answers), of)]
+        return [self.merge(group, of) for group in groups] if of > 1 else answers
+
     def scaled(self, handles: Sequence[H], divisor: int) -> list[H]:
         """Each times the inverse of `divisor` modulo every prime: small errors stay small, unlike a division.
 

@@ -100,6 +100,4 @@ class Convolve(Step):
             mine = tiles[block * self.inputs : (block + 1) * self.inputs]
             for span, row in zip(self.spans, rows, strict=True):
                 sums.append((mine[span.start : span.stop], row))
-        answers = e.products(sums)
-        groups = [answers[k : k + self.merge] for k in range(0, len(answers), self.merge)]
-        return [e.merge(group, self.merge) for group in groups] if self.merge > 1 else answers
+        return e.merged_products(sums, self.merge)

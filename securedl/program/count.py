@@ -133,6 +133,13 @@ class Counter(Arithmetic[Counted]):
         self.counts.relinearised |= any(xs[0].size + ws[0].size > 3 for xs, ws in sums)
         return [Counted(xs[0].level) for xs, _ in sums]
 
+    def merged_products(
+        self, sums: Sequence[tuple[Sequence[Counted], Sequence[Counted]]], of: int
+    ) -> list[Counted]:
+        """Both."""
+        answers = self.products(sums)
+        return [self.merge(answers[k : k + of], of) for k in range(0, len(answers), of)]
+
     def merge(self, handles: Sequence[Counted], of: int) -> Counted:
         """All but one of the answers are merged into another, with a key for each step."""
         left, span = len(handles), of

@@ -80,6 +80,13 @@ class Engine:
         block = self.rows(size * (level + 1))
         return Handle(block, block.at, size, level, scale, correction)
 
+    def handles(self, count: int, size: int, level: int, scale: float, correction: int) -> list[Handle]:
+        """Several; their memory is one piece, kept as long as any of them."""
+        length = size * (level + 1)
+        block, octets = self.rows(count * length), length * self.row
+        starts = range(block.at, block.at + count * octets, octets)
+        return [Handle(block, at, size, level, scale, correction) for at in starts]
+
     def moduli(self, level: int) -> tuple[Floats, Floats]:
         """The primes of a level, and their inverses."""
         return self._moduli(level)

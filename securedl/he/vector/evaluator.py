@@ -90,10 +90,10 @@ class VectorEvaluator(Merging, Evaluator[Handle]):
         return out
 
     def _relinearised(
-        self, handles: Sequence[Handle], stages: list[Stage], dropping: bool = False
+        self, handles: Sequence[Handle], stages: list[Stage], dropping: bool = False, in_place: bool = False
     ) -> list[Handle]:
         """All of one level; those of two polynomials stay. With `dropping` (CKKS, all of three) they are
-        rescaled in one go.
+        rescaled in one go. With `in_place` what they hold is overwritten.
         """
         level = handles[0].level
         prime = float(self.params.primes[level]) if dropping else 1.0
@@ -101,7 +101,10 @@ class VectorEvaluator(Merging, Evaluator[Handle]):
         for a in handles:
             out = a
             if a.size == 3:
-                out = self._engine.handle(2, level - dropping, a.scale / prime, a.correction)
+                if in_place:
+                    out = Handle(a.block, a.at, 2, level, a.scale, a.correction)
+                else:
+                    out = self._engine.handle(2, level - dropping, a.scale / prime, a.correction)
                 long.append(a)
                 short.append(out)
             elif a.size != 2:
@@ -188,15 +191,31 @@ class VectorEvaluator(Merging, Evaluator[Handle]):
         Raises:
             InputError: as the single operations, or several levels.
         """
+        return self.merged_products(sums, 1)
+
+    def merged_products(
+        self, sums: Sequence[tuple[Sequence[Handle], Sequence[Handle]]], of: int
+    ) -> list[Handle]:
+        """`products`, and each `of` of them merged, handed to other threads once.
+
+        Raises:
+            InputError: as `products` and `merge`.
+        """
         if not sums:
             return []
         stages: list[Stage] = []
-        found, outs = self._sums(sums, stages), list[Handle]()
-        self._same_level(*found)
-        for k in range(0, len(found), TOGETHER):
-            outs += self._relinearised(found[k : k + TOGETHER], stages)
+        answers, each = list[Handle](), max(of, TOGETHER)
+        for k in range(0, len(sums), each):  # so that what is made for one answer stays in the caches
+            found = self._sums(sums[k : k + each], stages)
+            self._same_level(*found)
+            for j in range(0, len(found), TOGETHER):
+                found[j : j + TOGETHER] = self._relinearised(found[j : j + TOGETHER], stages, in_place=True)
+            if of > 1:
+                parts = [found[j : j + of] for j in range(0, len(found), of)]
+                found = [self._merged(part, of, stages, in_place=True) for part in parts]
+            answers += found
         self._engine.do(*stages)
-        return outs
+        return answers
 
     def multiply_rescale(self, a: Handle, b: Handle) -> Handle:
         """rescale(relinearise(a · b)) of two ciphertexts, handed to other threads once.

@@ -19,8 +19,9 @@ from securedl.he.vector.kernels.twiddles import centred
 from securedl.he.vector.products import SCALE_TOLERANCE, Products
 from securedl.he.vector.stages import Stage
 
-#: Polynomials that one stage switches: with more they leave the second-level cache.
-TOGETHER = 8
+#: Polynomials that one stage switches, and of which all that follows is done before the next: with fewer the
+#: threads meet more often, with more they leave the second-level cache.
+TOGETHER = 16
 
 
 class Merging(Products):
@@ -50,16 +51,26 @@ class Merging(Products):
             InputError: none or more than `of`, unequal levels or scales, three polynomials, or no key for a
                 step.
         """
-        engine, left, span = self._engine, [self.unpack(a) for a in handles], of
-        self._mergeable(left, of)
         stages: list[Stage] = []
+        merged = self._merged([self.unpack(a) for a in handles], of, stages)
+        self._engine.do(*stages)
+        return merged
+
+    def _merged(
+        self, left: Sequence[Handle], of: int, stages: list[Stage], *, in_place: bool = False
+    ) -> Handle:
+        """The stages of a merging. With `in_place` the handles are overwritten."""
+        self._mergeable(left, of)
+        engine, span, a = self._engine, of, left[0]
         while span > 1:
             factor, found = self._monomial(left[0].level, span // 2), list[Handle]()
             pairs = list(zip_longest(left[::2], left[1::2]))
             for k in range(0, len(pairs), TOGETHER):
                 some = pairs[k : k + TOGETHER]
-                sums = [engine.handle(2, a.level, a.scale, a.correction) for a, _ in some]
-                apart = [engine.handle(2, a.level, a.scale, a.correction) for a, b in some if b]
+                sums, apart = [a for a, _ in some], [b for _, b in some if b]
+                if not in_place:
+                    fresh = engine.handles(len(sums) + len(apart), 2, a.level, a.scale, a.correction)
+                    sums, apart = fresh[: len(sums)], fresh[len(sums) :]
                 alone = [total for total, (_, b) in zip(sums, some, strict=True) if not b]
                 stages.append(engine.butterflies(some, factor, sums, apart + alone))
                 if apart:
@@ -67,8 +78,7 @@ class Merging(Products):
                     keys, outs = [key] * len(apart), sums[: len(apart)]
                     stages.append(engine.switching(keys, apart, outs, key.signs_at, adding=True))
                 found += sums
-            left, span = found, span // 2
-        engine.do(*stages)
+            left, span, in_place = found, span // 2, True
         return left[0]
 
     def _mergeable(self, handles: Sequence[Handle], of: int) -> None:

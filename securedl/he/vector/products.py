@@ -150,19 +150,27 @@ class Products(Loading):
             raise InputError(
                 f"products need two polynomials by two, or all by one, got {sorted(left)} and {sorted(right)}"
             )
-        outs = []
         for some in ws:
             scales = [x.scale * w.scale for x, w in zip(xs, some, strict=True)]
             for found in scales:
                 if found != scales[0] and not math.isclose(found, scales[0], rel_tol=SCALE_TOLERANCE):
                     raise InputError(f"cannot add scales {scales[0]} and {found}")
-            outs.append(self._product(xs[0], some[0], some[0].size + 1))
         t = self.params.plain_modulus
         if t and len({x.correction * w.correction % t for some in ws for x, w in zip(xs, some)}) > 1:  # noqa: B905
             return [self._sum_of_products(xs, some) for some in ws]
+        outs = self._totals(xs[0], [some[0] for some in ws])
         if not all(w.packed for w in weights):
             ws = [[self.unpack(w) for w in some] for some in ws]
         stages.append(self._engine.summing(xs, ws, outs))
+        return outs
+
+    def _totals(self, x: Handle, firsts: Sequence[Handle]) -> list[Handle]:
+        """Room for sums, given the first term of each."""
+        w, t = firsts[0], self.params.plain_modulus
+        scale, correction = x.scale * w.scale, x.correction * w.correction % t if t else 1
+        outs = self._engine.handles(len(firsts), w.size + 1, x.level, scale, correction)
+        for out, other in zip(outs, firsts, strict=True):
+            out.scale = x.scale * other.scale
         return outs
 
     def _sum_of_products(self, xs: Sequence[Handle], ws: Sequence[Handle]) -> Handle:

@@ -16,7 +16,8 @@ from bench.models.report import line, markdown, plot
 from securedl.errors import InputError
 
 ROW: dict[str, Any] = {
-    "network": "wine", "accuracy": 0.9722, "polynomial_accuracy": None, "tested": 36, "asked": 36,
+    "network": "wine", "link": {"rtt_ms": 1.0, "mbit_s": 1e4}, "accuracy": 0.9722,
+    "polynomial_accuracy": None, "tested": 36, "asked": 36,
     "labels_equal": 35, "largest_error": 1.2e-5, "stated_error": 3e-5, "unit_ms": 0.5, "server_ms": 2.0,
     "server_units": 4.0, "load_ms": 0.1, "dump_ms": 0.2, "client_ms": 3.0, "client_units": 6.0,
     "server_two_ms": 1.5, "server_two_units": 3.0, "estimated_server_ms": 2.5, "estimated_client_ms": 2.7,

@@ -39,6 +39,9 @@ from securedl.he.vector.kernels.team import DONE, OWN, done, draw, flag, signal,
 #: items of the same polynomial share; addresses of it, and of what is added to the result's polynomials.
 ITEM_KEY, ITEM_OUT, ITEM_REMAINDERS, ITEM_MOVES, ITEM_SCATTER, ITEM_NUMBER = range(6)
 ITEM_SOURCE, ITEM_ADDED, ITEM_ADDED_TOO = range(6, 9)
+#: From so many polynomials of one prime on, each is finished by one thread before the next: the key is small,
+#: and what one thread leaves reaches another slowly.
+APART = 4
 #: Padded rows that a thread needs beside its transformed digits, for each of the kernels.
 SWITCH_ROWS, SUM_ROWS = 4, 6
 
@@ -138,6 +141,19 @@ def switch(  # type: ignore[no-untyped-def]
         scratch=scratch,
     )
     number, unit = draw(team), 0
+    if count == 1 and len(items) >= APART and items[-1, ITEM_NUMBER] == len(items) - 1:
+        for k in range(len(items)):
+            if unit == number:
+                to, ready = digit_rows + k * padded, flag(team, OWN + len(items) + k)
+                digit(entries, items[k, ITEM_SOURCE], to, 0, prime_of(n, whole, real, 0), signs)
+                for position in range(2):
+                    _position(
+                        entries, shared, to, position, False, items[k], counts[k], whole, real, ready, xs, ws
+                    )
+                number = done(team, number)
+            unit += 1
+        wait(flag(team, DONE), unit)
+        return
     polynomials = 0
     for k in range(len(items)):
         if items[k, ITEM_NUMBER] < polynomials:
