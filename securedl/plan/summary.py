@@ -104,15 +104,15 @@ def _cost(cost: Cost) -> str:
     return f"{_stages(cost)}, {cost.bytes / 1e6:.1f} MB"
 
 
-def _stages(cost: Cost) -> str:
-    ahead = f" ({_ms(cost.ahead_ms)} of them ahead, in idle time)" if cost.ahead_ms else ""
+def _stages(cost: Cost, ahead: str = "") -> str:
     server, client, link = (f"{_ms(ms)} ms" for ms in (cost.server_ms, cost.client_ms, cost.link_ms))
     return f"server {server}, client {client}{ahead}, link {link}"
 
 
 def _times(cost: Cost, batch: int) -> str:
     each = f", {_ms(cost.total_ms / batch)} ms a sample" if batch > 1 else ""
-    return f"{_stages(cost)}; {_ms(cost.total_ms)} ms in all{each}"
+    ahead = f" ({_ms(cost.ahead_ms)} of them ahead, in idle time)" if cost.ahead_ms else ""
+    return f"{_stages(cost, ahead)}; {_ms(cost.total_ms)} ms in all{each}"
 
 
 def _samples(batch: int) -> str:
