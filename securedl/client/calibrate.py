@@ -14,7 +14,15 @@ from securedl.compiler.cost import CoefficientPrices
 from securedl.he.backends import backend as backend_named
 from securedl.he.ckks import coefficient_parameters
 from securedl.he.cut import cut
-from securedl.he.prices import SENT_ANSWER, SENT_TILE, SENT_WEIGHT, ServerPrices, cold_ms, server_prices
+from securedl.he.prices import (
+    SENT_ANSWER,
+    SENT_TILE,
+    SENT_WEIGHT,
+    ServerPrices,
+    cold_each_ms,
+    cold_ms,
+    server_prices,
+)
 from securedl.he.record import pack
 
 
@@ -53,10 +61,10 @@ def client_prices() -> ClientPrices:
     with _one_thread():
         between = cold_ms(_between)
     return ClientPrices(
-        send=cold_ms(lambda: keys.encrypt(values, SENT_TILE, lambda level: zero)),
-        zero=cold_ms(lambda: keys.zero(0)),
-        read=cold_ms(lambda: keys.decrypt(answer, SENT_ANSWER, coefficients=True)),
-        prepare=cold_ms(lambda: keys.encrypt(values, SENT_WEIGHT)),
+        send=cold_each_ms(lambda: keys.encrypt(values, SENT_TILE, lambda level: zero)),
+        zero=cold_each_ms(lambda: keys.zero(0)),
+        read=cold_each_ms(lambda: keys.decrypt(answer, SENT_ANSWER, coefficients=True)),
+        prepare=cold_each_ms(lambda: keys.encrypt(values, SENT_WEIGHT)),
         between=between,
     )
 
