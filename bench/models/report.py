@@ -67,7 +67,7 @@ def markdown(rows: Sequence[dict[str, Any]], machine: dict[str, str], repeats: i
         "(`securedl.client.calibrate`).\n",
         "\n## What is sent and kept\n\n", _table(_SENT, rows),
         "\nThe latency of one sample is that of a server process over a Unix socket, its client on the same "
-        "cores.\n",
+        "cores. The client's memory is all of the process that compiles and asks, data sets included.\n",
     ]  # fmt: skip
     return "".join(parts)
 

@@ -27,6 +27,7 @@ TRIES = 512
 #: An output that is constant, or nearly, is held to this part of its scale, which is what it could do, or to
 #: the range of the output that varies most.
 LEAST_RANGE = 0.125
+FEW = 16  # calibration samples say little on the range of an output: it is held to all of its scale
 CONSTANT = 1e-12  # outputs vary by this part of their size, or not at all
 
 
@@ -65,7 +66,7 @@ def check_precision(plan: Plan, x: Array, checked: int = CHECKED) -> float:
     wrong, whole = _errors(plan, part), plan.reference(x)
     errors = np.abs(wrong).max(axis=(0, 1))
     ranges = np.ptp(whole, axis=0)
-    could = LEAST_RANGE * plan.signature.output_scale
+    could = (LEAST_RANGE if len(x) >= FEW else 1.0) * plan.signature.output_scale
     if ranges.max() > CONSTANT * np.abs(whole).max():
         could = np.minimum(could, ranges.max())
     ranges = np.maximum(ranges, could)
