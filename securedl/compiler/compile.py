@@ -14,7 +14,7 @@ from securedl.compiler.cost import COEFFICIENT_PRICES, EXPECTED_QUERIES, Coeffic
 from securedl.compiler.forms import normalise
 from securedl.compiler.fuse import fuse
 from securedl.compiler.layered import layer_by_layer
-from securedl.compiler.layout import LayerLayout, lay_out
+from securedl.compiler.layout import lay_out
 from securedl.compiler.levels import Segments, no_place, operations, place_refreshes
 from securedl.compiler.limit import SizeLimit
 from securedl.compiler.lower import lower
@@ -193,9 +193,10 @@ def slots_candidate(
         if not np.all(np.isfinite(values)):
             raise CompileError("the network overflows on its calibration data: standardise the inputs")
     limit = SizeLimit(limit_gb, network, batch)
-    params, layouts, chosen = _choose(rules, network, batch, encrypted, link, ring, refreshes, limit)
-    program, checkpoints = lower(params, network, layouts, chosen, encrypted)
-    limit.check_upload(program, layouts)
+    params, chosen = _choose(rules, network, batch, encrypted, link, ring, refreshes, limit)
+    program, checkpoints, places = lower(params, network, chosen, encrypted)
+    limit.check_upload(program, chosen.layouts)
+    network = replace(network, places=places)
     signature = Signature(
         (program,), checkpoints, graph.input_shape, network.input_scale, network.input_offset,
         network.output_scale, network.output_offset,
@@ -243,10 +244,10 @@ def _choose(
     ring: int | None,
     refreshes: int | None,
     limit: SizeLimit,
-) -> tuple[Parameters, tuple[LayerLayout, ...], Segments]:
+) -> tuple[Parameters, Segments]:
     """Ring, primes and refresh checkpoints with the least time for each sample."""
     depth = sum(op.levels for op in operations(network))
-    best: tuple[float, Parameters, tuple[LayerLayout, ...], Segments] | None = None
+    best: tuple[float, Parameters, Segments] | None = None
     failed: CompileError | None = None
     for candidate in (ring,) if ring else RINGS:
         _, slots = rules.slots(candidate)
@@ -256,7 +257,7 @@ def _choose(
             continue
         layouts = lay_out(network, slots // count, count, encrypted)
         try:
-            limit.check_memory(layouts, slots)
+            limit.check_memory([one.at(laid=True, summed=True) for one in layouts], slots)
         except CompileError as error:
             failed = failed or error
             continue
@@ -272,7 +273,7 @@ def _choose(
                 continue
             cost = found.cost.total_ms / count
             if best is None or cost < best[0]:
-                best = (cost, params, layouts, found)
+                best = (cost, params, found)
     if best is None:
         assert failed is not None
         raise failed

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from securedl.compiler.cost import activation_ms, affine_ms, transfer
-from securedl.compiler.layout import LayerLayout
+from securedl.compiler.layout import LayerLayout, Layouts
 from securedl.errors import CompileError
 from securedl.he.params import Parameters
 from securedl.plan.normalised import Layer, Normalised
@@ -28,11 +29,16 @@ class Operation:
 
 @dataclass(frozen=True)
 class Segments:
-    """Where segments start (indices of operations; the first is 0), and what all of it costs."""
+    """Where segments start (indices of operations; the first is 0), and what all of it costs.
+
+    Attributes:
+        layouts: of each layer, as its place in its segment lets it be.
+    """
 
     operations: tuple[Operation, ...]
     starts: tuple[int, ...]
     cost: Cost
+    layouts: tuple[LayerLayout, ...]
 
     def start_level(self, start: int) -> int:
         """Level of a fresh ciphertext at `start`: what its segment spends."""
@@ -54,7 +60,7 @@ def operations(network: Normalised) -> tuple[Operation, ...]:
 def place_refreshes(
     params: Parameters,
     network: Normalised,
-    layouts: tuple[LayerLayout, ...],
+    layouts: tuple[Layouts, ...],
     encrypted: bool,
     link: Link,
     refreshes: int | None,
@@ -92,10 +98,28 @@ def place_refreshes(
     if not found:
         return None
     cost, starts = min(found, key=lambda option: option[0].total_ms)
-    return Segments(ops, starts, cost)
+    chosen = [
+        layout
+        for start, end in zip(starts, [*starts[1:], len(ops)], strict=True)
+        for layout in segment_layouts(ops, start, end, layouts)
+    ]
+    return Segments(ops, starts, cost, tuple(chosen))
 
 
-def _may_refresh(op: Operation, layouts: tuple[LayerLayout, ...]) -> bool:
+def segment_layouts(
+    ops: tuple[Operation, ...], start: int, end: int, layouts: tuple[Layouts, ...]
+) -> Iterator[LayerLayout]:
+    """Of the affine maps among operations start..end: the client lays what the first of them reads, for a
+    polynomial before it moves nothing, and gets what the last operation gives.
+    """
+    laid = True
+    for number in range(start, end):
+        if ops[number].kind == "affine":
+            yield layouts[ops[number].layer].at(laid, number + 1 == end)
+            laid = False
+
+
+def _may_refresh(op: Operation, layouts: tuple[Layouts, ...]) -> bool:
     """One register only: before powers are taken, not after."""
     return op.kind == "activation" or layouts[op.layer].sources == 1
 
@@ -103,7 +127,7 @@ def _may_refresh(op: Operation, layouts: tuple[LayerLayout, ...]) -> bool:
 def _segment(
     params: Parameters,
     network: Normalised,
-    layouts: tuple[LayerLayout, ...],
+    layouts: tuple[Layouts, ...],
     ops: tuple[Operation, ...],
     start: int,
     end: int,
@@ -112,17 +136,18 @@ def _segment(
     link: Link,
 ) -> Cost:
     """Fresh ciphertexts in, operations start..end, ciphertexts at level 0 back to the client."""
-    first = layouts[ops[start].layer]
-    inputs = first.source.tiles if ops[start].kind == "affine" else first.target.tiles
+    reads, gives = layouts[ops[start].layer].tiles
+    inputs = reads if ops[start].kind == "affine" else gives
     total = transfer(params, inputs, level, 1.0, fresh=True, link=link)
+    affine = segment_layouts(ops, start, end, layouts)
     for op in ops[start:end]:
         if op.kind == "affine":
-            total += Cost(affine_ms(params, layouts[op.layer], level, encrypted))
+            total += Cost(affine_ms(params, next(affine), level, encrypted))
         else:
             layer: Layer = network.layers[op.layer]
-            total += Cost(activation_ms(params, layer, layouts[op.layer].target.tiles, level))
+            total += Cost(activation_ms(params, layer, layouts[op.layer].tiles[1], level))
         level -= op.levels
-    total += transfer(params, layouts[ops[end - 1].layer].target.tiles, 0, 1.0, fresh=False, link=link)
+    total += transfer(params, layouts[ops[end - 1].layer].tiles[1], 0, 1.0, fresh=False, link=link)
     return total + Cost(0.0, 0.0, link.rtt_ms, 0)
 
 

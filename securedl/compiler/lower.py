@@ -13,7 +13,7 @@ from securedl.he.schemes import scheme_of
 from securedl.network.graph import Array
 from securedl.plan.bands import Bands
 from securedl.plan.network import Checkpoint
-from securedl.plan.normalised import Layer, Normalised
+from securedl.plan.normalised import Layer, Normalised, Places
 from securedl.plan.served import Served, ServedLinear, ServedPolynomial
 from securedl.program.convolve import Convolve, Span
 from securedl.program.program import Program
@@ -95,11 +95,13 @@ class _Emitter:
 def lower(
     params: Parameters,
     network: Normalised,
-    layouts: tuple[LayerLayout, ...],
     plan: Segments,
     encrypted: bool,
-) -> tuple[Program, tuple[Checkpoint, ...]]:
-    """The program, and what the client meets at the query, at every refresh and at the answer."""
+) -> tuple[Program, tuple[Checkpoint, ...], tuple[Places, ...]]:
+    """The program, what the client meets at the query, at every refresh and at the answer, and where each
+    layer's values stand.
+    """
+    layouts, places, held = plan.layouts, list[Places](), plan.layouts[0].source
     delta = scheme_of(params).scale(params)
     emit = _Emitter(params, delta)
     first = layouts[0].source
@@ -112,22 +114,27 @@ def lower(
             level = plan.start_level(index)
             scale = delta if op.kind == "affine" else emit.target(layer, level)
             live = [emit.refresh(live[0], level, scale, emit.registers[live[0]][2])]
-            where = layout.source if op.kind == "affine" else layout.target
-            checkpoints.append(Checkpoint(2 * op.layer + (op.kind == "activation"), where, where))
+            sent, held = held, layout.source
+            if op.kind == "activation":
+                following = index + 1 < len(plan.operations) and index + 1 not in plan.starts
+                held = layouts[op.layer + 1].source if following else layout.target.plain
+            checkpoints.append(Checkpoint(2 * op.layer + (op.kind == "activation"), sent, held))
         if op.kind == "affine":
             # After a refresh the activation starts from the refresh's level, so its scale is set there.
             following = index + 1 < len(plan.operations) and index + 1 not in plan.starts
             after = level - 1
             scale = emit.target(layer, after) if following else delta
-            live = [emit.matvec(live, layout, level, scale)]
+            live, held = [emit.matvec(live, layout, level, scale)], layout.target
+            places.append(Places(layout.source, layout.target, layout.target))
         else:
+            places[-1] = places[-1]._replace(inner=held)
             live = layer.form.outputs(emit, live[0])
         level -= op.levels
     width, batch = first.width, first.batch
     query = Port(first.tiles, plan.start_level(0), delta)
     program = Program(params, batch, width, encrypted, query, tuple(emit.steps), live[0])
-    checkpoints.append(Checkpoint(2 * len(network.layers) - 1, layouts[-1].target, None))
-    return program, tuple(checkpoints)
+    checkpoints.append(Checkpoint(2 * len(network.layers) - 1, held, None))
+    return program, tuple(checkpoints), tuple(places)
 
 
 def lower_layers(params: Parameters, layers: Sequence[Served], samples: int, encrypted: bool) -> Program:

@@ -10,14 +10,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from securedl.errors import InputError
 from securedl.network.graph import Array
-from securedl.program.steps import Matvec
+from securedl.program.program import Program
+from securedl.program.steps import MAX_TILES, Matvec
 
 Indices: TypeAlias = NDArray[np.int64]
 #: A place where nothing stands.
@@ -94,13 +96,21 @@ class SlotLayout(Layout):
 class Interleaved(SlotLayout):
     """Features one after another, repeated with the period P: slot f · batch + s holds feature f mod P.
 
+    Where the client lays them, copies may be shifted, so that each of them meets other diagonals of a matrix:
+    place i · copy + f holds feature f + (i mod count) · shift mod P.
+
     Attributes:
         features: real features. width: features a tile holds. batch: samples a tile holds.
+        copy: places of a copy, a multiple of P, or 0 for P. count: copies that differ. shift: of each from
+            the one before.
     """
 
     features: int
     width: int
     batch: int
+    copy: int = 0
+    count: int = 1
+    shift: int = 0
 
     @property
     def tiles(self) -> int:
@@ -112,11 +122,73 @@ class Interleaved(SlotLayout):
         """Features after which a tile repeats: the next power of two, at most the width."""
         return self.width if self.tiles > 1 else 1 << (self.features - 1).bit_length()
 
+    @property
+    def plain(self) -> Interleaved:
+        """The same features without shifts, each place the whole of one."""
+        return Interleaved(self.features, self.width, self.batch)
+
     @cached_property
     def content(self) -> Indices:
         """See `Layout`."""
-        feature = np.arange(self.tiles)[:, None] * self.width + np.arange(self.width) % self.period
-        return np.where(feature < self.features, feature, NOTHING)
+        place = np.arange(self.width)
+        moved = (place + place // (self.copy or self.period) % self.count * self.shift) % self.period
+        return self._features(moved)
+
+    def _features(self, moved: Indices) -> Indices:
+        feature = np.arange(self.tiles)[:, None] * self.width + moved
+        return np.where((feature < self.features) & (moved >= 0), feature, NOTHING)
+
+
+@dataclass(frozen=True)
+class Sums(Interleaved):
+    """Parts of features, which whoever decrypts adds up: sums that the server need not form by rotations.
+
+    Place i · copy + f holds a part of feature f - i · shift mod P, in the first `count` copies; the others
+    hold nothing.
+    """
+
+    @cached_property
+    def content(self) -> Indices:
+        """See `Layout`."""
+        place, copy = np.arange(self.width), self.copy or self.period
+        moved = (place - place // copy * self.shift) % self.period
+        return self._features(np.where(place < self.count * copy, moved, NOTHING))
+
+    def pack(self, values: Array) -> Array:
+        """[batch, features] to slots, each value at one place."""
+        slots = np.zeros((self.tiles, self.width, self.batch))
+        slots[self.place[:, 0], self.place[:, 1]] = values.T
+        return slots.reshape(self.tiles, -1)
+
+    def unpack(self, slots: Array) -> Array:
+        """The sums of all parts."""
+        here = self.content != NOTHING
+        total = np.zeros((self.features, self.batch))
+        np.add.at(total, self.content[here], slots.reshape(self.tiles, self.width, self.batch)[here])
+        return np.ascontiguousarray(total.T)
+
+
+def descriptor(layout: Interleaved) -> tuple[bool, int, int, int, int]:
+    """What tells a layout to who knows the program: width and batch are in that."""
+    parts = layout.features, layout.copy, layout.count, layout.shift
+    return isinstance(layout, Sums), *parts
+
+
+def described(parts: Sequence[Any], program: Program) -> Interleaved:
+    """The inverse of `descriptor`.
+
+    Raises:
+        InputError: no such layout of the program's slots.
+    """
+    sums, features, copy, count, shift = parts
+    whole = all(type(one) is int and one >= 0 for one in parts[1:])
+    if whole and type(sums) is bool and 1 <= features <= MAX_TILES * program.width:
+        kind = Sums if sums else Interleaved
+        found = kind(features, program.width, program.batch, copy, count, shift)
+        room = found.copy or found.period
+        if 1 <= count * room <= program.width and room % found.period == 0 and shift < found.period:
+            return found
+    raise InputError(f"{list(parts)} is no layout of {program.width} places in a ciphertext")
 
 
 def diagonal_count(source: Interleaved, target: Interleaved) -> int:
@@ -124,9 +196,24 @@ def diagonal_count(source: Interleaved, target: Interleaved) -> int:
     return min(source.period, target.period)
 
 
+def longer(source: Interleaved, target: Interleaved) -> int:
+    """Places of a copy of both: the longer period."""
+    return max(source.period, target.period)
+
+
+def copies(source: Interleaved, target: Interleaved) -> int:
+    """Copies among which the diagonals are shared; each has every so many-th run of them."""
+    return max(source.count if source.shift else 1, target.count if target.shift else 1)
+
+
 def folds(source: Interleaved, target: Interleaved) -> tuple[int, ...]:
-    """Rotate-and-sum steps, in features, that finish a product from a longer to a shorter period."""
-    steps, step = [], target.period
+    """Rotate-and-sum steps, in features, that finish a product: over copies that share its diagonals, and
+    from a longer to a shorter period. None where the parts are left to the client.
+    """
+    if isinstance(target, Sums):
+        return ()
+    steps = [longer(source, target) << k for k in range(copies(source, target).bit_length() - 1)]
+    step = target.period
     while step < source.period:
         steps.append(step)
         step *= 2
@@ -140,7 +227,7 @@ def block_diagonals(
     found = pattern.tocoo()
     count = diagonal_count(source, target)
     rows, cols = found.row.astype(np.int64), found.col.astype(np.int64)
-    k = (cols % source.width - rows % target.width) % count
+    k = (cols % source.width - rows % target.width) % count % (count // copies(source, target))
     key = ((rows // target.width) * source.tiles + cols // source.width) * count + k
     blocks: dict[tuple[int, int], list[int]] = {}
     for value in np.unique(key):
@@ -201,20 +288,27 @@ def _block(
     source: Interleaved,
     target: Interleaved,
 ) -> Array:
-    """diag_k[f] = M[f mod P_out, (f + k) mod P_in], as [diagonals, width]."""
+    """diag_k[f] = M[f mod P_out, (f + k) mod P_in], as [diagonals, width], shifted copies apart."""
     part = matrix[
         output * target.width : (output + 1) * target.width, tile * source.width : (tile + 1) * source.width
     ]
     found = part.tocoo()
-    count = diagonal_count(source, target)
+    count, long, shared = diagonal_count(source, target), longer(source, target), copies(source, target)
     rows, cols = found.row.astype(np.int64), found.col.astype(np.int64)
-    k = (cols - rows) % count
+    number, k = np.divmod((cols - rows) % count, count // shared)
     rank = np.zeros(count, dtype=np.int64)
     rank[list(ks)] = np.arange(len(ks))
-    long = max(source.period, target.period)
-    # Entry (r, c) sits where f = r (mod P_out) and f + k = c (mod P_in): once in each longer period.
-    first = rows if target.period >= source.period else (cols - k) % source.period
+    # Entry (r, c) sits where the layouts have f = r (mod P_out) and, k places further, c (mod P_in): once in
+    # each longer period, of the copies whose shift makes up for the rest of c - r.
+    moved = number * (count // shared)
+    if target.period >= source.period:
+        first = (rows + moved) % target.period if target.shift else rows
+    else:
+        first = (cols - k - (0 if target.shift else moved)) % source.period
+    over = (first + k >= long) & bool(source.shift)  # it is read from the next copy
     table = np.zeros((len(ks), source.width))
-    for copy in range(source.width // long):
-        table[rank[k], first + copy * long] = found.data
+    whole = not isinstance(target, Sums)  # every copy then has the sum
+    for copy in range(source.width // long if whole else shared):
+        here = (copy + over) % shared == number
+        table[rank[k[here]], first[here] + copy * long] = found.data[here]
     return table

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from scipy import sparse
 
 from securedl.network.graph import Array, matrix_arrays, matrix_from
 from securedl.plan.forms import FORMS, Form
-from securedl.plan.layouts import Interleaved, LayerValues
+from securedl.plan.layouts import Interleaved, LayerValues, described, descriptor
 from securedl.plan.network import Checkpoint, Exchange, Network, of, under
 from securedl.program.program import Program
 from securedl.program.steps import Values
@@ -43,6 +43,19 @@ class Layer:
         return np.asarray(total + self.bias)
 
 
+class Places(NamedTuple):
+    """Where the values of a layer stand.
+
+    Attributes:
+        source: what it reads. target: its pre-activation as its matrix gives it. inner: what its polynomial
+            reads, which is the client's to lay where it was refreshed before.
+    """
+
+    source: Interleaved
+    target: Interleaved
+    inner: Interleaved
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Normalised(Network):
     """A network whose polynomials are the server's too.
@@ -50,7 +63,7 @@ class Normalised(Network):
     Attributes:
         input_scale, input_offset: [features]; the query is (x - input_offset) / input_scale.
         layers: in order. output_scale, output_offset: [classes]; logits are value · output_scale +
-        output_offset.
+        output_offset. places: of each layer, once they are known.
     """
 
     input_scale: Array
@@ -58,6 +71,7 @@ class Normalised(Network):
     layers: tuple[Layer, ...]
     output_scale: Array
     output_offset: Array
+    places: tuple[Places, ...] = ()
 
     alone: ClassVar[bool] = False
 
@@ -91,13 +105,10 @@ class Normalised(Network):
 
     def values(self, program: Program) -> Iterator[Values]:
         """See `Network`."""
-        source = Interleaved(len(self.input_scale), program.width, program.batch)
-        for layer in self.layers:
-            target = Interleaved(layer.features, source.width, source.batch)
-            yield LayerValues(layer.matrices, layer.bias, source, target)
+        for layer, place in zip(self.layers, self.places, strict=True):
+            yield LayerValues(layer.matrices, layer.bias, place.source, place.target)
             for constant in layer.form.constants:
-                yield LayerValues((), constant, source, target)
-            source = target
+                yield LayerValues((), constant, place.source, place.inner)
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -117,7 +128,10 @@ class Normalised(Network):
 
     def to_parts(self) -> tuple[Any, dict[str, Any]]:
         """All but the scales of input and output, which the signature has too."""
-        meta = [(la.name, la.form.name, la.form.degree, len(la.matrices)) for la in self.layers]
+        meta = [
+            (la.name, la.form.name, la.form.degree, len(la.matrices), *map(descriptor, places))
+            for la, places in zip(self.layers, self.places, strict=True)
+        ]
         arrays: dict[str, Any] = {}
         for i, layer in enumerate(self.layers):
             arrays |= {f"layer{i}.bias": layer.bias, f"layer{i}.constant": layer.form.constant}
@@ -126,11 +140,18 @@ class Normalised(Network):
         return meta, arrays
 
     @staticmethod
-    def from_parts(meta: Any, arrays: Mapping[str, Any], ends: Sequence[Array]) -> Normalised:
-        """The inverse of `to_parts`. ends: scale and offset of input, then of output."""
-        layers = []
-        for i, (name, form, degree, stored) in enumerate(meta):
+    def from_parts(
+        meta: Any, arrays: Mapping[str, Any], ends: Sequence[Array], program: Program
+    ) -> Normalised:
+        """The inverse of `to_parts`. ends: scale and offset of input, then of output.
+
+        Raises:
+            InputError: a layout is not one of the program's slots.
+        """
+        layers, places = list[Layer](), list[Places]()
+        for i, (name, form, degree, stored, *where) in enumerate(meta):
             matrices = tuple(matrix_from(of(f"layer{i}.matrix{j}", arrays)) for j in range(stored))
             shape = FORMS[form](degree, arrays[f"layer{i}.constant"])
             layers.append(Layer(name, matrices, arrays[f"layer{i}.bias"], shape))
-        return Normalised(ends[0], ends[1], tuple(layers), ends[2], ends[3])
+            places.append(Places(*(described(one, program) for one in where)))
+        return Normalised(ends[0], ends[1], tuple(layers), ends[2], ends[3], tuple(places))

@@ -22,7 +22,7 @@ from securedl.he.scheme import Simulator
 from securedl.network.graph import NODES, Array, Graph
 from securedl.network.outputs import Head, Output
 from securedl.plan.fitting import check_network, check_signature
-from securedl.plan.layouts import Interleaved, Layout
+from securedl.plan.layouts import Interleaved, Layout, described, descriptor
 from securedl.plan.network import Checkpoint, Conversation, Network, of, under, within_headroom
 from securedl.plan.normalised import Normalised
 from securedl.plan.outliers import Screened, listed, screen
@@ -273,7 +273,7 @@ class Plan:
         }
         if isinstance(self.reference, Graph):
             meta["checkpoints"] = [
-                (p.value, _features(p.sent), _features(p.back)) for p in signature.checkpoints
+                (p.value, _described(p.sent), _described(p.back)) for p in signature.checkpoints
             ]
             meta["nodes"] = [(type(n).__name__, n.name) for n in self.reference.nodes]
             for i, node in enumerate(self.reference.nodes):
@@ -299,10 +299,10 @@ def finish(talk: Conversation, received: Array) -> Array:
     raise CompileError("the client has more to ask than the program answers")
 
 
-def _features(layout: Layout | None) -> int:
-    """The descriptor of a layout of slots in a file: width and batch are the program's; 0 is none."""
+def _described(layout: Layout | None) -> Any:
+    """A layout of slots in a file, or None."""
     assert layout is None or isinstance(layout, Interleaved)
-    return 0 if layout is None else layout.features
+    return None if layout is None else descriptor(layout)
 
 
 def load_plan(path: str | Path) -> Plan:
@@ -358,7 +358,7 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
         check_network(network, program, arrays["samples"])
         rounds, points = network.rounds, network.rounds.checkpoints
     else:
-        network = Normalised.from_parts(meta["network"], found, ends)
+        network = Normalised.from_parts(meta["network"], found, ends, program)
         rounds, points = None, _points(meta, program)
         nodes = tuple(
             NODES[kind].from_arrays(of(f"node{i}", arrays), name)
@@ -376,7 +376,7 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
 
 
 def _points(meta: dict[str, Any], program: Program) -> tuple[Checkpoint, ...]:
-    def layout(features: int) -> Interleaved | None:
-        return Interleaved(features, program.width, program.batch) if features else None
+    def layout(parts: Any) -> Interleaved | None:
+        return None if parts is None else described(parts, program)
 
     return tuple(Checkpoint(value, layout(sent), layout(back)) for value, sent, back in meta["checkpoints"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -318,9 +319,11 @@ class TestDishonest:
         assert batch.answer is not None
         assert (batch.worst, batch.alarms) == (0.0, [])
 
-    def test_swapped_weights_are_seen(self, server):
-        swapped = [server.weights[1], server.weights[0], *server.weights[2:]]
-        assert not predict(server, weights=swapped).report.passed
+    def test_swapped_weights_are_seen(self, deep):
+        shapes, swapped = deep.owner.program.weight_shapes, list(deep.weights)
+        k = next(k for k, pair in enumerate(pairwise(shapes)) if pair[0] == pair[1])
+        swapped[k : k + 2] = swapped[k + 1], swapped[k]
+        assert not predict(deep, weights=swapped).report.passed
 
     def test_an_old_answer_is_seen(self, deep):
         old: list[Any] = []

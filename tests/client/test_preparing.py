@@ -124,7 +124,7 @@ class TestTheSame:
         x = np.random.default_rng(0).normal(size=(60, 5))
         owner = securedl.Owner(securedl.compile(model, x, weights="plain", ring=4096), processes=2)
         monkeypatch.setattr(subprocess, "Popen", None)
-        assert len(list(owner.weights())) == len(owner.program.weight_shapes) > 2
+        assert len(list(owner.weights())) == len(owner.program.weight_shapes) > 1
 
 
 class TestWhen:

@@ -237,7 +237,7 @@ def test_scales_and_levels_are_exact(degrees, ring, refreshes, seed):
         found = None
     if found is None:
         return
-    program, points = lower(params, normal, layouts, found, True)
+    program, points, _ = lower(params, normal, found, True)
     ports = program.ports()
     for step in program.steps:
         if isinstance(step, Matvec):

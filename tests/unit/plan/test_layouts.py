@@ -13,6 +13,7 @@ from scipy import sparse
 
 from securedl.compiler.compile import compile_graph
 from securedl.compiler.layout import lay_out
+from securedl.errors import InputError
 from securedl.he.ckks import ckks_parameters
 from securedl.he.clear import ClearEvaluator
 from securedl.he.record import Shape
@@ -21,16 +22,21 @@ from securedl.plan.forms import Straight
 from securedl.plan.layouts import (
     NOTHING,
     Interleaved,
+    LayerValues,
     SlotLayout,
+    Sums,
     block_diagonals,
+    described,
+    descriptor,
     diagonal_count,
     diagonals,
     folds,
+    longer,
 )
 from securedl.plan.normalised import Layer, Normalised
 from securedl.plan.signature import Link
 from securedl.program.program import Program
-from securedl.program.steps import Matvec, Port
+from securedl.program.steps import Block, Matvec, Port
 
 PARAMS = ckks_parameters(4096, 1)
 SLOTS = PARAMS.slots
@@ -90,17 +96,17 @@ def test_short_sides_by_hand(inputs, outputs, count, steps):
     assert folds(source, target) == steps
 
 
-def product(matrices, bias, xs, width: int, encrypted: bool, giant: int | None = None):
-    """Σ matrix · x + bias, as the server computes it. xs: for each matrix [batch, inputs]."""
+def product(
+    matrices, bias, xs, width: int, encrypted: bool, giant: int | None = None, ends=(False, False)
+):  # fmt: skip
+    """Σ matrix · x + bias, as the server computes it. xs: for each matrix [batch, inputs]. ends: whether the
+    client lays x, and whether it sums what it gets.
+    """
     batch = SLOTS // width
     layer = Layer("", tuple(matrices), bias, Straight(1))
     inputs = matrices[0].shape[1]
-    (layout,) = lay_out(
-        Normalised(np.ones(inputs), np.zeros(inputs), (layer,), *np.ones((2, len(bias)))),
-        width,
-        batch,
-        encrypted,
-    )
+    network = Normalised(np.ones(inputs), np.zeros(inputs), (layer,), *np.ones((2, len(bias))))
+    layout = lay_out(network, width, batch, encrypted)[0].at(*ends)
     count = len(matrices)
     weight_scale = float(PARAMS.primes[1])
     step = Matvec(
@@ -123,26 +129,99 @@ def product(matrices, bias, xs, width: int, encrypted: bool, giant: int | None =
     return layout.target, slots
 
 
-def check_product(random, matrices, width: int, encrypted: bool = True, giant: int | None = None) -> None:
+def check_product(
+    random, matrices, width: int, encrypted: bool = True, giant: int | None = None, ends=(False, False)
+) -> None:
     outputs, inputs = matrices[0].shape
     bias = random.normal(size=outputs)
     xs = [random.normal(size=(SLOTS // width, inputs)) for _ in matrices]
-    target, slots = product(matrices, bias, xs, width, encrypted, giant)
+    target, slots = product(matrices, bias, xs, width, encrypted, giant, ends)
     want = sum((m @ x.T).T for m, x in zip(matrices, xs, strict=True)) + bias
     np.testing.assert_allclose(target.unpack(slots), want, atol=1e-9)
+    if ends[1]:
+        return
     # The whole tile is as a packed value is: the next layer relies on the repetition.
     np.testing.assert_allclose(slots, target.pack(want), atol=1e-9)
 
 
-@settings(max_examples=80)
+@settings(max_examples=400)
 @given(
     st.integers(1, 40), st.integers(1, 40), widths, st.integers(1, 2),
-    st.sampled_from([0.0, 0.05, 0.3, 1.0]), st.booleans(), seeds,
+    st.sampled_from([0.0, 0.05, 0.3, 1.0]), st.booleans(), st.tuples(st.booleans(), st.booleans()), seeds,
 )  # fmt: skip
-def test_products(inputs, outputs, exponent, sources, density, encrypted, seed):
+def test_products(inputs, outputs, exponent, sources, density, encrypted, ends, seed):
     random = np.random.default_rng(seed)
     matrices = [random_matrix(random, outputs, inputs, density) for _ in range(sources)]
-    check_product(random, matrices, 1 << exponent, encrypted)
+    check_product(random, matrices, 1 << exponent, encrypted, ends=ends)
+
+
+@settings(max_examples=200)
+@given(
+    st.integers(1, 40), st.integers(1, 40), st.sampled_from([4, 6, 8]), st.integers(0, 5), st.booleans(),
+    st.booleans(), seeds,
+)  # fmt: skip
+def test_any_number_of_copies_is_right(inputs, outputs, exponent, copies, laid, summed, seed):
+    """Not only those that cost least: on diagonals themselves."""
+    random = np.random.default_rng(seed)
+    width = 1 << exponent
+    source, target = (Interleaved(n, width, 2) for n in (inputs, outputs))
+    diagonals, long = diagonal_count(source, target), longer(source, target)
+    alone = source.tiles == target.tiles == 1
+    count = min(1 << copies, diagonals, width // long) if alone and (laid or summed) else 1
+    shift = diagonals // count if count > 1 else 0
+    if laid:
+        source = dataclasses.replace(source, copy=long, count=count, shift=shift)
+    if summed:
+        target = Sums(outputs, width, 2, long, count, 0 if laid else shift)
+    matrix = random_matrix(random, outputs, inputs, 0.6)
+    x = random.normal(size=(2, inputs))
+    tiles = source.pack(x).reshape(source.tiles, width, 2)
+    found = np.zeros((target.tiles, width, 2))
+    for (output, tile), ks in block_diagonals(matrix, source, target).items():
+        assert len(ks) <= diagonals // count
+        block = Block(output, 0, tile, tuple(map(int, ks)))
+        step = Matvec(1, (0,), (block,), target.tiles, width, (), 1, 1.0, (1.0,), 0)
+        slots = LayerValues([matrix], np.zeros(outputs), source, target).diagonals(step)
+        for k, diagonal in zip(ks, slots, strict=True):
+            found[output] += diagonal.reshape(width, 2) * np.roll(tiles[tile], -k, axis=0)
+    for step in folds(source, target):
+        found += np.roll(found, -step, axis=1)
+    np.testing.assert_allclose(target.unpack(found.reshape(target.tiles, -1)), (matrix @ x.T).T, atol=1e-9)
+
+
+def test_spare_places_carry_diagonals():
+    """13 features to 64 take two weights where the client lays them, and 64 to 3 one where it sums."""
+    random = np.random.default_rng(0)
+    for inputs, outputs, ends, taken in [(13, 64, (True, False), (2, 3)), (64, 3, (False, True), (1, 0))]:
+        layer = Layer("", (random_matrix(random, outputs, inputs, 1.0),), np.zeros(outputs), Straight(1))
+        network = Normalised(np.ones(inputs), np.zeros(inputs), (layer,), *np.ones((2, outputs)))
+        layout = lay_out(network, SLOTS, 1, True)[0].at(*ends)
+        assert (layout.counts.terms, len(layout.folds)) == taken
+
+
+def test_parts_by_hand():
+    """Two copies, the second one place lower; what they hold of a feature is added up."""
+    sums = Sums(3, 16, 1, 4, 2, 1)
+    np.testing.assert_array_equal(sums.content, [[0, 1, 2, -1, -1, 0, 1, 2, *[-1] * 8]])
+    np.testing.assert_array_equal(sums.unpack(np.arange(16.0)[None]), [[5.0, 7.0, 9.0]])
+    np.testing.assert_array_equal(sums.pack(np.array([[1.0, 2, 3]])), [[1, 2, 3, *[0] * 13]])
+    laid = Interleaved(3, 16, 1, 8, 2, 1)
+    np.testing.assert_array_equal(laid.content, [[0, 1, 2, -1, 0, 1, 2, -1, 1, 2, -1, 0, 1, 2, -1, 0]])
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (False, 0, 0, 1, 0), (False, 5, 12, 1, 0), (False, 5, 16, 2, 1), (True, 5, 8, 2, 8), (1, 5, 8, 1, 0),
+        (False, 5, 8, 1, -1), (False, 5, 8.0, 1, 0), (False, 1 << 40, 0, 1, 0), (False, 5, 8, 0, 0),
+    ],
+)  # fmt: skip
+def test_what_is_no_layout(parts):
+    program = Program(PARAMS, SLOTS // 16, 16, True, Port(1, 1, SCALE), (), 0)
+    good = Interleaved(5, 16, SLOTS // 16, 8, 2, 3)
+    assert described(descriptor(good), program) == good
+    with pytest.raises(InputError, match="no layout of 16 places"):
+        described(parts, program)
 
 
 @settings(max_examples=30)
