@@ -1,7 +1,8 @@
-"""Networks from end to end, with activations="client", encrypted weights, one sample a query.
+"""Networks from end to end, encrypted weights, one sample a query, with activations by the client and, those
+that have been tuned with squares, by the server.
 
-    python -m bench.models [--quick] [--network NAME ...] [--json FILE] [--plot FILE] [--markdown FILE]
-        [--link MS MBIT_S]
+    python -m bench.models [--quick] [--network NAME ...] [--activations WHO] [--json FILE] [--plot FILE]
+        [--markdown FILE] [--link MS MBIT_S]
 
 Rows of networks that are not asked for are kept in the JSON file, so that it can be made in parts. Server and
 client times are medians of one process with a thread for each, in ms and as multiples of this run's
@@ -34,26 +35,27 @@ from securedl.files import check_writable, write_atomically
 
 #: Calibration samples.
 CALIBRATION = 512
+WHO = ("client", "server")
 #: Round trip in ms, and Mbit/s.
 LINK = (1.0, 10_000.0)
 #: Epochs of training with --quick.
 QUICK_EPOCHS = 1
 
 
-def row(name: str, quick: bool, link: securedl.Link) -> dict[str, Any]:
+def row(name: str, activations: str, quick: bool, link: securedl.Link) -> dict[str, Any]:
     """All figures of one network, its plan made for a link."""
     network = NETWORKS[name]
     data = task(network)
     model = trained(name, data, QUICK_EPOCHS if quick and network.images else None)
-    polynomial = None
-    if network.squares and not quick:
-        squares = with_squares(name, model, data)
-        polynomial = accuracy(squares, data.x_test, data.y_test)
-    print(f"{name}: compiling", flush=True)
+    if activations == "server":
+        model = with_squares(name, model, data, QUICK_EPOCHS if quick else None)
+    print(f"{name}: compiling for activations by the {activations}", flush=True)
     forget_peak()
     began = time.perf_counter()
     prices = measured_prices()
-    plan = securedl.compile(model, data.x_train[:CALIBRATION], activations="client", prices=prices, link=link)
+    plan = securedl.compile(
+        model, data.x_train[:CALIBRATION], batch=1, activations=activations, prices=prices, link=link
+    )
     compiled = time.perf_counter() - began
     asked = data.x_test[: network.asked[quick]]
     print(f"{name}: timing, then {len(asked)} samples encrypted", flush=True)
@@ -65,22 +67,22 @@ def row(name: str, quick: bool, link: securedl.Link) -> dict[str, Any]:
     model.double()
     with torch.no_grad():
         parts = torch.from_numpy(asked).double().split(50)
-        wanted = torch.cat([model(part) for part in parts]).numpy()
+        exact = torch.cat([model(part) for part in parts]).numpy()
     model.float()
     logits = answers.pop("logits")
-    same = logits.argmax(1) == wanted.argmax(1)
+    same = logits.argmax(1) == exact.argmax(1)
     cost = plan.signature.cost
     return {
         "network": name,
+        "activations": activations,
         "link": asdict(link),
         "accuracy": accuracy(model, data.x_test, data.y_test),
-        "polynomial_accuracy": polynomial,
         "tested": len(data.x_test),
         "asked": len(asked),
         "encrypted_accuracy": float((logits.argmax(1) == data.y_test[: len(asked)]).mean()),
-        "original_accuracy_of_asked": float((wanted.argmax(1) == data.y_test[: len(asked)]).mean()),
+        "original_accuracy_of_asked": float((exact.argmax(1) == data.y_test[: len(asked)]).mean()),
         "labels_equal": int(same.sum()),
-        "largest_error": float(np.abs(logits - wanted).max() / np.ptp(wanted)),
+        "largest_error": float(np.abs(logits - exact).max() / np.ptp(exact)),
         "stated_error": plan.signature.error,
         "unit_ms": unit,
         "server_ms": one["server"],
@@ -123,6 +125,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="few samples, hardly trained images' networks")
     parser.add_argument("--network", action="append", choices=list(NETWORKS), help="all by default")
+    parser.add_argument("--activations", choices=WHO, help="by whom; both by default")
     parser.add_argument("--json", type=Path, help="write the figures there; those of other networks stay")
     parser.add_argument("--plot", type=Path, help="draw them (png, svg, pdf)")
     parser.add_argument("--markdown", type=Path, help="write them as a page")
@@ -137,17 +140,16 @@ def main() -> None:
                 check_writable(path)
         link = securedl.Link(*options.link)
         torch.set_num_threads(1)
-        names = options.network or list(NETWORKS)
         rows = kept(options.json)
-        for name in names:
-            rows[name] = row(name, options.quick, link)
-            print(HEAD, line(rows[name]), sep="\n", flush=True)
+        for key in wanted(options.network or list(NETWORKS), options.activations):
+            rows[key] = row(*key, options.quick, link)
+            print(HEAD, line(rows[key]), sep="\n", flush=True)
             if options.json:
                 found = {"machine": machine(), "rows": list(rows.values())}
                 write_atomically(options.json, json.dumps(found, indent=1).encode())
     except SecureDLError as error:
         sys.exit(f"bench.models: {error}")
-    every = [rows[name] for name in NETWORKS if name in rows]
+    every = [rows[key] for key in wanted(list(NETWORKS), None) if key in rows]
     print("", HEAD, *map(line, every), sep="\n")
     print(f"x is this run's relinearisation, {1e3 * every[-1]['unit_ms']:.0f} µs in the last row")
     if options.markdown:
@@ -156,8 +158,14 @@ def main() -> None:
         plot(every, options.plot)
 
 
-def kept(path: Path | None) -> dict[str, dict[str, Any]]:
-    """Rows by network, of an earlier run.
+def wanted(names: list[str], activations: str | None) -> list[tuple[str, str]]:
+    """Network and who applies its activations, of each row: the client's before the server's."""
+    found = [(name, who) for who in ([activations] if activations else WHO) for name in names]
+    return [(name, who) for name, who in found if who == "client" or NETWORKS[name].squares]
+
+
+def kept(path: Path | None) -> dict[tuple[str, str], dict[str, Any]]:
+    """Rows by network and activations, of an earlier run.
 
     Raises:
         InputError: another file.
@@ -165,7 +173,7 @@ def kept(path: Path | None) -> dict[str, dict[str, Any]]:
     if path is None or not path.exists():
         return {}
     try:
-        return {row["network"]: row for row in json.loads(path.read_text())["rows"]}
+        return {(row["network"], row["activations"]): row for row in json.loads(path.read_text())["rows"]}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no file of bench.models: {error}; name another one") from error
 

@@ -119,12 +119,12 @@ class Network:
 
 
 NETWORKS: dict[str, Network] = {
-    "wine": Network(wine, "wine", 100, (36, 16)),
-    "digits": Network(digits, "optdigits", 40, (1000, 16)),
+    "wine": Network(wine, "wine", 100, (36, 16), squares=100),
+    "digits": Network(digits, "optdigits", 40, (1000, 16), squares=40),
     "cryptonets": Network(cryptonets, "mnist", 15, (1000, 16), images=True, squares=10, moved=1),
-    "lenet": Network(lenet, "mnist", 8, (1000, 16), images=True, moved=1),
+    "lenet": Network(lenet, "mnist", 8, (1000, 16), images=True, squares=5, moved=1),
     "paper": Network(paper, "mnist", 5, (1000, 8), images=True, squares=4, moved=1),
-    "ions": Network(ions, "ovarian", 60, (43, 8)),
+    "ions": Network(ions, "ovarian", 60, (43, 8), squares=60),
     "resnet20": Network(resnet20, "cifar10", 20, (50, 2), images=True, moved=4, mirrored=True),
     "vgg": Network(vgg, "cifar10", 15, (50, 2), images=True, moved=4, mirrored=True),
 }

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 HEAD = (
-    f"{'network':11} {'accuracy':>8} {'same':>9} {'error':>8} {'server':>13} {'2 thr.':>6} {'client':>13} "
-    f"{'est. s/c':>13} {'up MB':>6} {'kB/query':>9} {'trips':>5}"
+    f"{'network':10} {'by':6} {'accuracy':>8} {'same':>9} {'error':>8} {'server':>13} {'2 thr.':>6} "
+    f"{'client':>13} {'est. s/c':>13} {'up MB':>6} {'kB/query':>9} {'trips':>5}"
 )
 ABOUT = """# Networks, end to end
 
@@ -17,11 +17,12 @@ docs/results/models.md`.
 
 ![Where the milliseconds of a query go](models.png)
 
-Networks with their original activations, `activations="client"`, weights and queries encrypted, one sample
-a query: the MLPs and convolutional networks have ReLU, LeNet-5 max pooling, the paper's CNN (SecureDL,
-section 5.1) average pooling, ResNet-20 and the VGG-like network batch norms. *Polynomial* is the network
-that `securedl.approximate` made for `activations="server"`, with squares, in the clear; a dash where none
-was made.
+Weights and queries encrypted, one sample a query. With `activations="client"` the networks have their
+original activations: the MLPs and convolutional networks ReLU, LeNet-5 max pooling, the paper's CNN
+(SecureDL, section 5.1) average pooling, ResNet-20 and the VGG-like network batch norms. With
+`activations="server"` they
+are the polynomial networks that `securedl.approximate` made of them: squares for the activations, average
+pooling, and fine-tuned; the plan is the one that the planner takes to be the fastest.
 
 Plans are for a link of {rtt_ms:g} ms and {mbit_s:,.0f} Mbit/s: on a slower one a plan sends less and computes
 more (`--link 20 100`).
@@ -34,12 +35,21 @@ client's time is all its work; *ready* is what is left of it where encryptions o
 idle time, as an `Owner` does by default.
 
 """
+NOTES = """
+Labels are those of a server process, compared with the same network's in double precision; probes were among
+them. Errors are in parts of the range of the logits; the stated one is what the plan says beforehand, from
+simulated answers. Estimates are those of the plan with prices measured in the same run, of the coefficient
+form (`securedl.client.calibrate`). The latency of one sample is that of a server process over a Unix socket,
+its client on the same cores. The client's memory is all of the process that compiles and asks, data sets
+included.
+"""
 
 
 def line(found: dict[str, Any]) -> str:
     """A row of the table on the terminal."""
     return (
-        f"{found['network']:11} {found['accuracy']:8.2%} {found['labels_equal']:4}/{found['asked']:<4} "
+        f"{found['network']:10} {found['activations']:6} {found['accuracy']:8.2%} "
+        f"{found['labels_equal']:4}/{found['asked']:<4} "
         f"{found['largest_error']:8.1e} {found['server_ms']:6.1f} {found['server_units']:5.1f}x "
         f"{found['server_two_units']:5.1f}x {found['client_ms']:6.1f} {found['client_units']:5.1f}x "
         f"{found['estimated_server_ms']:6.1f}/{found['estimated_client_ms']:6.1f} "
@@ -56,25 +66,13 @@ def markdown(rows: Sequence[dict[str, Any]], machine: dict[str, str], repeats: i
         f"commit {machine['commit']}; "
         f"a relinearisation took {min(units):.0f} to {max(units):.0f} µs.\n"
     )
-    parts = [
-        ABOUT.format(repeats=repeats, **rows[0]["link"]), where,
-        "\n## Right answers\n\n", _table(_RIGHT, rows),
-        "\nLabels are those of a server process, compared with the original network's in double precision; "
-        "probes were among them. Errors are in parts of the range of the logits; the stated one is what the "
-        "plan says beforehand, from simulated answers.\n",
-        "\n## Time\n\n", _table(_TIME, rows),
-        "\nEstimates are those of the plan with prices measured in the same run "
-        "(`securedl.client.calibrate`).\n",
-        "\n## What is sent and kept\n\n", _table(_SENT, rows),
-        "\nThe latency of one sample is that of a server process over a Unix socket, its client on the same "
-        "cores. The client's memory is all of the process that compiles and asks, data sets included.\n",
-    ]  # fmt: skip
-    return "".join(parts)
-
-
-def _polynomial(row: dict[str, Any]) -> str:
-    found = row.get("polynomial_accuracy")
-    return "-" if found is None else f"{found:.2%}"
+    parts = [ABOUT.format(repeats=repeats, **rows[0]["link"]), where]
+    for who in ("client", "server"):
+        some = [row for row in rows if row["activations"] == who]
+        if some:
+            parts += [f"\n## Activations by the {who}\n\n", _table(_RIGHT, some), "\n", _table(_TIME, some)]
+            parts += ["\n", _table(_SENT, some)]
+    return "".join([*parts, NOTES])
 
 
 def _off(row: dict[str, Any], who: str) -> str:
@@ -86,7 +84,6 @@ def _off(row: dict[str, Any], who: str) -> str:
 _RIGHT = {
     "network": lambda row: row["network"],
     "accuracy": lambda row: f"{row['accuracy']:.2%} of {row['tested']}",
-    "polynomial": _polynomial,
     "encrypted labels equal": lambda row: f"{row['labels_equal']} of {row['asked']}",
     "largest error": lambda row: f"{row['largest_error']:.1e}",
     "stated": lambda row: f"{row['stated_error']:.1e}",
@@ -125,6 +122,10 @@ def _table(columns: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def _name(row: dict[str, Any]) -> str:
+    return str(row["network"]) + (", squares" if row["activations"] == "server" else "")
+
+
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """A bar for each network: milliseconds of server and client, with their estimates beside them."""
     from matplotlib.figure import Figure
@@ -139,7 +140,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
             axes.plot(
                 [estimate], [place + at], "k|", markersize=12, label="estimate" if label == "client" else None
             )
-    axes.set_yticks(range(len(rows)), [row["network"] for row in rows])
+    axes.set_yticks(range(len(rows)), [_name(row) for row in rows])
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlabel("ms of one encrypted sample, one thread")

@@ -58,7 +58,9 @@ def task(network: Network) -> Task:
 def _kept(name: str) -> Path:
     """Where the weights of this definition of a network are."""
     network = networks.NETWORKS[name.partition("-")[0]]
-    parts = (task, _train, _moved, with_squares, network.build, networks.Block)
+    parts: list[Any] = [task, _train, _moved, network.build, networks.Block]
+    if "-squares-" in name:
+        parts.append(with_squares)
     text = "".join(inspect.getsource(part) for part in parts)
     text += f"{BATCH} {WEIGHT_DECAY} {RATE} {network.moved} {network.mirrored}"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "securedl" / "models"
@@ -82,10 +84,10 @@ def trained(name: str, data: Task, epochs: int | None = None) -> nn.Module:
     return model.eval()
 
 
-def with_squares(name: str, model: nn.Module, data: Task) -> nn.Module:
+def with_squares(name: str, model: nn.Module, data: Task, epochs: int | None = None) -> nn.Module:
     """The network with squares for activations, fine-tuned once on every image, each also moved, and kept."""
     network = networks.NETWORKS[name]
-    epochs = network.squares
+    epochs = network.squares if epochs is None else epochs
     path = _kept(f"{name}-squares-{epochs}")
     if path.exists():
         print(f"{name}: reading its squares", flush=True)
@@ -97,7 +99,9 @@ def with_squares(name: str, model: nn.Module, data: Task) -> nn.Module:
         torch.manual_seed(0)
         parts = torch.from_numpy(data.x_train).split(BATCH)
         moved = torch.cat([_moved(part, network) for part in parts]).numpy()
-    x, y = np.concatenate([data.x_train, moved]), np.tile(data.y_train, 2)
+    x, y = data.x_train, data.y_train
+    if network.moved:
+        x, y = np.concatenate([x, moved]), np.tile(y, 2)
     found = securedl.approximate(model, x, y, degree=2, epochs=epochs, progress=False)
     _keep(found, path)
     return found

@@ -13,7 +13,7 @@ from securedl.he.schemes import scheme_of
 from securedl.network.graph import Array
 from securedl.plan.bands import Bands
 from securedl.plan.network import Checkpoint
-from securedl.plan.normalised import Layer, Normalised, Places
+from securedl.plan.normalised import Layer, LayerPlaces, Normalised
 from securedl.plan.served import Served, ServedLinear, ServedPolynomial
 from securedl.program.convolve import Convolve, Span
 from securedl.program.program import Program
@@ -97,11 +97,11 @@ def lower(
     network: Normalised,
     plan: Segments,
     encrypted: bool,
-) -> tuple[Program, tuple[Checkpoint, ...], tuple[Places, ...]]:
+) -> tuple[Program, tuple[Checkpoint, ...], tuple[LayerPlaces, ...]]:
     """The program, what the client meets at the query, at every refresh and at the answer, and where each
     layer's values stand.
     """
-    layouts, places, held = plan.layouts, list[Places](), plan.layouts[0].source
+    layouts, places, held = plan.layouts, list[LayerPlaces](), plan.layouts[0].source
     delta = scheme_of(params).scale(params)
     emit = _Emitter(params, delta)
     first = layouts[0].source
@@ -125,7 +125,7 @@ def lower(
             after = level - 1
             scale = emit.target(layer, after) if following else delta
             live, held = [emit.matvec(live, layout, level, scale)], layout.target
-            places.append(Places(layout.source, layout.target, layout.target))
+            places.append(LayerPlaces(layout.source, layout.target, layout.target))
         else:
             places[-1] = places[-1]._replace(inner=held)
             live = layer.form.outputs(emit, live[0])

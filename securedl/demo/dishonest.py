@@ -51,7 +51,7 @@ class DishonestBackend(Backend[H]):
     Args:
         honest: does the work.
         move: "noise" adds an offset to some encrypted diagonals of one layer, "drop" puts (almost) zero in
-            their place, "swap" exchanges pairs.
+            their place, "swap" another one.
         seed: of the choice.
 
     Raises:
@@ -90,11 +90,25 @@ class Tampered:
     def __init__(self, honest: Records, layers: Sequence[range], move: str, seed: int) -> None:
         self._honest, self._move = honest, move
         random_ = random.Random(seed)
+        if move == "swap":
+            layers = [some for some in layers if all(self._partners(t, some, layers) for t in some)]
+        if not layers:
+            raise InputError(f"a model without two diagonals has none for the attack {move!r}")
         diagonals = random_.choice(layers)
         count = max(1, round(SHARE * len(diagonals)))
         chosen = random_.sample(diagonals, min(count, len(diagonals)))
-        self._partner = {t: random_.choice([d for d in diagonals if d != t] or [t]) for t in chosen}
+        self._partner = {t: t for t in chosen}
+        if move == "swap":
+            self._partner = {t: random_.choice(self._partners(t, diagonals, layers)) for t in chosen}
         self._sign = {t: random_.choice((-1, 1)) for t in chosen}
+
+    def _partners(self, target: int, diagonals: range, layers: Sequence[range]) -> list[int]:
+        """Diagonals that can stand in place of one: of its layer, or else of any that has its primes."""
+        shapes = self._honest.shapes
+        own = [d for d in diagonals if d != target]
+        return own or [
+            d for some in layers for d in some if d != target and shapes[d].level >= shapes[target].level
+        ]
 
     def record(self, index: int) -> Record:
         """One weight, tampered with or not."""
@@ -103,7 +117,7 @@ class Tampered:
             return record
         if self._move == "swap":
             other = self._honest.record(self._partner[index])
-            return Record(record.shape, other.residues, other.seed)
+            return Record(record.shape, other.residues[:, : record.residues.shape[1]], other.seed)
         if self._move == "drop":
             shape = replace(record.shape, seeded=False)
             # Ones, not zeros: SEAL refuses ciphertexts of zeros. They decrypt to about 1e-8.

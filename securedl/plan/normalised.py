@@ -43,7 +43,7 @@ class Layer:
         return np.asarray(total + self.bias)
 
 
-class Places(NamedTuple):
+class LayerPlaces(NamedTuple):
     """Where the values of a layer stand.
 
     Attributes:
@@ -71,7 +71,7 @@ class Normalised(Network):
     layers: tuple[Layer, ...]
     output_scale: Array
     output_offset: Array
-    places: tuple[Places, ...] = ()
+    places: tuple[LayerPlaces, ...] = ()
 
     alone: ClassVar[bool] = False
 
@@ -148,10 +148,10 @@ class Normalised(Network):
         Raises:
             InputError: a layout is not one of the program's slots.
         """
-        layers, places = list[Layer](), list[Places]()
+        layers, places = list[Layer](), list[LayerPlaces]()
         for i, (name, form, degree, stored, *where) in enumerate(meta):
             matrices = tuple(matrix_from(of(f"layer{i}.matrix{j}", arrays)) for j in range(stored))
             shape = FORMS[form](degree, arrays[f"layer{i}.constant"])
             layers.append(Layer(name, matrices, arrays[f"layer{i}.bias"], shape))
-            places.append(Places(*(described(one, program) for one in where)))
+            places.append(LayerPlaces(*(described(one, program) for one in where)))
         return Normalised(ends[0], ends[1], tuple(layers), ends[2], ends[3], tuple(places))

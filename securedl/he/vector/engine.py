@@ -24,6 +24,9 @@ from securedl.he.vector.kernels.rows import multiply
 from securedl.he.vector.kernels.twiddles import Integers
 from securedl.he.vector.stages import Crew, Stage
 
+#: Most handles that share a piece of memory, a power of two.
+PIECE = 16
+
 
 @lru_cache(maxsize=4096)
 def _lines(lines: tuple[tuple[int, ...], ...]) -> Integers:
@@ -66,13 +69,21 @@ class Engine:
         """Memory for `count` padded rows."""
         return self.buffers.take(count * self.work_row // 8)
 
-    def _work_places(self, *counts: int) -> tuple[Piece, list[int]]:
+    def switch_room(self, items: int, level: int) -> Piece:
+        """Memory for `switching` of so many, which stages that are done one after another may share."""
+        return self.buffers.take(sum(self._switch_rows(items, items, level + 1)) * self.work_row // 8)
+
+    def _switch_rows(self, polynomials: int, items: int, count: int) -> tuple[int, int, int, int]:
+        """Padded rows: for digits, remainders, scratch, transformed digits."""
+        return count * polynomials, 4 * items, SWITCH_ROWS * self.threads, count * self.threads
+
+    def _work_places(self, *counts: int, room: Piece | None = None) -> tuple[Piece, list[int]]:
         """One piece of memory for several groups of padded rows, and where they begin; hold on to it."""
         starts, total = [], 0
         for count in counts:
             starts.append(total)
             total += count * self.work_row
-        work = self.buffers.take(total // 8)
+        work = self.buffers.take(total // 8) if room is None else room
         return work, [work.at + start for start in starts]
 
     def handle(self, size: int, level: int, scale: float, correction: int) -> Handle:
@@ -81,11 +92,17 @@ class Engine:
         return Handle(block, block.at, size, level, scale, correction)
 
     def handles(self, count: int, size: int, level: int, scale: float, correction: int) -> list[Handle]:
-        """Several; their memory is one piece, kept as long as any of them."""
-        length = size * (level + 1)
-        block, octets = self.rows(count * length), length * self.row
-        starts = range(block.at, block.at + count * octets, octets)
-        return [Handle(block, at, size, level, scale, correction) for at in starts]
+        """Several; those of one piece of memory keep it as long as any of them. Pieces are for powers of two,
+        so that there are few sizes, which the pool keeps apart.
+        """
+        length, found = size * (level + 1), list[Handle]()
+        octets = length * self.row
+        while left := count - len(found):
+            some = min(left, PIECE)
+            block = self.rows(length << (some - 1).bit_length())
+            starts = range(block.at, block.at + some * octets, octets)
+            found += [Handle(block, at, size, level, scale, correction) for at in starts]
+        return found
 
     def moduli(self, level: int) -> tuple[Floats, Floats]:
         """The primes of a level, and their inverses."""
@@ -156,27 +173,27 @@ class Engine:
 
     def switching(
         self, keys: Sequence[SwitchKey], handles: Sequence[Handle], outs: Sequence[Handle], signs: int = 0,
-        dropping: bool = False, adding: bool = False,
+        dropping: bool = False, adding: bool = False, room: Piece | None = None,
     ) -> Stage:  # fmt: skip
         """Key switches of ciphertexts of one level, each of its last polynomial; the others are added to it.
 
         A ciphertext that comes several times is decomposed once. A result has as many primes as its
         ciphertext; with `dropping` one fewer, for CKKS and three polynomials. With `adding` rotations are
         added to what the results hold. signs: address of the rotation's, if it is the same for all, for
-        SEAL's digits.
+        SEAL's digits. room: see `switch_room`.
         """
         n, own, count = self.n, self.work_row, handles[0].level + 1
         places: dict[int, int] = {}
         numbers = [places.setdefault(a.at, len(places)) for a in handles]
-        memory, (digits, remainders, scratch, room) = self._work_places(
-            count * len(places), 4 * len(keys), SWITCH_ROWS * self.threads, count * self.threads
+        memory, (digits, remainders, scratch, digit_room) = self._work_places(
+            *self._switch_rows(len(places), len(keys), count), room=room
         )
         lines = self._lines(keys, handles, outs, numbers, remainders)
         counts = _counts(keys)
         key_digits, constants = keys[0].digits, self._switch_constants(count)
 
         def call(team: int, thread: int) -> None:
-            mine = room + thread * count * own, scratch + thread * SWITCH_ROWS * own
+            mine = digit_room + thread * count * own, scratch + thread * SWITCH_ROWS * own
             switch(
                 switch_entries(), team, digits, *mine, key_digits, count, n, signs, lines, counts,
                 *constants, dropping, adding,

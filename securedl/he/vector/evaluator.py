@@ -13,6 +13,7 @@ from securedl.he.record import Record
 from securedl.he.vector.engine import Engine
 from securedl.he.vector.handles import Handle, SwitchKey
 from securedl.he.vector.kernels import rows
+from securedl.he.vector.kernels.buffers import Piece
 from securedl.he.vector.kernels.cache import compile_all
 from securedl.he.vector.merging import TOGETHER, Merging
 from securedl.he.vector.products import SCALE_TOLERANCE
@@ -90,10 +91,14 @@ class VectorEvaluator(Merging, Evaluator[Handle]):
         return out
 
     def _relinearised(
-        self, handles: Sequence[Handle], stages: list[Stage], dropping: bool = False, in_place: bool = False
+        self,
+        handles: Sequence[Handle],
+        stages: list[Stage],
+        dropping: bool = False,
+        room: Piece | None = None,
     ) -> list[Handle]:
         """All of one level; those of two polynomials stay. With `dropping` (CKKS, all of three) they are
-        rescaled in one go. With `in_place` what they hold is overwritten.
+        rescaled in one go. With `room` (`Engine.switch_room`) what they hold is overwritten.
         """
         level = handles[0].level
         prime = float(self.params.primes[level]) if dropping else 1.0
@@ -101,7 +106,7 @@ class VectorEvaluator(Merging, Evaluator[Handle]):
         for a in handles:
             out = a
             if a.size == 3:
-                if in_place:
+                if room is not None:
                     out = Handle(a.block, a.at, 2, level, a.scale, a.correction)
                 else:
                     out = self._engine.handle(2, level - dropping, a.scale / prime, a.correction)
@@ -112,7 +117,7 @@ class VectorEvaluator(Merging, Evaluator[Handle]):
             outs.append(out)
         if long:
             keys = [self._relinearisation_key()] * len(long)
-            stages.append(self._engine.switching(keys, long, short, dropping=dropping))
+            stages.append(self._engine.switching(keys, long, short, dropping=dropping, room=room))
         return outs
 
     def rotate(self, a: Handle, steps: Sequence[int]) -> list[Handle]:
@@ -204,15 +209,16 @@ class VectorEvaluator(Merging, Evaluator[Handle]):
         if not sums:
             return []
         stages: list[Stage] = []
-        answers, each = list[Handle](), max(of, TOGETHER)
+        answers, each, room = list[Handle](), max(of, TOGETHER), None
         for k in range(0, len(sums), each):  # so that what is made for one answer stays in the caches
             found = self._sums(sums[k : k + each], stages)
             self._same_level(*found)
+            room = room or self._engine.switch_room(min(len(sums), TOGETHER), found[0].level)
             for j in range(0, len(found), TOGETHER):
-                found[j : j + TOGETHER] = self._relinearised(found[j : j + TOGETHER], stages, in_place=True)
+                found[j : j + TOGETHER] = self._relinearised(found[j : j + TOGETHER], stages, room=room)
             if of > 1:
                 parts = [found[j : j + of] for j in range(0, len(found), of)]
-                found = [self._merged(part, of, stages, in_place=True) for part in parts]
+                found = [self._merged(part, of, stages, room) for part in parts]
             answers += found
         self._engine.do(*stages)
         return answers

@@ -15,6 +15,7 @@ from securedl.he.roots import monomial
 from securedl.he.vector.engine import Engine
 from securedl.he.vector.handles import Handle, SwitchKey
 from securedl.he.vector.kernels import rows
+from securedl.he.vector.kernels.buffers import Piece
 from securedl.he.vector.kernels.twiddles import centred
 from securedl.he.vector.products import SCALE_TOLERANCE, Products
 from securedl.he.vector.stages import Stage
@@ -57,18 +58,19 @@ class Merging(Products):
         return merged
 
     def _merged(
-        self, left: Sequence[Handle], of: int, stages: list[Stage], *, in_place: bool = False
+        self, left: Sequence[Handle], of: int, stages: list[Stage], room: Piece | None = None
     ) -> Handle:
-        """The stages of a merging. With `in_place` the handles are overwritten."""
+        """The stages of a merging. With `room` (`Engine.switch_room`) the handles are overwritten."""
         self._mergeable(left, of)
         engine, span, a = self._engine, of, left[0]
+        own = room or engine.switch_room(min(len(left) // 2, TOGETHER), a.level)
         while span > 1:
             factor, found = self._monomial(left[0].level, span // 2), list[Handle]()
             pairs = list(zip_longest(left[::2], left[1::2]))
             for k in range(0, len(pairs), TOGETHER):
                 some = pairs[k : k + TOGETHER]
                 sums, apart = [a for a, _ in some], [b for _, b in some if b]
-                if not in_place:
+                if room is None:
                     fresh = engine.handles(len(sums) + len(apart), 2, a.level, a.scale, a.correction)
                     sums, apart = fresh[: len(sums)], fresh[len(sums) :]
                 alone = [total for total, (_, b) in zip(sums, some, strict=True) if not b]
@@ -76,9 +78,9 @@ class Merging(Products):
                 if apart:
                     key = self._rotation_key(merge_step(self.params.ring, span))
                     keys, outs = [key] * len(apart), sums[: len(apart)]
-                    stages.append(engine.switching(keys, apart, outs, key.signs_at, adding=True))
+                    stages.append(engine.switching(keys, apart, outs, key.signs_at, adding=True, room=room))
                 found += sums
-            left, span, in_place = found, span // 2, True
+            left, span, room = found, span // 2, own
         return left[0]
 
     def _mergeable(self, handles: Sequence[Handle], of: int) -> None:

@@ -17,7 +17,7 @@ from securedl.errors import InputError
 
 ROW: dict[str, Any] = {
     "network": "wine", "link": {"rtt_ms": 1.0, "mbit_s": 1e4}, "accuracy": 0.9722,
-    "polynomial_accuracy": None, "tested": 36, "asked": 36,
+    "activations": "client", "tested": 36, "asked": 36,
     "labels_equal": 35, "largest_error": 1.2e-5, "stated_error": 3e-5, "unit_ms": 0.5, "server_ms": 2.0,
     "server_units": 4.0, "load_ms": 0.1, "dump_ms": 0.2, "client_ms": 3.0, "client_units": 6.0,
     "server_two_ms": 1.5, "server_two_units": 3.0, "estimated_server_ms": 2.5, "estimated_client_ms": 2.7,
@@ -30,16 +30,16 @@ MACHINE = {"processor": "a processor", "python": "3.11", "torch": "2", "commit":
 
 
 def test_a_page_of_them() -> None:
-    page = markdown(
-        [ROW, {**ROW, "network": "paper", "polynomial_accuracy": 0.9931, "passed": False}], MACHINE, 15
-    )
-    assert "| wine | 97.22% of 36 | - | 35 of 36 | 1.2e-05 | 3.0e-05 | passed, 8 probes |" in page
-    assert "| paper | 97.22% of 36 | 99.31% | 35 of 36 | 1.2e-05 | 3.0e-05 | ALARM, 8 probes |" in page
-    assert "| wine | 2.0 (4.0x) | 1.5 (3.0x) | 2.5 (+25%) | 0.3 | 3.0 (6.0x) | 2.7 (-10%) |" in page
-    assert "| 2.7 (-10%) | 1.5 | 1.4 (-7%) | 11 | 90 |" in page
-    assert "| wine | 2 | 0.3 | 0.2 | 25 + 33 | 2 | 1.5 | 0.1 | 300 | 500 |" in page
+    other = {**ROW, "network": "paper", "activations": "server", "passed": False}
+    page = markdown([ROW, other], MACHINE, 15)
+    client, server = page.partition("## Activations by the server")[::2]
+    assert "| wine | 97.22% of 36 | 35 of 36 | 1.2e-05 | 3.0e-05 | passed, 8 probes |" in client
+    assert "| paper | 97.22% of 36 | 35 of 36 | 1.2e-05 | 3.0e-05 | ALARM, 8 probes |" in server
+    assert "| wine | 2.0 (4.0x) | 1.5 (3.0x) | 2.5 (+25%) | 0.3 | 3.0 (6.0x) | 2.7 (-10%) |" in client
+    assert "| 2.7 (-10%) | 1.5 | 1.4 (-7%) | 11 | 90 |" in server
+    assert "| wine | 2 | 0.3 | 0.2 | 25 + 33 | 2 | 1.5 | 0.1 | 300 | 500 |" in client
     assert "a relinearisation took 500 to 500 µs" in page
-    assert line(ROW).split()[:3] == ["wine", "97.22%", "35/36"]
+    assert line(ROW).split()[:4] == ["wine", "client", "97.22%", "35/36"]
 
 
 def test_a_picture_of_them(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_rows_of_an_earlier_run_stay(tmp_path: Path) -> None:
     path = tmp_path / "models.json"
     assert kept(path) == {}
     path.write_text(json.dumps({"machine": MACHINE, "rows": [ROW]}))
-    assert kept(path) == {"wine": ROW}
+    assert kept(path) == {("wine", "client"): ROW}
     path.write_text("[1]")
     with pytest.raises(InputError, match="no file of bench"):
         kept(path)
