@@ -9,6 +9,7 @@ from securedl.compiler.cost import EXPECTED_QUERIES
 from securedl.errors import CompileError, UnsupportedLayerError
 from securedl.plan.plan import Plan
 from securedl.plan.signature import Cost
+from securedl.plan.summary import shown_ms
 
 #: Runners-up that a plan tells of.
 TOLD = 3
@@ -42,8 +43,8 @@ class Candidate:
         """What it would cost, in words."""
         cost = self.cost
         parts = (("server", cost.server_ms), ("client", cost.client_ms), ("link", cost.link_ms))
-        stages = ", ".join(f"{who} {ms:.3g}" for who, ms in parts)
-        return f"{self.name}: {self.ms:.3g} ms a sample ({stages} ms for {self.samples})"
+        stages = ", ".join(f"{who} {shown_ms(ms)}" for who, ms in parts)
+        return f"{self.name}: {shown_ms(self.ms)} ms a sample ({stages} ms for {self.samples})"
 
 
 def cheapest(sources: Sequence[Callable[[], Sequence[Candidate]]]) -> Plan:

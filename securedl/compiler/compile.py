@@ -10,7 +10,7 @@ import numpy as np
 from securedl.arguments import number, shown
 from securedl.compiler.candidate import Candidate, cheapest
 from securedl.compiler.client import compile_client
-from securedl.compiler.cost import COEFFICIENT_PRICES, EXPECTED_QUERIES, CoefficientPrices, once_ms
+from securedl.compiler.cost import COEFFICIENT_PRICES, EXPECTED_QUERIES, CoefficientPrices, SlotsCost
 from securedl.compiler.forms import normalise
 from securedl.compiler.fuse import fuse
 from securedl.compiler.layered import layer_by_layer
@@ -140,7 +140,7 @@ def compile(
         check_same(model, imported, used)
         found = slots_candidate(
             imported.graph, used.reshape(len(used), -1), batch, encrypted, link, ring, refreshes, scheme,
-            columns, output, limit_gb,
+            columns, output, limit_gb, prices or COEFFICIENT_PRICES,
         )  # fmt: skip
         return [replace(found, queries=int(queries))]
 
@@ -179,6 +179,7 @@ def slots_candidate(
     columns: tuple[str, ...] = (),
     output: Output | None = None,
     limit_gb: float = 8.0,
+    prices: CoefficientPrices = COEFFICIENT_PRICES,
 ) -> Candidate:
     """A plan in slots, by the passes in their order.
 
@@ -193,7 +194,7 @@ def slots_candidate(
         if not np.all(np.isfinite(values)):
             raise CompileError("the network overflows on its calibration data: standardise the inputs")
     limit = SizeLimit(limit_gb, network, batch)
-    params, chosen = _choose(rules, network, batch, encrypted, link, ring, refreshes, limit)
+    params, chosen = _choose(rules, network, batch, encrypted, link, ring, refreshes, limit, prices)
     program, checkpoints, places = lower(params, network, chosen, encrypted)
     limit.check_upload(program, chosen.layouts)
     network = replace(network, places=places)
@@ -208,7 +209,8 @@ def slots_candidate(
         plan = Plan(signature, network, fused, x[:KEPT_SAMPLES].copy())
         return plan.with_error(check_precision(plan, x))
 
-    return Candidate("in slots", program.batch, chosen.cost, once_ms(program, link), make=make)
+    once = SlotsCost(params, link, prices).once_ms(program)
+    return Candidate("in slots", program.batch, chosen.cost, once, make=make)
 
 
 def compile_graph(*arguments: Any) -> Plan:
@@ -244,6 +246,7 @@ def _choose(
     ring: int | None,
     refreshes: int | None,
     limit: SizeLimit,
+    prices: CoefficientPrices,
 ) -> tuple[Parameters, Segments]:
     """Ring, primes and refresh checkpoints with the least time for each sample."""
     depth = sum(op.levels for op in operations(network))
@@ -267,7 +270,7 @@ def _choose(
             except CompileError as error:
                 failed = failed or error
                 break
-            found = place_refreshes(params, network, layouts, encrypted, link, refreshes)
+            found = place_refreshes(params, network, layouts, encrypted, link, refreshes, prices)
             if found is None:
                 failed = no_place(params, network, refreshes)
                 continue

@@ -8,72 +8,24 @@ from dataclasses import dataclass
 from securedl.compiler.layout import LayerLayout
 from securedl.he.params import Parameters
 from securedl.he.record import Shape, packed_length
-from securedl.plan.normalised import Layer
 from securedl.plan.signature import Cost, Link
 from securedl.program.program import Program
 
-#: Milliseconds of one number-theoretic transform at N = 8192 on one core (vector evaluator).
-NTT_MS = 0.0066
 #: Fused encrypted dot, one term and prime, in transforms: 3.5 µs against 6.6 µs.
 DOT_NTTS = 0.53
-#: Encode + encrypt + pack, or unpack + decrypt + decode, of one polynomial and prime at N = 8192.
-CLIENT_MS = 0.4
-#: Part of encrypting that makes an encryption of zero, ahead or not.
-ZERO_PART = 0.75
+#: A transform of one prime at N = 8192, in relinearisations of the coefficient form.
+NTT = 0.245
+#: Encrypting a tile or weight, and decrypting one, for each prime and each 4,096 coefficients: in what the
+#: coefficient form takes. Less than once, for a part is done once whatever the primes.
+SEND, READ = 0.72, 0.87
 #: Queries that share the price of preparing and uploading a model.
 EXPECTED_QUERIES = 1000
-#: Encoding, encrypting and packing a weight in slots, one prime at N = 8192.
-PREPARE_MS = 0.6
-
-
-def ntt_ms(ring: int) -> float:
-    """One transform of one prime."""
-    return NTT_MS * (ring / 8192) * (math.log2(ring) / 13)
 
 
 def key_switch_ntts(level: int) -> float:
     """Transforms of a relinearisation or rotation with level + 1 primes."""
     primes = level + 1
     return primes * (primes + 1) + 4 * primes + 2 + primes * (primes + 1) * DOT_NTTS
-
-
-def affine_ms(params: Parameters, layout: LayerLayout, level: int, encrypted: bool) -> float:
-    """Server time of a matrix product at `level`."""
-    primes, switch = level + 1, key_switch_ntts(level)
-    below = key_switch_ntts(level - 1)
-    counts = layout.counts
-    ntts = counts.terms * primes * DOT_NTTS * (1.0 if encrypted else 0.5)
-    ntts += 0.5 * counts.hoisted * switch + counts.groups * (switch * encrypted + 3 * primes)
-    ntts += counts.turns * below
-    return ntts * ntt_ms(params.ring)
-
-
-def activation_ms(params: Parameters, layer: Layer, tiles: int, level: int) -> float:
-    """Server time of a polynomial on `tiles` ciphertexts at `level`."""
-    return tiles * layer.form.products * (key_switch_ntts(level) + 4 * (level + 1)) * ntt_ms(params.ring)
-
-
-def transfer(params: Parameters, tiles: int, level: int, scale: float, *, fresh: bool, link: Link) -> Cost:
-    """Tiles crossing the link: fresh ones (seeded) to the server, others to the client."""
-    size = tiles * packed_length(params, Shape(level, 2, scale, seeded=fresh))
-    client = tiles * (level + 1) * CLIENT_MS * params.ring / 8192
-    return Cost(0.0, client, link.ms(size), size, ZERO_PART * client if fresh else 0.0)
-
-
-def once_ms(program: Program, link: Link) -> float:
-    """Preparing and uploading the weights of a program in slots."""
-    total = 0.0
-    for shape in program.weight_shapes:
-        total += (shape.level + 1) * PREPARE_MS * program.params.ring / 8192
-        total += link.ms(packed_length(program.params, shape))
-    return total
-
-
-def slots_cost(params: Parameters, tiles: int, products: int, level: int, link: Link) -> Cost:
-    """A polynomial in slots between two refreshes: so many products a tile."""
-    server = tiles * products * (key_switch_ntts(level) + 4 * (level + 1)) * ntt_ms(params.ring)
-    ends = [transfer(params, tiles, at, 1.0, fresh=at > 0, link=link) for at in (level, 0)]
-    return Cost(server) + ends[0] + ends[1]
 
 
 @dataclass(frozen=True)
@@ -89,17 +41,67 @@ class CoefficientPrices:
             client does between two layers, its operations on values apart.
     """
 
-    product: float = 0.0039
-    relinearise: float = 0.027
-    merge: float = 0.035
-    load: float = 0.044
-    dump: float = 0.03
-    send: float = 0.2
-    zero: float = 0.3
-    read: float = 0.3
-    prepare: float = 0.7
-    layer: float = 0.1
-    between: float = 0.2
+    product: float = 0.0033
+    relinearise: float = 0.031
+    merge: float = 0.042
+    load: float = 0.065
+    dump: float = 0.055
+    send: float = 0.1
+    zero: float = 0.4
+    read: float = 0.32
+    prepare: float = 0.55
+    layer: float = 0.08
+    between: float = 0.08
 
 
 COEFFICIENT_PRICES = CoefficientPrices()
+
+
+@dataclass(frozen=True)
+class SlotsCost:
+    """What operations in slots cost on a machine where those of the coefficient form cost `prices`."""
+
+    params: Parameters
+    link: Link
+    prices: CoefficientPrices
+
+    @property
+    def ntt_ms(self) -> float:
+        """One transform of one prime."""
+        ring = self.params.ring
+        return NTT * self.prices.relinearise * (ring / 8192) * (math.log2(ring) / 13)
+
+    def affine_ms(self, layout: LayerLayout, level: int, encrypted: bool) -> float:
+        """Server time of a matrix product at `level`."""
+        primes, switch = level + 1, key_switch_ntts(level)
+        below = key_switch_ntts(level - 1)
+        counts = layout.counts
+        ntts = counts.terms * primes * DOT_NTTS * (1.0 if encrypted else 0.5)
+        ntts += 0.5 * counts.hoisted * switch + counts.groups * (switch * encrypted + 3 * primes)
+        ntts += counts.turns * below
+        return ntts * self.ntt_ms
+
+    def products_ms(self, products: int, tiles: int, level: int) -> float:
+        """Server time of so many products of values, a tile each."""
+        return tiles * products * (key_switch_ntts(level) + 4 * (level + 1)) * self.ntt_ms
+
+    def transfer(self, tiles: int, level: int, *, fresh: bool) -> Cost:
+        """Tiles crossing the link: fresh ones (seeded) to the server, others to the client."""
+        size = tiles * packed_length(self.params, Shape(level, 2, 1.0, seeded=fresh))
+        parts, price = tiles * (level + 1) * self.params.ring / 4096, self.prices
+        ahead = SEND * parts * price.zero if fresh else 0.0
+        client = SEND * parts * price.send + ahead if fresh else READ * parts * price.read
+        return Cost(0.0, client, self.link.ms(size), size, ahead)
+
+    def polynomial(self, tiles: int, products: int, level: int) -> Cost:
+        """A polynomial between two refreshes: so many products a tile."""
+        ends = self.transfer(tiles, level, fresh=True) + self.transfer(tiles, 0, fresh=False)
+        return Cost(self.products_ms(products, tiles, level)) + ends
+
+    def once_ms(self, program: Program) -> float:
+        """Preparing and uploading the weights of a program in slots."""
+        total = 0.0
+        for shape in program.weight_shapes:
+            total += SEND * (shape.level + 1) * self.params.ring / 4096 * self.prices.prepare
+            total += self.link.ms(packed_length(program.params, shape))
+        return total

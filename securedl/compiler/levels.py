@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from securedl.compiler.cost import activation_ms, affine_ms, transfer
+from securedl.compiler.cost import COEFFICIENT_PRICES, CoefficientPrices, SlotsCost
 from securedl.compiler.layout import LayerLayout, Layouts
 from securedl.errors import CompileError
 from securedl.he.params import Parameters
-from securedl.plan.normalised import Layer, Normalised
+from securedl.plan.normalised import Normalised
 from securedl.plan.signature import Cost, Link
 
 
@@ -64,13 +64,14 @@ def place_refreshes(
     encrypted: bool,
     link: Link,
     refreshes: int | None,
+    prices: CoefficientPrices = COEFFICIENT_PRICES,
 ) -> Segments | None:
     """The cheapest refresh points for these parameters, or None when no choice fits.
 
     Args:
         refreshes: exactly so many, or None for whatever is cheapest.
     """
-    ops = operations(network)
+    ops, cost_of = operations(network), SlotsCost(params, link, prices)
     limit = len(ops) - 1 if refreshes is None else refreshes
     # best[count][j]: cheapest way to run operations j.. from a fresh ciphertext with `count` refreshes.
     table: list[dict[int, tuple[Cost, tuple[int, ...]]]] = []
@@ -84,7 +85,7 @@ def place_refreshes(
                 spent = sum(op.levels for op in ops[j:end])
                 if spent > params.levels:
                     break
-                segment = _segment(params, network, layouts, ops, j, end, spent, encrypted, link)
+                segment = _segment(cost_of, network, layouts, ops, j, end, spent, encrypted)
                 if end == len(ops):
                     if count == 0:
                         options.append((segment, (j,)))
@@ -125,7 +126,7 @@ def _may_refresh(op: Operation, layouts: tuple[Layouts, ...]) -> bool:
 
 
 def _segment(
-    params: Parameters,
+    cost_of: SlotsCost,
     network: Normalised,
     layouts: tuple[Layouts, ...],
     ops: tuple[Operation, ...],
@@ -133,22 +134,21 @@ def _segment(
     end: int,
     level: int,
     encrypted: bool,
-    link: Link,
 ) -> Cost:
     """Fresh ciphertexts in, operations start..end, ciphertexts at level 0 back to the client."""
     reads, gives = layouts[ops[start].layer].tiles
     inputs = reads if ops[start].kind == "affine" else gives
-    total = transfer(params, inputs, level, 1.0, fresh=True, link=link)
+    total = cost_of.transfer(inputs, level, fresh=True)
     affine = segment_layouts(ops, start, end, layouts)
     for op in ops[start:end]:
         if op.kind == "affine":
-            total += Cost(affine_ms(params, next(affine), level, encrypted))
+            total += Cost(cost_of.affine_ms(next(affine), level, encrypted))
         else:
-            layer: Layer = network.layers[op.layer]
-            total += Cost(activation_ms(params, layer, layouts[op.layer].tiles[1], level))
+            products = network.layers[op.layer].form.products
+            total += Cost(cost_of.products_ms(products, layouts[op.layer].tiles[1], level))
         level -= op.levels
-    total += transfer(params, layouts[ops[end - 1].layer].tiles[1], 0, 1.0, fresh=False, link=link)
-    return total + Cost(0.0, 0.0, link.rtt_ms, 0)
+    total += cost_of.transfer(layouts[ops[end - 1].layer].tiles[1], 0, fresh=False)
+    return total + Cost(link_ms=cost_of.link.rtt_ms)
 
 
 def no_place(params: Parameters, network: Normalised, refreshes: int | None) -> CompileError:

@@ -11,7 +11,7 @@ import numpy as np
 
 from securedl.compiler.bands import Conditions, LayerCounts, choose
 from securedl.compiler.candidate import Candidate
-from securedl.compiler.cost import COEFFICIENT_PRICES, EXPECTED_QUERIES, CoefficientPrices, slots_cost
+from securedl.compiler.cost import COEFFICIENT_PRICES, EXPECTED_QUERIES, CoefficientPrices, SlotsCost
 from securedl.compiler.forms import FAR, Choice
 from securedl.compiler.lower import lower_layers
 from securedl.compiler.precision import KEPT_SAMPLES, check_precision, input_limit
@@ -109,7 +109,8 @@ def arrange(layers: Sequence[ServerLayer], wanted: Wanted) -> Arrangement:
             slots = Interleaved(features, params.slots // wanted.samples, wanted.samples)
             places.append(slots)
             products = COMPLETED[layer.degree].products
-            cost += slots_cost(params, slots.tiles, products, COMPLETED[layer.degree].levels, wanted.link)
+            in_slots = SlotsCost(params, wanted.link, wanted.prices)
+            cost += in_slots.polynomial(slots.tiles, products, COMPLETED[layer.degree].levels)
     found = Arrangement(params, tuple(places), cost, once)
     _check_size(layers, found, wanted)
     return found

@@ -105,14 +105,14 @@ def _cost(cost: Cost) -> str:
 
 
 def _stages(cost: Cost, ahead: str = "") -> str:
-    server, client, link = (f"{_ms(ms)} ms" for ms in (cost.server_ms, cost.client_ms, cost.link_ms))
+    server, client, link = (f"{shown_ms(ms)} ms" for ms in (cost.server_ms, cost.client_ms, cost.link_ms))
     return f"server {server}, client {client}{ahead}, link {link}"
 
 
 def _times(cost: Cost, batch: int) -> str:
-    each = f", {_ms(cost.total_ms / batch)} ms a sample" if batch > 1 else ""
-    ahead = f" ({_ms(cost.ahead_ms)} of them ahead, in idle time)" if cost.ahead_ms else ""
-    return f"{_stages(cost, ahead)}; {_ms(cost.total_ms)} ms in all{each}"
+    each = f", {shown_ms(cost.total_ms / batch)} ms a sample" if batch > 1 else ""
+    ahead = f" ({shown_ms(cost.ahead_ms)} of them ahead, in idle time)" if cost.ahead_ms else ""
+    return f"{_stages(cost, ahead)}; {shown_ms(cost.total_ms)} ms in all{each}"
 
 
 def _samples(batch: int) -> str:
@@ -189,5 +189,6 @@ def _seconds(ms: float) -> str:
     return f"{ms / 1000:.1f} s" if ms >= 950 else f"{ms:.0f} ms"
 
 
-def _ms(ms: float) -> str:
+def shown_ms(ms: float) -> str:
+    """An estimate, which has two digits."""
     return f"{ms:.0f}" if ms >= 9.95 else f"{ms:.2g}"
