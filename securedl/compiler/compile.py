@@ -138,11 +138,23 @@ def compile(
         output = Output(shape, task_of(shape, head) if task is None else task, head)
         check_intervals(model, used)
         check_same(model, imported, used)
-        found = slots_candidate(
-            imported.graph, used.reshape(len(used), -1), batch, encrypted, link, ring, refreshes, scheme,
-            columns, output, limit_gb, prices or COEFFICIENT_PRICES,
-        )  # fmt: skip
-        return [replace(found, queries=int(queries))]
+        flat, straight = used.reshape(len(used), -1), straighten(imported.graph)
+        fused = {len(one.nodes): one for one in (fuse(straight, flat, wide) for wide in (True, False))}
+        found, reasons = list[Candidate](), list[CompileError]()
+        for graph in fused.values():
+            try:
+                one = slots_candidate(
+                    graph, flat, batch, encrypted, link, ring, refreshes, scheme, columns, output, limit_gb,
+                    prices or COEFFICIENT_PRICES,
+                )  # fmt: skip
+            except CompileError as reason:
+                reasons.append(reason)
+            else:
+                name = one.name if not found else f"{one.name}, narrow layers apart"
+                found.append(replace(one, name=name, queries=int(queries)))
+        if not found:
+            raise reasons[0]
+        return found
 
     def wanted(output: Output) -> Wanted:
         samples = lanes(batch, MAX_BATCH)
@@ -184,12 +196,10 @@ def slots_candidate(
     """A plan in slots, by the passes in their order.
 
     Args:
-        x: calibration samples [samples, features]. columns: their names, if any.
+        graph: fused. x: calibration samples [samples, features]. columns: their names, if any.
         output: what an answer is; a vector by default.
     """
-    rules = scheme_named(scheme)
-    fused = fuse(straighten(graph), x)
-    network = normalise(fused, x)
+    rules, network = scheme_named(scheme), normalise(graph, x)
     for values in network.stages(x)[0]:
         if not np.all(np.isfinite(values)):
             raise CompileError("the network overflows on its calibration data: standardise the inputs")
@@ -206,16 +216,16 @@ def slots_candidate(
     )  # fmt: skip
 
     def make() -> Plan:
-        plan = Plan(signature, network, fused, x[:KEPT_SAMPLES].copy())
+        plan = Plan(signature, network, graph, x[:KEPT_SAMPLES].copy())
         return plan.with_error(check_precision(plan, x))
 
     once = SlotsCost(params, link, prices).once_ms(program)
     return Candidate("in slots", program.batch, chosen.cost, once, make=make)
 
 
-def compile_graph(*arguments: Any) -> Plan:
-    """A plan in slots; arguments as of `slots_candidate`."""
-    make = slots_candidate(*arguments).make
+def compile_graph(graph: Graph, x: Array, *arguments: Any) -> Plan:
+    """A plan in slots of any graph; other arguments as of `slots_candidate`."""
+    make = slots_candidate(fuse(straighten(graph), x), x, *arguments).make
     assert make is not None
     return make()
 

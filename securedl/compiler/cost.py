@@ -15,8 +15,8 @@ from securedl.program.program import Program
 DOT_NTTS = 0.53
 #: A transform of one prime at N = 8192, in relinearisations of the coefficient form.
 NTT = 0.245
-#: Encrypting a tile or weight, and decrypting one, for each prime and each 4,096 coefficients: in what the
-#: coefficient form takes. Less than once, for a part is done once whatever the primes.
+#: Encrypting a tile or weight, loading and dumping one, and decrypting one, for each prime and each 4,096
+#: coefficients: in what the coefficient form takes. Less than once, for a part is done once for all primes.
 SEND, READ = 0.72, 0.87
 #: Queries that share the price of preparing and uploading a model.
 EXPECTED_QUERIES = 1000
@@ -86,12 +86,13 @@ class SlotsCost:
         return tiles * products * (key_switch_ntts(level) + 4 * (level + 1)) * self.ntt_ms
 
     def transfer(self, tiles: int, level: int, *, fresh: bool) -> Cost:
-        """Tiles crossing the link: fresh ones (seeded) to the server, others to the client."""
+        """Tiles crossing the link, with both sides' work: fresh ones to the server, others back."""
         size = tiles * packed_length(self.params, Shape(level, 2, 1.0, seeded=fresh))
         parts, price = tiles * (level + 1) * self.params.ring / 4096, self.prices
         ahead = SEND * parts * price.zero if fresh else 0.0
         client = SEND * parts * price.send + ahead if fresh else READ * parts * price.read
-        return Cost(0.0, client, self.link.ms(size), size, ahead)
+        server = SEND * parts * (price.load if fresh else price.dump)
+        return Cost(server, client, self.link.ms(size), size, ahead)
 
     def polynomial(self, tiles: int, products: int, level: int) -> Cost:
         """A polynomial between two refreshes: so many products a tile."""

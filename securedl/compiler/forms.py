@@ -59,15 +59,14 @@ def normalise(graph: Graph, x: Array) -> Normalised:
     input_scale = _input_scale(first.matrix, values[0] - offset, values[1])
     gains: list[Array] = [input_scale]
     layers = []
-    for index in range(0, len(graph.nodes), 2):
-        affine = graph.nodes[index]
-        assert isinstance(affine, Affine)
+    for index, affine in enumerate(graph.nodes):
+        if not isinstance(affine, Affine):
+            continue
         pre, least = values[index + 1], _lengths(affine.matrix, gains) / LONGEST_ROW
-        if index + 1 == len(graph.nodes):
+        if not isinstance(node := next(iter(graph.nodes[index + 1 :]), None), Polynomial):
             chosen = _linear(pre, least)
         else:
-            node, following = graph.nodes[index + 1 : index + 3]
-            assert isinstance(node, Polynomial)
+            following = graph.nodes[index + 2]
             assert isinstance(following, Affine)
             effects = _effects(following.matrix, _filled(_spread(values[index + 3])))
             chosen = _choose(node, pre, least, effects)

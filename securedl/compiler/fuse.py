@@ -17,8 +17,12 @@ def identity(features: int, name: str = "identity") -> Affine:
     return Affine(sparse.csr_matrix(sparse.eye(features, format="csr")), np.zeros(features), name)
 
 
-def fuse(graph: Graph, x: np.ndarray) -> Graph:
+def fuse(graph: Graph, x: np.ndarray, wide: bool = True) -> Graph:
     """Affine, polynomial, affine, ..., affine: as few of them as possible.
+
+    Args:
+        wide: whether two affine maps become one even if that has more entries than both together, as those of
+            a bottleneck have; else they stay two, a level apart.
 
     Polynomials lose leading terms that never matter on `x` [samples, ...] (a quadratic fitted to a
     sigmoid on a symmetric interval has a2 of 1e-17); those left with degree 1 become affine.
@@ -39,8 +43,13 @@ def fuse(graph: Graph, x: np.ndarray) -> Graph:
         if not np.all(np.isfinite(after)):
             raise CompileError("the network overflows on its calibration data: standardise the inputs")
         for simple in [_simplify(node, value)] if isinstance(node, Polynomial) else [node]:
-            if isinstance(simple, Affine) and nodes and isinstance(nodes[-1], Affine):
-                nodes[-1] = simple.after(nodes[-1])
+            before = nodes[-1] if nodes else None
+            if isinstance(simple, Affine) and isinstance(before, Affine):
+                both = simple.after(before)
+                if wide or both.matrix.nnz <= simple.matrix.nnz + before.matrix.nnz:
+                    nodes[-1] = both
+                else:
+                    nodes.append(simple)
             elif isinstance(simple, Polynomial) and (not nodes or isinstance(nodes[-1], Polynomial)):
                 nodes += [identity(simple.coefficients.shape[1], f"before {simple.name}"), simple]
             else:

@@ -143,6 +143,33 @@ def test_two_samples_say_little_of_ranges() -> None:
     assert layered(nn.Conv2d(8, 16, 3, padding=1).eval(), x, 1).signature.error < 2**-9
 
 
+@pytest.mark.parametrize("batch", [1, 16])
+def test_a_bottleneck_stays_one_where_that_is_cheaper(batch: int, tmp_path: Path) -> None:
+    """200 to 8 to 200 has 3,200 entries, their product 40,000."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(200, 8),
+        nn.Linear(8, 200),
+        square(),
+        nn.Linear(200, 4),
+        nn.Linear(4, 60),
+        square(),
+        nn.Linear(60, 3),
+    )
+    x = np.random.default_rng(0).normal(size=(60, 200))
+    plan = securedl.compile(model.eval(), x, batch=batch, ring=8192)
+    want = original(model, x)
+    assert len(plan.network.rows(plan.program)) == {1: 3, 16: 5}[batch]
+    np.testing.assert_allclose(plan.simulate(x, noise_seed=None), want, atol=1e-9 * np.ptp(want))
+    plan.save(tmp_path / "plan")
+    again = securedl.load_plan(tmp_path / "plan")
+    assert again.program == plan.program
+    np.testing.assert_array_equal(again.simulate(x[:3]), plan.simulate(x[:3]))
+    answer = Server(plan).ask(x[:20])
+    assert np.abs(answer.logits - want[:20]).max() <= plan.signature.error * np.ptp(want, axis=0).max()
+    assert answer.report.passed
+
+
 def test_a_saved_plan_gives_the_same(tmp_path: Any) -> None:
     model, x, _ = built("square and cube")
     plan = layered(model, x, 1)
