@@ -67,6 +67,7 @@ class Layouts:
             laid: by the client, just before. summed: by the client, just after.
         """
         laid = laid and self._room > 1
+        summed = summed and (self._room > 1 or bool(folds(*self._plain)))  # else nothing is left to be summed
         if (laid, summed) not in self._made:
             options = [self._layout(*ends) for ends in self._ends(laid, summed)]
             self._made[laid, summed] = min(options, key=lambda option: option.switches)

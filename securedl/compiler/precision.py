@@ -97,9 +97,8 @@ def _errors(plan: Plan, part: Array) -> Array:
     if models >= LEAST_MODELS:
         return np.array([np.concatenate(errors(seed, slice(None))) for seed in range(models)])
     shares = min(LEAST_MODELS, len(batches)) if alone else 1
-    return np.concatenate([one for seed in range(shares) for one in errors(seed, slice(seed, None, shares))])[
-        None
-    ]
+    found = [one for seed in range(shares) for one in errors(seed, slice(seed, None, shares))]
+    return np.concatenate(found)[None]
 
 
 def _remedy(plan: Plan) -> str:

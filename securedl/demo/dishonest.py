@@ -90,16 +90,16 @@ class Tampered:
     def __init__(self, honest: Records, layers: Sequence[range], move: str, seed: int) -> None:
         self._honest, self._move = honest, move
         random_ = random.Random(seed)
+        fit = layers
         if move == "swap":
-            layers = [some for some in layers if all(self._partners(t, some, layers) for t in some)]
-        if not layers:
+            fit = [some for some in layers if all(self._partners(t, some, layers) for t in some)]
+        if not fit:
             raise InputError(f"a model without two diagonals has none for the attack {move!r}")
-        diagonals = random_.choice(layers)
+        diagonals = random_.choice(fit)
         count = max(1, round(SHARE * len(diagonals)))
         chosen = random_.sample(diagonals, min(count, len(diagonals)))
-        self._partner = {t: t for t in chosen}
-        if move == "swap":
-            self._partner = {t: random_.choice(self._partners(t, diagonals, layers)) for t in chosen}
+        others = {t: self._partners(t, diagonals, layers) if move == "swap" else [t] for t in chosen}
+        self._partner = {t: random_.choice(some) for t, some in others.items()}
         self._sign = {t: random_.choice((-1, 1)) for t in chosen}
 
     def _partners(self, target: int, diagonals: range, layers: Sequence[range]) -> list[int]:

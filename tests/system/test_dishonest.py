@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from securedl.demo.dishonest import MOVES, DishonestBackend
+from securedl.demo.dishonest import MOVES, DishonestBackend, Tampered
 from securedl.errors import InputError
+from securedl.he.record import Shape
 from securedl.he.vector.backend import VectorBackend
 
 pytestmark = pytest.mark.he
@@ -30,6 +34,19 @@ def owner(net, folder, local):
         client.upload()
     owner.verification.prepare()
     return owner
+
+
+def test_what_stands_in_place_of_a_diagonal() -> None:
+    """Another of its layer, or one with at least its primes of another; a model with one alone has none."""
+    level = {0: 3, 1: 1, 2: 1}
+    honest: Any = SimpleNamespace(shapes=[Shape(level[k], 2, 1.0) for k in level])
+    for seed in range(9):
+        partner = Tampered(honest, [range(1), range(1, 3)], "swap", seed)._partner
+        assert partner in ({1: 2}, {2: 1})
+        assert Tampered(honest, [range(1), range(1, 2)], "swap", seed)._partner == {1: 0}
+    with pytest.raises(InputError, match="without two diagonals"):
+        Tampered(honest, [range(1)], "swap", 0)
+    assert Tampered(honest, [range(1)], "drop", 0)._partner == {0: 0}
 
 
 @pytest.mark.parametrize("attack", MOVES)
