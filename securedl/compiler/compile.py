@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,8 +89,6 @@ def compile(
         CompileError: no plan fits, the graph is not the model, or samples outside what `approximate` saw.
         InputError: a bad argument.
     """
-    from securedl.network.compare import check_intervals, check_same
-    from securedl.network.from_torch import import_torch
     from securedl.network.given import check_given, known_of
 
     check_given(model, x_train, "compile")
@@ -129,44 +128,90 @@ def compile(
             link=link or Link(), ring=ring, columns=columns, task=task, limit_gb=limit_gb,
             prices=prices or COEFFICIENT_PRICES, queries=int(queries),
         )  # fmt: skip
-    used, encrypted, link = _calibration(x), weights == "encrypted", link or Link()
-    batch = 64 if batch is None else batch
+    asked = Asked(
+        _calibration(x), 64 if batch is None else batch, weights == "encrypted", link or Link(), ring,
+        refreshes, columns, task, limit_gb, prices or COEFFICIENT_PRICES, int(queries),
+    )  # fmt: skip
+    return cheapest(server_sources(model, asked))
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What `compile` is asked with activations="server", checked; see there.
+
+    Attributes:
+        x: calibration samples [samples, *shape]. encrypted: the weights.
+    """
+
+    x: Array
+    batch: int | str
+    encrypted: bool
+    link: Link
+    ring: int | None = None
+    refreshes: int | None = None
+    columns: tuple[str, ...] = ()
+    task: str | None = None
+    limit_gb: float = 8.0
+    prices: CoefficientPrices = COEFFICIENT_PRICES
+    queries: int = EXPECTED_QUERIES
+
+    def output(self, shape: tuple[int, ...], head: Head) -> Output:
+        """What an answer of that shape is."""
+        return Output(shape, task_of(shape, head) if self.task is None else self.task, head)
+
+    def wanted(self, output: Output) -> Wanted:
+        """The same for plans whose layers are computed one by one."""
+        samples = lanes(self.batch, MAX_BATCH)
+        return Wanted(
+            samples, self.encrypted, self.link, None, self.columns, output, self.limit_gb, self.prices,
+            self.queries,
+        )  # fmt: skip
+
+
+def server_sources(model: nn.Module, asked: Asked) -> list[Callable[[], list[Candidate]]]:
+    """What gives the plans among which the cheapest is taken: each may raise as `compile` does."""
 
     def in_slots() -> list[Candidate]:
-        imported = import_torch(model, x.shape[1:])
-        shape, head = imported.output_shape, imported.head
-        output = Output(shape, task_of(shape, head) if task is None else task, head)
-        check_intervals(model, used)
-        check_same(model, imported, used)
-        flat, straight = used.reshape(len(used), -1), straighten(imported.graph)
+        from securedl.network.compare import check_intervals, check_same
+        from securedl.network.from_torch import import_torch
+
+        imported = import_torch(model, asked.x.shape[1:])
+        output = asked.output(imported.output_shape, imported.head)
+        check_intervals(model, asked.x)
+        check_same(model, imported, asked.x)
+        flat, straight = asked.x.reshape(len(asked.x), -1), straighten(imported.graph)
         fused = {len(one.nodes): one for one in (fuse(straight, flat, wide) for wide in (True, False))}
         found, reasons = list[Candidate](), list[CompileError]()
         for graph in fused.values():
             try:
                 one = slots_candidate(
-                    graph, flat, batch, encrypted, link, ring, refreshes, scheme, columns, output, limit_gb,
-                    prices or COEFFICIENT_PRICES,
+                    graph, flat, asked.batch, asked.encrypted, asked.link, asked.ring, asked.refreshes,
+                    "ckks", asked.columns, output, asked.limit_gb, asked.prices,
                 )  # fmt: skip
             except CompileError as reason:
                 reasons.append(reason)
             else:
                 name = one.name if not found else f"{one.name}, narrow layers apart"
-                found.append(replace(one, name=name, queries=int(queries)))
+                found.append(replace(one, name=name, queries=asked.queries))
         if not found:
             raise reasons[0]
         return found
 
-    def wanted(output: Output) -> Wanted:
-        samples = lanes(batch, MAX_BATCH)
-        return Wanted(
-            samples, encrypted, link, None, columns, output, limit_gb, prices or COEFFICIENT_PRICES,
-            int(queries),
-        )  # fmt: skip
+    sources: list[Callable[[], list[Candidate]]] = [in_slots]
+    if asked.ring is None and asked.refreshes is None and asked.batch != "throughput":
+        sources.append(lambda: layer_by_layer(model, asked.x, asked.task, asked.wanted))
+    return sources
 
-    sources = [in_slots]
-    if ring is None and refreshes is None and batch != "throughput":
-        sources.append(lambda: layer_by_layer(model, used, task, wanted))
-    return cheapest(sources)
+
+def candidates(model: nn.Module, x: Array, **options: Any) -> list[Candidate]:
+    """All plans that `compile` would compare with activations="server", the cheapest first.
+
+    Args:
+        x: calibration samples [samples, *shape]. options: further fields of `Asked`, none of them checked.
+    """
+    options = {"batch": 64, "encrypted": True, "link": Link(), **options}
+    sources = server_sources(model, Asked(_calibration(x), **options))
+    return sorted((one for source in sources for one in source()), key=lambda one: one.ms)
 
 
 def _whole(value: Any) -> bool:
