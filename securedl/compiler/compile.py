@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from securedl.compiler.client import compile_client
 from securedl.compiler.cost import COEFFICIENT_PRICES, EXPECTED_QUERIES, CoefficientPrices, SlotsCost
 from securedl.compiler.forms import normalise
 from securedl.compiler.fuse import fuse
-from securedl.compiler.layered import layer_by_layer
+from securedl.compiler.layered import Apart
 from securedl.compiler.layout import lay_out
 from securedl.compiler.levels import Segments, no_place, operations, place_refreshes
 from securedl.compiler.limit import SizeLimit
@@ -132,7 +133,7 @@ def compile(
         _calibration(x), 64 if batch is None else batch, weights == "encrypted", link or Link(), ring,
         refreshes, columns, task, limit_gb, prices or COEFFICIENT_PRICES, int(queries),
     )  # fmt: skip
-    return cheapest(server_sources(model, asked))
+    return cheapest(Sources(model, asked).all())
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,21 +169,49 @@ class Asked:
         )  # fmt: skip
 
 
-def server_sources(model: nn.Module, asked: Asked) -> list[Callable[[], list[Candidate]]]:
-    """What gives the plans among which the cheapest is taken: each may raise as `compile` does."""
+class Sources:
+    """The plans among which the cheapest is taken with activations="server".
 
-    def in_slots() -> list[Candidate]:
+    Args:
+        model: the network. asked: of its plan.
+    """
+
+    def __init__(self, model: nn.Module, asked: Asked) -> None:
+        self.model, self.asked = model, asked
+
+    def all(self) -> list[Callable[[], list[Candidate]]]:
+        """What gives them; each may raise as `compile` does."""
+        asked = self.asked
+        alone = asked.ring is None and asked.refreshes is None and asked.batch != "throughput"
+        return [self.in_slots, self.layer_by_layer, self.mixed] if alone else [self.in_slots]
+
+    @cached_property
+    def _imported(self) -> tuple[list[Graph], Output]:
+        """The network as graphs, fused in one way or two, and its output."""
         from securedl.network.compare import check_intervals, check_same
         from securedl.network.from_torch import import_torch
 
-        imported = import_torch(model, asked.x.shape[1:])
-        output = asked.output(imported.output_shape, imported.head)
-        check_intervals(model, asked.x)
-        check_same(model, imported, asked.x)
-        flat, straight = asked.x.reshape(len(asked.x), -1), straighten(imported.graph)
+        model, x = self.model, self.asked.x
+        imported = import_torch(model, x.shape[1:])
+        output = self.asked.output(imported.output_shape, imported.head)
+        check_intervals(model, x)
+        check_same(model, imported, x)
+        flat, straight = x.reshape(len(x), -1), straighten(imported.graph)
         fused = {len(one.nodes): one for one in (fuse(straight, flat, wide) for wide in (True, False))}
+        return list(fused.values()), output
+
+    @cached_property
+    def _apart(self) -> tuple[Apart, Wanted]:
+        apart = Apart.of(self.model, self.asked.x)
+        output = self.asked.output(apart.found.output_shape, apart.found.head)
+        return apart, self.asked.wanted(output)
+
+    def in_slots(self) -> list[Candidate]:
+        """All values in slots."""
+        (graphs, output), asked = self._imported, self.asked
+        flat = asked.x.reshape(len(asked.x), -1)
         found, reasons = list[Candidate](), list[CompileError]()
-        for graph in fused.values():
+        for graph in graphs:
             try:
                 one = slots_candidate(
                     graph, flat, asked.batch, asked.encrypted, asked.link, asked.ring, asked.refreshes,
@@ -197,20 +226,26 @@ def server_sources(model: nn.Module, asked: Asked) -> list[Callable[[], list[Can
             raise reasons[0]
         return found
 
-    sources: list[Callable[[], list[Candidate]]] = [in_slots]
-    if asked.ring is None and asked.refreshes is None and asked.batch != "throughput":
-        sources.append(lambda: layer_by_layer(model, asked.x, asked.task, asked.wanted))
-    return sources
+    def layer_by_layer(self) -> list[Candidate]:
+        """Layers in coefficients, each polynomial by itself in slots."""
+        apart, wanted = self._apart
+        return apart.layer_by_layer(wanted)
+
+    def mixed(self) -> list[Candidate]:
+        """Layers in coefficients, and polynomials with some of the layers in slots."""
+        (graphs, _), (apart, wanted) = self._imported, self._apart
+        below = self.layer_by_layer()[0].ms * wanted.samples
+        return [one for graph in graphs for one in apart.mixed(graph, wanted, below)]
 
 
-def candidates(model: nn.Module, x: Array, **options: Any) -> list[Candidate]:
+def compared(model: nn.Module, x: Array, **options: Any) -> list[Candidate]:
     """All plans that `compile` would compare with activations="server", the cheapest first.
 
     Args:
         x: calibration samples [samples, *shape]. options: further fields of `Asked`, none of them checked.
     """
     options = {"batch": 64, "encrypted": True, "link": Link(), **options}
-    sources = server_sources(model, Asked(_calibration(x), **options))
+    sources = Sources(model, Asked(_calibration(x), **options)).all()
     return sorted((one for source in sources for one in source()), key=lambda one: one.ms)
 
 

@@ -76,10 +76,13 @@ class SlotsCost:
         primes, switch = level + 1, key_switch_ntts(level)
         below = key_switch_ntts(level - 1)
         counts = layout.counts
-        ntts = counts.terms * primes * DOT_NTTS * (1.0 if encrypted else 0.5)
-        ntts += 0.5 * counts.hoisted * switch + counts.groups * (switch * encrypted + 3 * primes)
+        ntts = 0.5 * counts.hoisted * switch + counts.groups * (switch * encrypted + 3 * primes)
         ntts += counts.turns * below
-        return ntts * self.ntt_ms
+        return counts.terms * self.term_ms(level, encrypted) + ntts * self.ntt_ms
+
+    def term_ms(self, level: int, encrypted: bool) -> float:
+        """Server time of one term of a sum of products."""
+        return (level + 1) * DOT_NTTS * (1.0 if encrypted else 0.5) * self.ntt_ms
 
     def products_ms(self, products: int, tiles: int, level: int) -> float:
         """Server time of so many products of values, a tile each."""
@@ -101,8 +104,9 @@ class SlotsCost:
 
     def once_ms(self, program: Program) -> float:
         """Preparing and uploading the weights of a program in slots."""
-        total = 0.0
-        for shape in program.weight_shapes:
-            total += SEND * (shape.level + 1) * self.params.ring / 4096 * self.prices.prepare
-            total += self.link.ms(packed_length(program.params, shape))
-        return total
+        return sum(self.weight_ms(shape) for shape in program.weight_shapes)
+
+    def weight_ms(self, shape: Shape) -> float:
+        """The same of one weight in slots."""
+        making = SEND * (shape.level + 1) * self.params.ring / 4096 * self.prices.prepare
+        return making + self.link.ms(packed_length(self.params, shape))

@@ -52,13 +52,18 @@ class Choice:
 
 def normalise(graph: Graph, x: Array) -> Normalised:
     """Choose forms from the ranges that the calibration samples `x` reach; `graph` is fused."""
+    return normalised_with(graph, x)[0]
+
+
+def normalised_with(graph: Graph, x: Array) -> tuple[Normalised, tuple[Choice, ...]]:
+    """The same, and what was chosen for each layer."""
     values = graph.values(x)
     first = graph.nodes[0]
     assert isinstance(first, Affine)
     offset = input_offset = _input_offset(values[0])
     input_scale = _input_scale(first.matrix, values[0] - offset, values[1])
     gains: list[Array] = [input_scale]
-    layers = []
+    layers, choices = list[Layer](), list[Choice]()
     for index, affine in enumerate(graph.nodes):
         if not isinstance(affine, Affine):
             continue
@@ -74,7 +79,9 @@ def normalise(graph: Graph, x: Array) -> Normalised:
         bias = (affine.matrix @ offset + affine.bias + chosen.shift) / chosen.reach
         layers.append(Layer(affine.name, matrices, np.asarray(bias), chosen.form))
         gains, offset = chosen.gains, chosen.offset
-    return Normalised(input_scale, input_offset, tuple(layers), gains[0], offset)
+        choices.append(chosen)
+    whole = Normalised(input_scale, input_offset, tuple(layers), gains[0], offset)
+    return whole, tuple(choices)
 
 
 def _filled(sizes: Array) -> Array:

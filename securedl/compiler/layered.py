@@ -1,15 +1,17 @@
-"""Polynomials by the server, layers in the coefficient form: a refresh before and after each polynomial."""
+"""Polynomials by the server, layers in the coefficient form, and a refresh around each polynomial; in mixed
+plans, around some of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from securedl.compiler.candidate import Candidate
-from securedl.compiler.rounds import Wanted, alternatives, arrange, compile_rounds
+from securedl.compiler.mixed import Mixed
+from securedl.compiler.rounds import Arrangement, Wanted, alternatives, arrange, compile_rounds
 from securedl.errors import UnsupportedLayerError
-from securedl.network.graph import Array
-from securedl.network.outputs import Output, task_of
+from securedl.network.graph import Array, Graph
+from securedl.network.partition import Partitioned
 from securedl.plan.plan import Plan
 
 if TYPE_CHECKING:
@@ -18,35 +20,67 @@ if TYPE_CHECKING:
 NAME = "layer by layer"
 
 
-def layer_by_layer(
-    model: nn.Module, x: Array, task: str | None, wanted: Callable[[Output], Wanted]
-) -> list[Candidate]:
-    """A plan of that kind, its layouts chosen, and others that are only told.
+@dataclass(frozen=True, eq=False)
+class Apart:
+    """A network whose layers are computed one by one.
 
-    Args:
-        x: calibration samples [samples, *shape]. wanted: for an output.
-
-    Raises:
-        UnsupportedLayerError: the network is no sequence of such layers, or has operations between them that
-            are not affine, which the server would have to do.
-        CompileError: see `compiler.rounds.arrange`.
+    Attributes:
+        x: calibration samples [samples, *shape].
     """
-    from securedl.network.affine_script import is_affine
-    from securedl.network.compare import check_intervals, check_script
-    from securedl.network.join import join
-    from securedl.network.partition import partition
 
-    found = join(partition(model, x.shape[1:], polynomials=True))
-    check_intervals(model, x)
-    shape, head = found.output_shape, found.head
-    if not is_affine(found.script, x.shape[1:]):
-        raise UnsupportedLayerError("between its layers and polynomials the network is not affine")
-    asked = wanted(Output(shape, task_of(shape, head) if task is None else task, head))
-    arrangement = arrange(found.script.layers, asked)
+    model: nn.Module
+    x: Array
+    found: Partitioned
 
-    def make() -> Plan:
-        check_script(model, found, x)
-        return compile_rounds(found.script, found.kernels, x, asked)
+    @staticmethod
+    def of(model: nn.Module, x: Array) -> Apart:
+        """The layers of a network.
 
-    own = Candidate(NAME, asked.samples, arrangement.cost, arrangement.once, asked.queries, make)
-    return [own, *alternatives(found.script.layers, asked, f"{NAME}, ")]
+        Raises:
+            UnsupportedLayerError: the network is no sequence of such layers, or has operations between them
+                that are not affine, which the server would have to do.
+        """
+        from securedl.network.affine_script import is_affine
+        from securedl.network.compare import check_intervals
+        from securedl.network.join import join
+        from securedl.network.partition import partition
+
+        found = join(partition(model, x.shape[1:], polynomials=True))
+        check_intervals(model, x)
+        if not is_affine(found.script, x.shape[1:]):
+            raise UnsupportedLayerError("between its layers and polynomials the network is not affine")
+        return Apart(model, x, found)
+
+    def layer_by_layer(self, asked: Wanted) -> list[Candidate]:
+        """A plan with a refresh around every polynomial, and others that are only told.
+
+        Raises:
+            CompileError: see `compiler.rounds.arrange`.
+        """
+        layers = self.found.script.layers
+        own = self._candidate(NAME, self.found, arrange(layers, asked), asked)
+        return [own, *alternatives(layers, asked, f"{NAME}, ")]
+
+    def mixed(self, graph: Graph, asked: Wanted, below: float) -> list[Candidate]:
+        """The cheapest plan with chains in slots beside layers in coefficients; none where no such plan takes
+        less than `below`, milliseconds of a query and its share of what is paid once.
+
+        Args:
+            graph: the network, fused.
+
+        Raises:
+            CompileError: see `Mixed.arranged`.
+        """
+        search = Mixed(self.found, graph, self.x, asked, below)
+        if (best := search.best()) is None:
+            return []
+        return [self._candidate(search.name(best[2]), *search.arranged(*best), asked)]
+
+    def _candidate(self, name: str, found: Partitioned, where: Arrangement, asked: Wanted) -> Candidate:
+        from securedl.network.compare import check_script
+
+        def make() -> Plan:
+            check_script(self.model, found, self.x)
+            return compile_rounds(found.script, found.kernels, self.x, asked, where)
+
+        return Candidate(name, asked.samples, where.cost, where.once, asked.queries, make)

@@ -34,6 +34,11 @@ class LayerLayout:
     counts: Counts
     switches: float
 
+    @property
+    def diagonals(self) -> int:
+        """Encrypted diagonals."""
+        return sum(len(block.diagonals) for block in self.blocks)
+
 
 class Layouts:
     """The layouts that a layer may have, made when they are asked for.
@@ -53,6 +58,17 @@ class Layouts:
     def sources(self) -> int:
         """Registers that the layer reads."""
         return len(self._layer.matrices)
+
+    @property
+    def plain(self) -> Interleaved:
+        """Where what it gives stands when nothing is laid or summed."""
+        return self._plain[1]
+
+    @property
+    def least(self) -> int:
+        """Diagonals that it has at least: as many as hold all entries."""
+        entries = sum(matrix.nnz for matrix in self._layer.matrices)
+        return -(-entries // self._plain[0].width)
 
     @property
     def tiles(self) -> tuple[int, int]:

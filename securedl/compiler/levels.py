@@ -85,7 +85,7 @@ def place_refreshes(
                 spent = sum(op.levels for op in ops[j:end])
                 if spent > params.levels:
                     break
-                segment = _segment(cost_of, network, layouts, ops, j, end, spent, encrypted)
+                segment = segment_cost(cost_of, network, layouts, ops, j, end, spent, encrypted)
                 if end == len(ops):
                     if count == 0:
                         options.append((segment, (j,)))
@@ -125,7 +125,7 @@ def _may_refresh(op: Operation, layouts: tuple[Layouts, ...]) -> bool:
     return op.kind == "activation" or layouts[op.layer].sources == 1
 
 
-def _segment(
+def segment_cost(
     cost_of: SlotsCost,
     network: Normalised,
     layouts: tuple[Layouts, ...],

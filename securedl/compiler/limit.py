@@ -30,7 +30,9 @@ class SizeLimit:
         Raises:
             CompileError: names the largest layer, its count and size, and what would help.
         """
-        self._check("memory while it is prepared", layouts, 8 * slots * sum(map(_diagonals, layouts)))
+        self._check(
+            "memory while it is prepared", layouts, 8 * slots * sum(layout.diagonals for layout in layouts)
+        )
 
     def check_upload(self, program: Program, layouts: Sequence[LayerLayout]) -> None:
         """Refuse weights that are too many to be sent.
@@ -44,7 +46,7 @@ class SizeLimit:
     def _check(self, what: str, layouts: Sequence[LayerLayout], size: int) -> None:
         if size <= self.gb * 1e9:
             return
-        counts = [_diagonals(layout) for layout in layouts]
+        counts = [layout.diagonals for layout in layouts]
         largest = max(range(len(counts)), key=counts.__getitem__)
         layer = self.network.layers[largest]
         shape = f"{layer.matrices[0].shape[1]} -> {layer.features}"
@@ -54,7 +56,3 @@ class SizeLimit:
             f"features, batch {self.batch}). Fewer channels, smaller images, or pooling "
             "before that layer make them fewer, and so does batch='latency'; or raise limit_gb"
         )
-
-
-def _diagonals(layout: LayerLayout) -> int:
-    return sum(len(block.diagonals) for block in layout.blocks)

@@ -15,6 +15,7 @@ from securedl.plan.bands import Bands
 from securedl.plan.network import Checkpoint
 from securedl.plan.normalised import Layer, LayerPlaces, Normalised
 from securedl.plan.served import Served, ServedLinear, ServedPolynomial
+from securedl.plan.served_chain import ServedChain
 from securedl.program.convolve import Convolve, Span
 from securedl.program.program import Program
 from securedl.program.steps import AddWeight, Matvec, Multiply, Port, Refresh, Step
@@ -81,7 +82,25 @@ class _Emitter:
         if isinstance(served, ServedPolynomial):
             level = served.form.levels
             return level, served.form.target(self.delta, self.params.primes, level)
+        if isinstance(served, ServedChain):
+            first, level = served.parts[0], served.levels
+            scale = self.delta
+            if not first.sources:
+                scale = first.form.target(self.delta, self.params.primes, level)
+            return level, scale
         return 0, VALUE_SCALE
+
+    def chain(self, register: int, served: ServedChain, layouts: Sequence[LayerLayout]) -> int:
+        """All parts of a chain, one after the other."""
+        live, level, places = [register], served.levels, iter(layouts)
+        for part in served.parts:
+            if part.sources:
+                level -= 1
+                scale = part.form.target(self.delta, self.params.primes, level)
+                live = [self.matvec(live, next(places), level + 1, scale)]
+            live = part.form.outputs(self, live[0])
+            level -= part.form.levels
+        return live[0]
 
     def add_constant(self, source: int, constant: Array) -> int:
         """For forms: the constant's values are the owner's, and secret; the program knows its place."""
@@ -137,8 +156,18 @@ def lower(
     return program, tuple(checkpoints), tuple(places)
 
 
-def lower_layers(params: Parameters, layers: Sequence[Served], samples: int, encrypted: bool) -> Program:
-    """Each layer by itself, with a refresh before the next."""
+def lower_layers(
+    params: Parameters,
+    layers: Sequence[Served],
+    layouts: Sequence[Sequence[LayerLayout]],
+    samples: int,
+    encrypted: bool,
+) -> Program:
+    """Each layer by itself, with a refresh before the next.
+
+    Args:
+        layouts: of the affine maps of each layer that is a chain.
+    """
     delta = scheme_of(params).scale(params)
     emit = _Emitter(params, delta)
     first, width = layers[0], 0
@@ -153,4 +182,7 @@ def lower_layers(params: Parameters, layers: Sequence[Served], samples: int, enc
         elif isinstance(served, ServedPolynomial):
             width = served.place.width
             (register,) = served.form.outputs(emit, register)
+        elif isinstance(served, ServedChain):
+            width = served.parts[0].places.inner.width
+            register = emit.chain(register, served, layouts[number])
     return Program(params, samples, width, encrypted, query, tuple(emit.steps), register)

@@ -9,6 +9,7 @@ independent, so those of a result are as large as its row of weights is long; no
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.polynomial.polynomial import polyval
@@ -29,8 +30,9 @@ MOVED = 33
 SAMPLES_AT_ONCE = 32
 
 
-def ranges_of(script: Script, kernels: Sequence[Array], x: Array) -> tuple[Ranges | Choice, ...]:
-    """Of every layer, so that results reach 1 on the calibration samples [samples, *shape].
+def ranges_of(script: Script, kernels: Sequence[Any], x: Array) -> tuple[Ranges | Choice | None, ...]:
+    """Of every layer, so that results reach 1 on the calibration samples [samples, *shape]; None for chains,
+    which have their own.
 
     Raises:
         CompileError: a polynomial that has no precise form with one result.
@@ -45,12 +47,15 @@ def ranges_of(script: Script, kernels: Sequence[Array], x: Array) -> tuple[Range
         for layer, kernel, (offset, _) in zip(script.layers, kernels, inputs, strict=True)
     ]
     peaks = _peaks(script, kernels, x, shifts)
-    found = list[Ranges | Choice]()
+    found = list[Ranges | Choice | None]()
     for kernel, layer, end, (offset, scale), shift, peak in zip(
         kernels, script.layers, ends, inputs, shifts, peaks, strict=True
     ):
         if isinstance(layer, PolynomialLayer):
             found.append(_completed(layer, kernel, *end))
+            continue
+        if not isinstance(layer, LinearLayer):
+            found.append(None)
             continue
         rows = np.sqrt((by_channel(kernel, layer.geometry, scale) ** 2).sum(axis=(1, 2, 3)))
         gain = np.maximum(peak, rows / LONGEST_ROW)
@@ -80,7 +85,7 @@ def by_channel(kernel: Array, geometry: Geometry, factors: Array) -> Array:
     return kernel * own[:, :, None, None]
 
 
-def _channels(script: Script, kernels: Sequence[Array], x: Array) -> list[tuple[Array, Array]]:
+def _channels(script: Script, kernels: Sequence[Any], x: Array) -> list[tuple[Array, Array]]:
     """The least and the largest value of each channel [channels] that each layer is sent."""
     lows, highs = [np.array(np.inf)] * len(script.layers), [np.array(-np.inf)] * len(script.layers)
     for part in _parts(x):
@@ -91,12 +96,12 @@ def _channels(script: Script, kernels: Sequence[Array], x: Array) -> list[tuple[
     return list(zip(lows, highs, strict=True))
 
 
-def _peaks(script: Script, kernels: Sequence[Array], x: Array, shifts: Sequence[Array]) -> list[Array]:
+def _peaks(script: Script, kernels: Sequence[Any], x: Array, shifts: Sequence[Array]) -> list[Array]:
     """The largest magnitude of each map [maps] of each layer, without what the offset makes."""
     peaks = [np.zeros(1)] * len(script.layers)
     for part in _parts(x):
         for number, (_, result) in enumerate(script.values(part, kernels)):
-            if isinstance(script.layers[number], PolynomialLayer):
+            if not isinstance(script.layers[number], LinearLayer):
                 continue
             peaks[number] = np.maximum(peaks[number], np.abs(result - shifts[number]).max(axis=(0, 2, 3)))
     return peaks

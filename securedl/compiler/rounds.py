@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from securedl.compiler.bands import Conditions, LayerCounts, choose
 from securedl.compiler.candidate import Candidate
 from securedl.compiler.cost import COEFFICIENT_PRICES, EXPECTED_QUERIES, CoefficientPrices, SlotsCost
 from securedl.compiler.forms import FAR, Choice
+from securedl.compiler.layout import LayerLayout
 from securedl.compiler.lower import lower_layers
 from securedl.compiler.precision import KEPT_SAMPLES, check_precision, input_limit
 from securedl.compiler.ranges import by_channel, ranges_of
@@ -22,13 +24,15 @@ from securedl.he.params import Parameters
 from securedl.he.record import Shape, packed_length
 from securedl.network.graph import Array
 from securedl.network.outputs import Output
-from securedl.network.script import LinearLayer, PolynomialLayer, Script, ServerLayer
+from securedl.network.script import ChainLayer, LinearLayer, PolynomialLayer, Script, ServerLayer
 from securedl.plan.bands import Bands
 from securedl.plan.forms import COMPLETED
 from securedl.plan.layouts import Interleaved
+from securedl.plan.normalised import Layer
 from securedl.plan.plan import Plan
 from securedl.plan.rounds import Layerwise, Rounds
 from securedl.plan.served import Ranges, Served, ServedLinear, ServedPolynomial
+from securedl.plan.served_chain import ChainPart, ServedChain
 from securedl.plan.signature import Cost, Link, Signature
 from securedl.program.program import MAX_BATCH, Program
 
@@ -69,6 +73,25 @@ class Wanted:
 
 
 @dataclass(frozen=True, eq=False)
+class ChainPlace:
+    """Where the values of a chain stand, and its ranges.
+
+    Attributes:
+        parts, layers: of the chain, public and secret. layouts: of its affine maps, in order.
+        start, end: scale and offset of what is sent and received: value = normalised · scale + offset.
+    """
+
+    parts: tuple[ChainPart, ...]
+    layers: tuple[Layer, ...]
+    layouts: tuple[LayerLayout, ...]
+    start: tuple[Array, Array]
+    end: tuple[Array, Array]
+
+
+LayerPlace: TypeAlias = Bands | Interleaved | ChainPlace
+
+
+@dataclass(frozen=True, eq=False)
 class Arrangement:
     """Where everything stands, before any weight is looked at.
 
@@ -77,7 +100,7 @@ class Arrangement:
     """
 
     params: Parameters
-    places: tuple[Bands | Interleaved, ...]
+    places: tuple[LayerPlace, ...]
     cost: Cost
     once: float
 
@@ -104,7 +127,7 @@ def arrange(layers: Sequence[ServerLayer], wanted: Wanted) -> Arrangement:
             counts.append(LayerCounts.of(bands))
             cost += conditions.cost(counts[-1])
             once += conditions.once(counts[-1])
-        else:
+        elif isinstance(layer, PolynomialLayer):
             features = layer.repeat * math.prod(layer.shape)
             slots = Interleaved(features, params.slots // wanted.samples, wanted.samples)
             places.append(slots)
@@ -112,7 +135,7 @@ def arrange(layers: Sequence[ServerLayer], wanted: Wanted) -> Arrangement:
             in_slots = SlotsCost(params, wanted.link, wanted.prices)
             cost += in_slots.polynomial(slots.tiles, products, COMPLETED[layer.degree].levels)
     found = Arrangement(params, tuple(places), cost, once)
-    _check_size(layers, found, wanted)
+    check_size(layers, found, wanted)
     return found
 
 
@@ -138,20 +161,22 @@ def alternatives(layers: Sequence[ServerLayer], wanted: Wanted, name: str = "") 
     return found
 
 
-def compile_rounds(script: Script, kernels: Sequence[Array], x: Array, wanted: Wanted) -> Plan:
+def compile_rounds(
+    script: Script, kernels: Sequence[Any], x: Array, wanted: Wanted, arrangement: Arrangement | None = None
+) -> Plan:
     """The passes in order: layouts, ranges, program, check.
 
     Args:
-        x: calibration samples [samples, *shape].
+        x: calibration samples [samples, *shape]. arrangement: of the layers, where it is known.
 
     Raises:
         CompileError: no layout fits, the weights take more than `limit_gb`, or the precision is too low.
     """
-    arrangement, used = arrange(script.layers, wanted), x[:CALIBRATION]
+    arrangement, used = arrangement or arrange(script.layers, wanted), x[:CALIBRATION]
     ranges = ranges_of(script, kernels, used)
 
     def plan(target: float) -> Plan:
-        served, weights = list[Served](), list[Array]()
+        served, weights = list[Served](), list[Any]()
         for layer, where, kernel, found in zip(
             script.layers, arrangement.places, kernels, ranges, strict=True
         ):
@@ -159,7 +184,8 @@ def compile_rounds(script: Script, kernels: Sequence[Array], x: Array, wanted: W
             served.append(one)
             weights.append(normalised)
         rounds = Rounds(script, x.shape[1:], math.prod(wanted.output.shape), tuple(served))
-        program = lower_layers(arrangement.params, served, wanted.samples, wanted.encrypted)
+        layouts = [one.layouts if isinstance(one, ChainPlace) else () for one in arrangement.places]
+        program = lower_layers(arrangement.params, served, layouts, wanted.samples, wanted.encrypted)
         network = Layerwise(rounds, tuple(weights))
         return _plan(program, network, used.reshape(len(used), -1), arrangement.cost, wanted)
 
@@ -171,9 +197,12 @@ def compile_rounds(script: Script, kernels: Sequence[Array], x: Array, wanted: W
 
 
 def _served(
-    layer: ServerLayer, where: Bands | Interleaved, kernel: Array, found: Ranges | Choice, target: float
-) -> tuple[Served, Array]:
+    layer: ServerLayer, where: LayerPlace, kernel: Any, found: Ranges | Choice | None, target: float
+) -> tuple[Served, Any]:
     """A layer as it is computed, and its normalised weights."""
+    if isinstance(layer, ChainLayer):
+        assert isinstance(where, ChainPlace)
+        return ServedChain(layer, where.parts, *where.start, *where.end), where.layers
     if isinstance(layer, LinearLayer):
         assert isinstance(found, Ranges)
         assert isinstance(where, Bands)
@@ -209,19 +238,30 @@ def _plan(program: Program, network: Layerwise, flat: Array, cost: Cost, wanted:
     return found.with_error(check_precision(found, flat, checked))
 
 
-def _check_size(layers: Sequence[ServerLayer], found: Arrangement, wanted: Wanted) -> None:
-    weights = [LayerCounts.of(place).weights if isinstance(place, Bands) else 0 for place in found.places]
-    size = packed_length(found.params, WEIGHT)
-    total = sum(weights) * size
+def check_size(layers: Sequence[ServerLayer], found: Arrangement, wanted: Wanted) -> None:
+    """Refuse weights that are too many to be sent.
+
+    Raises:
+        CompileError: so they are; names the largest layer.
+    """
+    weights, total = list[int](), 0
+    for place in found.places:
+        count, level = 0, 0
+        if isinstance(place, Bands):
+            count = LayerCounts.of(place).weights
+        elif isinstance(place, ChainPlace):
+            count, level = sum(one.diagonals for one in place.layouts), found.params.levels
+        weights.append(count)
+        total += count * packed_length(found.params, replace(WEIGHT, level=level))
     if total <= wanted.limit_gb * 1e9:
         return
     largest = max(range(len(weights)), key=weights.__getitem__)
     layer = layers[largest]
-    assert isinstance(layer, LinearLayer)
+    what = f" ({layer.geometry})" if isinstance(layer, LinearLayer) else ""
     raise CompileError(
         f"the upload takes {total / 1e9:.1f} GB, more than limit_gb={wanted.limit_gb:g}: "
         f"{weights[largest]:,} of {sum(weights):,} weights are those of "
-        f"{layer.name!r} ({layer.geometry}). Fewer channels make them fewer; or raise limit_gb"
+        f"{layer.name!r}{what}. Fewer channels make them fewer; or raise limit_gb"
     )
 
 

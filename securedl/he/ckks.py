@@ -14,6 +14,8 @@ from securedl.he.scheme import Encoder, Scheme
 
 #: Bits between the scale and the first prime: encrypted values may reach 2^(HEADROOM_BITS - 1).
 HEADROOM_BITS = 7
+#: With a smaller scale results are too coarse.
+LEAST_SCALE_BITS = 30
 
 
 def scale_bits_for(ring: int, levels: int) -> int:
@@ -22,20 +24,24 @@ def scale_bits_for(ring: int, levels: int) -> int:
     return min(40, free // (levels + 2))
 
 
-def ckks_parameters(ring: int, levels: int, scale_bits: int | None = None) -> Parameters:
-    """A CKKS chain [scale + 7, scale x levels] with a special prime two bits above the first.
+def ckks_parameters(
+    ring: int, levels: int, scale_bits: int | None = None, first_bits: int | None = None
+) -> Parameters:
+    """A CKKS chain [first, scale x levels] with a special prime two bits above the first; this has 7 bits
+    more than the scale unless its size is given.
 
     Raises:
         CompileError: when fewer than 30 scale bits would remain; below that results are too coarse.
     """
     bits = scale_bits_for(ring, levels) if scale_bits is None else scale_bits
-    if bits < 30:
+    if bits < LEAST_SCALE_BITS:
         raise CompileError(
             f"ring {ring} cannot hold {levels} levels at 128 bits of security: only {bits} bits of scale "
-            "remain and 30 are needed; use a larger ring or allow refreshes"
+            f"remain and {LEAST_SCALE_BITS} are needed; use a larger ring or allow refreshes"
         )
-    special = next(ntt_primes(ring, bits + HEADROOM_BITS + SPECIAL_BITS))
-    first = next(q for q in ntt_primes(ring, bits + HEADROOM_BITS) if 4 * q <= special)
+    first_bits = bits + HEADROOM_BITS if first_bits is None else first_bits
+    special = next(ntt_primes(ring, first_bits + SPECIAL_BITS))
+    first = next(q for q in ntt_primes(ring, first_bits) if 4 * q <= special)
     source = ntt_primes(ring, bits)
     primes = (first, *(next(source) for _ in range(levels)))
     return Parameters("ckks", ring, primes, special)
@@ -48,17 +54,19 @@ COEFFICIENT_BITS = 48
 
 def coefficient_parameters(ring: int = 4096, levels: int = 0) -> Parameters:
     """A chain whose first prime is that of the coefficient form (`securedl.plan.bands`); with `levels` there
-    are slots beside it.
+    are slots beside it, whose scale has as many bits as fit, at most 7 less than that prime.
 
     Raises:
         CompileError: a ring that is none, or cannot hold the levels.
     """
+    free = MAX_MODULUS_BITS.get(ring, 0) - 2 * COEFFICIENT_BITS - SPECIAL_BITS
     bits = COEFFICIENT_BITS - HEADROOM_BITS
-    if bits * (levels + 2) + 2 * HEADROOM_BITS + SPECIAL_BITS > MAX_MODULUS_BITS.get(ring, 0):
+    bits = min(bits, free // levels) if levels else bits
+    if free < 0 or bits < LEAST_SCALE_BITS:
         raise CompileError(
             f"ring {ring} cannot hold {levels} levels beside coefficients at 128 bits of security"
         )
-    return ckks_parameters(ring, levels, bits)
+    return ckks_parameters(ring, levels, bits, COEFFICIENT_BITS)
 
 
 class Ckks(Scheme):

@@ -45,13 +45,13 @@ class Partitioned:
 
     Attributes:
         kernels: of the script's layers, float64 [maps, channels / groups, rows, columns]; of polynomials
-            their coefficients [degree + 1, channels or 1].
+            their coefficients [degree + 1, channels or 1]; of chains their graphs.
         output_shape: of one sample's logits. head: what the network ends in, for the client.
         captured: where it is from.
     """
 
     script: Script
-    kernels: tuple[Array, ...]
+    kernels: tuple[Any, ...]
     output_shape: tuple[int, ...]
     head: Head
     captured: Captured
@@ -114,7 +114,7 @@ class ScriptWriter:
         layer = PolynomialLayer(name, shape, len(coefficients) - 1, len(x.value) // BATCH)
         return self._layer(layer, x, coefficients)
 
-    def _layer(self, layer: ServerLayer, x: Followed, weights: Array) -> Followed:
+    def _layer(self, layer: LinearLayer | PolynomialLayer, x: Followed, weights: Array) -> Followed:
         value, changed = (torch.from_numpy(layer.apply(one.numpy(), weights)) for one in (x.value, x.changed))
         self.layers.append(layer)
         self.kernels.append(weights)
@@ -193,23 +193,8 @@ def partition(
         tuple(emitted.instructions), emitted.constants, tuple(emitted.layers), answer.register or 0
     )
     return Partitioned(
-        _alive(script), tuple(emitted.kernels), tuple(answer.value.shape[1:]), run.head, captured
+        script.alive, tuple(emitted.kernels), tuple(answer.value.shape[1:]), run.head, captured
     )
-
-
-def _alive(script: Script) -> Script:
-    """Without what nobody reads."""
-    from securedl.network.script import references
-
-    needed, kept = {script.output}, list[Instruction]()
-    for one in reversed(script.instructions):
-        if one.out in needed or one.operation == LAYER:
-            needed |= set(references([*one.args, *one.kwargs.values()], "r"))
-            kept.append(one)
-    kept.reverse()
-    used = {name for one in kept for name in references([*one.args, *one.kwargs.values()], "c")}
-    constants = {name: value for name, value in script.constants.items() if name in used}
-    return Script(tuple(kept), constants, script.layers, script.output)
 
 
 def _random(shape: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -10,13 +10,13 @@ import operator
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from securedl.errors import InputError
 from securedl.network.geometry import Geometry
-from securedl.network.graph import Array
+from securedl.network.graph import Array, Graph
 from securedl.network.script_operations import aten
 
 if TYPE_CHECKING:  # it needs torch
@@ -94,8 +94,31 @@ class PolynomialLayer:
         return ["polynomial", self.name, self.repeat, [self.degree, *self.shape]]
 
 
+@dataclass(frozen=True)
+class ChainLayer:
+    """Affine maps and polynomials one after another, which nothing parts: weights are their graph.
+
+    Attributes:
+        name: path of its first module. shape, output: of what it is sent and gives, without the samples.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    output: tuple[int, ...]
+
+    repeat: ClassVar[int] = 1
+
+    def apply(self, sent: Array, weights: Graph) -> Array:
+        """[samples, *shape] to [samples, *output]."""
+        return weights(sent).reshape(len(sent), *self.output)
+
+    def to_list(self) -> list[Any]:
+        """For a file."""
+        return ["chain", self.name, 1, [len(self.shape), *self.shape, *self.output]]
+
+
 #: What a server computes for a script.
-ServerLayer: TypeAlias = LinearLayer | PolynomialLayer
+ServerLayer: TypeAlias = LinearLayer | PolynomialLayer | ChainLayer
 
 
 def layer_from(row: Sequence[Any]) -> ServerLayer:
@@ -107,6 +130,11 @@ def layer_from(row: Sequence[Any]) -> ServerLayer:
     kind, name, repeat, sizes = row
     if kind == "linear":
         return LinearLayer(str(name), Geometry.from_list(sizes), int(repeat))
+    if kind == "chain":
+        rank, *both = map(int, sizes)
+        if not 0 < rank < len(both) or min(both) < 1:
+            raise InputError(f"a chain of layers from and to the sizes {both} is none")
+        return ChainLayer(str(name), tuple(both[:rank]), tuple(both[rank:]))
     degree, *shape = map(int, sizes)
     if kind != "polynomial" or degree not in POLYNOMIAL_DEGREES or min([*shape, int(repeat)]) < 1:
         raise InputError(f"a layer of kind {kind!r}, degree {degree} and shape {shape} is none")
@@ -221,6 +249,19 @@ class Script:
             raise InputError("a script meets each of its layers once, in their order, and has an answer")
         self._steps  # noqa: B018 - resolved now
 
+    @property
+    def alive(self) -> Script:
+        """Without operations that nobody reads; layers stay."""
+        needed, kept = {self.output}, list[Instruction]()
+        for one in reversed(self.instructions):
+            if one.out in needed or one.operation == LAYER:
+                needed |= set(references([*one.args, *one.kwargs.values()], "r"))
+                kept.append(one)
+        kept.reverse()
+        used = {name for one in kept for name in references([*one.args, *one.kwargs.values()], "c")}
+        constants = {name: value for name, value in self.constants.items() if name in used}
+        return Script(tuple(kept), constants, self.layers, self.output)
+
     @cached_property
     def _steps(self) -> list[tuple[Instruction, Callable[..., Any] | None, list[int]]]:
         """Each with what it stands for, and the registers that nobody reads afterwards."""
@@ -304,15 +345,15 @@ class Script:
             return getattr(torch, value["d"])
         raise InputError(f"a script has no argument such as {str(value)[:80]}")
 
-    def values(self, x: Array, kernels: Sequence[Array]) -> list[tuple[Array, Array]]:
+    def values(self, x: Array, kernels: Sequence[Any]) -> list[tuple[Array, Array]]:
         """What each layer is sent and makes of it, with these kernels, in the clear."""
         return self._whole(x, kernels)[0]
 
-    def logits(self, x: Array, kernels: Sequence[Array]) -> Array:
+    def logits(self, x: Array, kernels: Sequence[Any]) -> Array:
         """Logits float64 [samples, ...], with these kernels, in the clear."""
         return self._whole(x, kernels)[1]
 
-    def _whole(self, x: Array, kernels: Sequence[Array]) -> tuple[list[tuple[Array, Array]], Array]:
+    def _whole(self, x: Array, kernels: Sequence[Any]) -> tuple[list[tuple[Array, Array]], Array]:
         running, found = self.run(x), list[tuple[Array, Array]]()
         try:
             number, sent = next(running)

@@ -17,8 +17,11 @@ from securedl.errors import InputError
 from securedl.network.graph import Array
 from securedl.network.script import LinearLayer
 from securedl.plan.forms import COMPLETED
+from securedl.plan.layouts import folds
+from securedl.plan.normalised import Layer
 from securedl.plan.rounds import Layerwise
 from securedl.plan.served import Served, ServedLinear, ServedPolynomial
+from securedl.plan.served_chain import ServedChain
 from securedl.plan.signature import Signature
 from securedl.program.convolve import Convolve, Span
 from securedl.program.program import Program
@@ -151,7 +154,7 @@ def _replay(network: Layerwise, flat: Array, limit: int, exact: bool) -> None:
     _require(math.prod(found[1:]) == rounds.outputs, f"an answer has shape {list(found[1:])}")
 
 
-def check_layers(served: Sequence[Served], weights: Sequence[Array], program: Program) -> None:
+def check_layers(served: Sequence[Served], weights: Sequence[Any], program: Program) -> None:
     """Refuse layers that are not what the program computes, or ranges and weights of others.
 
     Raises:
@@ -164,6 +167,8 @@ def check_layers(served: Sequence[Served], weights: Sequence[Array], program: Pr
             _check_linear(one, weight, segment, f"layer {number}")
         elif isinstance(one, ServedPolynomial):
             _check_polynomial(one, weight, segment, f"layer {number}")
+        elif isinstance(one, ServedChain):
+            _check_chain(one, weight, segment, f"layer {number}")
 
 
 @dataclass(frozen=True)
@@ -244,6 +249,41 @@ def _check_polynomial(one: ServedPolynomial, constant: Array, segment: _Segment,
     check_array(constant, (features,) if circuit.constants else (0,), f"the constant of {where}")
 
 
+def _check_chain(one: ServedChain, weights: Sequence[Layer], segment: _Segment, where: str) -> None:
+    program, features = segment.program, math.prod(one.layer.shape)
+    for name, count in (("scale", features), ("offset", features)):
+        check_array(getattr(one, name), (count,), f"the {name} of {where}")
+    for name in ("gain", "shift"):
+        check_array(getattr(one, name), (math.prod(one.layer.output),), f"the {name} of {where}")
+    _require(bool((one.scale != 0).all()), f"the scale of {where} has zeros")
+    _require(len(one.parts) == len(weights) > 0, f"{where} has other weights than parts")
+    circuit, live, sources = _Followed(segment), [segment.source], 1
+    for number, (part, layer) in enumerate(zip(one.parts, weights, strict=True)):
+        source, target, inner = part.places
+        _require(part.sources == (0 if number == 0 and not part.sources else sources), f"{where}: sources")
+        if part.sources:
+            _require(source.features == features, f"{where} reads {source.features} features")
+            step = circuit.product(tuple(live))
+            _require(step.folds == folds(source, target), f"{where} sums up otherwise")
+            _require(step.tiles == target.tiles, f"{where} has other tiles than the program")
+            for matrix in layer.matrices:
+                _require(matrix.shape == (target.features, features), f"{where} has a matrix of another size")
+                check_array(matrix.data, matrix.data.shape, f"a matrix of {where}")
+            check_array(layer.bias, (target.features,), f"the bias of {where}")
+            live, features = [step.out], target.features
+        _require(inner.features == features, f"{where} has {inner.features} values for a polynomial")
+        before = circuit.constants
+        live = part.form.outputs(circuit, live[0])
+        constants = (features,) if circuit.constants > before else (0,)
+        check_array(layer.form.constant, constants, f"the constant of {where}")
+        sources = len(live)
+    _require(live == [segment.out] and not circuit.left, f"{where} has other steps than the program")
+    _require(features == math.prod(one.layer.output), f"{where} gives {features} values")
+    tiles = one.sent.tiles, one.received.tiles
+    _require(tiles == segment.tiles, f"{where} has {tiles} tiles, the program {segment.tiles}")
+    _require(one.sent.shape[0] == program.batch, f"{where} has another batch than the program")
+
+
 class _Followed:
     """A circuit (`plan.forms`) on registers, whose steps must be those of a segment."""
 
@@ -256,6 +296,13 @@ class _Followed:
         _require(
             step.reads() == reads and not step.diagonals, "a polynomial has other steps than the program"
         )
+        return step
+
+    def product(self, reads: tuple[int, ...]) -> Any:
+        """The step of a matrix."""
+        _require(bool(self.left), "a chain has more steps than the program")
+        step = self.left.pop(0)
+        _require(step.reads() == reads and step.diagonals > 0, "a chain has other steps than the program")
         return step
 
     def multiply(self, a: int, b: int) -> int:

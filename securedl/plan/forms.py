@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -106,6 +106,11 @@ class Form(ABC):
         return len(self.outputs(_Depth(), 0))
 
     @property
+    def public(self) -> Form:
+        """The same without its constant."""
+        return replace(self, constant=np.zeros(0))
+
+    @property
     def constants(self) -> tuple[Array, ...]:
         """Constants that the owner encrypts, in the order in which the circuit adds them."""
         return (self.constant,) if len(self.constant) else ()
@@ -170,5 +175,7 @@ class Powers(Form):
 
 #: Forms by the names that they have in a plan's file.
 FORMS: dict[str, type[Form]] = {kind.name: kind for kind in (Straight, Square, Cubic, Powers)}
+#: Where nothing follows.
+NONE: Form = Straight(1)
 #: The form of a polynomial of that degree that has one result; its constant is not in it.
 COMPLETED: dict[int, Form] = {2: Square(2), 3: Cubic(3)}

@@ -33,7 +33,7 @@ from securedl.program.drive import drive
 from securedl.program.execute import RefreshRequest, execute
 from securedl.program.program import Program
 
-FORMAT = 7
+FORMAT = 8
 
 
 class Reference(Protocol):
@@ -354,7 +354,7 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
     network: Network
     reference: Reference
     if meta["rounds"]:
-        network = reference = Layerwise.from_parts(meta["network"], found)
+        network = reference = Layerwise.from_parts(meta["network"], found, program)
         check_network(network, program, arrays["samples"])
         rounds, points = network.rounds, network.rounds.checkpoints
     else:

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from securedl.network.graph import Array
-from securedl.network.script import LinearLayer, Script
+from securedl.network.script import ChainLayer, Script
 from securedl.plan.network import Checkpoint, Conversation, Exchange, Network, of, under
-from securedl.plan.served import Served, served_from
+from securedl.plan.served import Served, ServedLinear, served_from
+from securedl.plan.served_chain import ServedChain, chain_from
 from securedl.program.program import Program
 from securedl.program.steps import Values
 
@@ -61,10 +62,12 @@ class Rounds:
     def _values(self) -> Iterator[int]:
         """Which value of the network each point is (`Checkpoint`)."""
         linear = 0
-        for layer in self.script.layers:
-            here = isinstance(layer, LinearLayer)
-            yield 2 * linear if here else 2 * linear - 1
-            linear += here
+        for served in self.served:
+            begins = isinstance(served, ServedLinear) or (
+                isinstance(served, ServedChain) and served.parts[0].sources > 0
+            )
+            yield 2 * linear if begins else 2 * linear - 1
+            linear += served.affine
         yield 2 * linear
 
 
@@ -73,11 +76,11 @@ class Layerwise(Network):
     """Rounds with the kernels, secret.
 
     Attributes:
-        kernels: of each layer, normalised: for what is sent they give what is received.
+        kernels: of each layer, normalised: for what is sent they give what is received. Of a chain, layers.
     """
 
     rounds: Rounds
-    kernels: tuple[Array, ...]
+    kernels: tuple[Any, ...]
 
     alone: ClassVar[bool] = True
 
@@ -116,7 +119,7 @@ class Layerwise(Network):
         random, found = np.random.default_rng(), self.exchanges(flat, points)
         for number in range(1, len(found)):
             sent = random.uniform(-1.0, 1.0, found[number].sent.shape)
-            peaks = np.abs(self._layer(number, sent)).max(axis=1, keepdims=True)
+            peaks = self.rounds.served[number].peak(sent, self.kernels[number])[:, None]
             sent *= np.minimum(1.0, PROBE_REACH * limit / np.maximum(peaks, 1e-300))
             found[number] = Exchange(sent, self._layer(number, sent))
         return found
@@ -141,10 +144,11 @@ class Layerwise(Network):
     def _peaks(self, flat: Array) -> Array:
         worst = np.zeros(len(flat))
         with np.errstate(over="ignore", invalid="ignore"):
-            for served, (sent, received) in zip(self.rounds.served, self.exchanges(flat, ()), strict=True):
-                for value, part in ((sent, served.sent_part), (received, 1.0)):
-                    largest = np.nan_to_num(np.abs(value).max(axis=1), nan=np.inf)
-                    worst = np.maximum(worst, part * largest)
+            for number, (sent, _) in enumerate(self.exchanges(flat, ())):
+                served = self.rounds.served[number]
+                inner = served.peak(sent, self.kernels[number])
+                for largest in (served.sent_part * np.abs(sent).max(axis=1), inner):
+                    worst = np.maximum(worst, np.nan_to_num(largest, nan=np.inf))
         return worst
 
     @property
@@ -172,7 +176,8 @@ class Layerwise(Network):
         for number, (served, kernel) in enumerate(zip(self.rounds.served, self.kernels, strict=True)):
             row, ranges = served.to_parts()
             rows.append(row)
-            found |= under(f"ranges{number}", ranges) | {f"kernel{number}": kernel}
+            found |= under(f"ranges{number}", ranges)
+            found |= under(f"kernel{number}", served.weight_arrays(kernel))
         meta = {
             "script": script,
             "input_shape": self.rounds.input_shape,
@@ -182,16 +187,20 @@ class Layerwise(Network):
         return meta, found
 
     @staticmethod
-    def from_parts(meta: Any, arrays: Mapping[str, Any]) -> Layerwise:
+    def from_parts(meta: Any, arrays: Mapping[str, Any], program: Program) -> Layerwise:
         """The inverse of `to_parts`; what they must be beside is for `plan.fitting` to say.
 
         Raises:
             InputError: not such parts.
         """
         script = Script.from_parts(meta["script"], of("script", arrays))
-        served = tuple(
-            served_from(layer, row, of(f"ranges{k}", arrays))
-            for k, (layer, row) in enumerate(zip(script.layers, meta["served"], strict=True))
-        )
-        rounds = Rounds(script, tuple(meta["input_shape"]), int(meta["outputs"]), served)
-        return Layerwise(rounds, tuple(arrays[f"kernel{k}"] for k in range(len(served))))
+        served = list[Served]()
+        for k, (layer, row) in enumerate(zip(script.layers, meta["served"], strict=True)):
+            ranges = of(f"ranges{k}", arrays)
+            if isinstance(layer, ChainLayer):
+                served.append(chain_from(layer, row, ranges, program))
+            else:
+                served.append(served_from(layer, row, ranges))
+        rounds = Rounds(script, tuple(meta["input_shape"]), int(meta["outputs"]), tuple(served))
+        kernels = (one.weights_from(of(f"kernel{k}", arrays)) for k, one in enumerate(served))
+        return Layerwise(rounds, tuple(kernels))

@@ -12,7 +12,7 @@ import numpy as np
 
 from securedl.errors import InputError
 from securedl.network.graph import Array
-from securedl.network.script import LinearLayer, PolynomialLayer, ServerLayer
+from securedl.network.script import LinearLayer, PolynomialLayer
 from securedl.plan.bands import Bands
 from securedl.plan.forms import FORMS, Form
 from securedl.plan.layouts import Interleaved, LayerValues, Layout
@@ -34,6 +34,11 @@ class Served(ABC):
 
     @property
     @abstractmethod
+    def affine(self) -> int:
+        """How many affine maps of the network it computes."""
+
+    @property
+    @abstractmethod
     def sent(self) -> Layout:
         """Where the client puts normalised values [samples, features]."""
 
@@ -51,11 +56,15 @@ class Served(ABC):
         """What the script gets, from normalised values [samples, features]."""
 
     @abstractmethod
-    def apply(self, sent: Array, weights: Array) -> Array:
+    def apply(self, sent: Array, weights: Any) -> Array:
         """Normalised values [samples, features] through the layer, with its normalised weights."""
 
+    def peak(self, sent: Array, weights: Any) -> Array:
+        """The largest magnitude [samples] of what is computed from normalised values [samples, features]."""
+        return np.asarray(np.abs(self.apply(sent, weights)).max(axis=1))
+
     @abstractmethod
-    def values(self, weights: Array) -> Iterator[Values]:
+    def values(self, weights: Any) -> Iterator[Values]:
         """What goes into the steps with weights that compute it."""
 
     @property
@@ -66,6 +75,14 @@ class Served(ABC):
     @abstractmethod
     def to_parts(self) -> tuple[Any, dict[str, Array]]:
         """Beside the layer itself, for a file."""
+
+    def weight_arrays(self, weights: Any) -> dict[str, Any]:
+        """Normalised weights, for a file."""
+        return {"values": weights}
+
+    def weights_from(self, arrays: Mapping[str, Any]) -> Any:
+        """The inverse of `weight_arrays`."""
+        return arrays["values"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -116,6 +133,7 @@ class ServedLinear(Served):
     bands: Bands
 
     sent_part: ClassVar[float] = SENT_PART
+    affine: ClassVar[int] = 1
 
     @property
     def sent(self) -> Layout:
@@ -179,6 +197,7 @@ class ServedPolynomial(Served):
     place: Interleaved
 
     sent_part: ClassVar[float] = 1.0
+    affine: ClassVar[int] = 0
 
     @property
     def sent(self) -> Layout:
@@ -229,7 +248,7 @@ class ServedPolynomial(Served):
         return (self.form.name, self.place.features, self.place.width, self.place.batch), arrays
 
 
-def served_from(layer: ServerLayer, meta: Any, arrays: Mapping[str, Any]) -> Served:
+def served_from(layer: LinearLayer | PolynomialLayer, meta: Any, arrays: Mapping[str, Any]) -> Served:
     """The inverse of `Served.to_parts`.
 
     Raises:

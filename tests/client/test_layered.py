@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 import securedl
-from securedl.compiler.layered import layer_by_layer
+from securedl.compiler.layered import Apart
 from securedl.compiler.rounds import Wanted
 from securedl.errors import CompileError, InputError, UnsupportedLayerError
 from securedl.network.affine_script import is_affine
+from securedl.network.outputs import Output, task_of
 from securedl.network.partition import partition
 from securedl.network.polynomial import PolynomialActivation
 from securedl.network.script import POLYNOMIAL_DEGREES
@@ -106,9 +107,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
 
 def layered(model: nn.Module, x: np.ndarray, batch: int, limit_gb: float = 8.0) -> Plan:
     """A plan of that kind, whatever another would cost."""
-    own, *_ = layer_by_layer(
-        model, x, None, lambda output: Wanted(batch, True, securedl.Link(), None, (), output, limit_gb)
-    )
+    apart = Apart.of(model, x)
+    shape, head = apart.found.output_shape, apart.found.head
+    output = Output(shape, task_of(shape, head), head)
+    own, *_ = apart.layer_by_layer(Wanted(batch, True, securedl.Link(), None, (), output, limit_gb))
     assert own.make is not None
     return own.make()
 

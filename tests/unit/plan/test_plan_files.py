@@ -141,6 +141,11 @@ def array(name: str, make: Callable[[Any], Any]) -> Callable[[Meta, Arrays], Non
     return change
 
 
+def kernel(number: int) -> str:
+    """Where a file has the weights of a layer."""
+    return f"network.kernel{number}.values"
+
+
 def spoilt(value: float) -> Callable[[Any], Any]:
     """The same array with one other number."""
 
@@ -186,11 +191,11 @@ SERVED, SIZES = ("network", "served"), ("network", "script", "layers", 0, 3)
         (put("columns", value=["a"]), "columns"),
         (put("output", "shape", value=[4]), "an answer"),
         (put("output", "shape", value=[-3]), "needs a logit|an answer"),
-        (array("network.kernel0", spoilt(np.nan)), "kernel of layer 1 has NaN"),
-        (array("network.kernel0", spoilt(np.inf)), "kernel of layer 1 has NaN"),
-        (array("network.kernel0", lambda a: a.astype(np.float32)), "kernel of layer 1 should be float64"),
-        (array("network.kernel1", lambda a: a[:, :2]), "kernel of layer 2 should be float64"),
-        (array("network.kernel2", lambda a: a.reshape(3, 4, 2, 2)), "kernel of layer 3 should be float64"),
+        (array(kernel(0), spoilt(np.nan)), "kernel of layer 1 has NaN"),
+        (array(kernel(0), spoilt(np.inf)), "kernel of layer 1 has NaN"),
+        (array(kernel(0), lambda a: a.astype(np.float32)), "kernel of layer 1 should be float64"),
+        (array(kernel(1), lambda a: a[:, :2]), "kernel of layer 2 should be float64"),
+        (array(kernel(2), lambda a: a.reshape(3, 4, 2, 2)), "kernel of layer 3 should be float64"),
         (array("network.ranges0.scale", spoilt(0.0)), "scale of layer 1 has values that are not above zero"),
         (array("network.ranges0.scale", spoilt(-1.0)), "scale of layer 1 has values"),
         (array("network.ranges1.gain", spoilt(-1e-9)), "gain of layer 2 has values"),
@@ -225,10 +230,10 @@ def test_each_part(conv: Files, change: Callable[[Meta, Arrays], None], words: s
         (put("network", "script", "layers", 1, 3, value=[3]), "no shape|stands in slots"),
         (put("network", "script", "layers", 1, 3, value=[3, 3, 64]), "is sent"),
         (put("program", "steps", 2, "right", value=1), "needs values in slots"),
-        (array("network.kernel1", lambda a: a[:-1]), "constant of layer 2 should be"),
-        (array("network.kernel1", lambda a: a[:0]), "constant of layer 2 should be"),
-        (array("network.kernel1", spoilt(np.nan)), "constant of layer 2 has NaN"),
-        (array("network.kernel3", lambda a: np.zeros(8)), "constant of layer 4 should be"),
+        (array(kernel(1), lambda a: a[:-1]), "constant of layer 2 should be"),
+        (array(kernel(1), lambda a: a[:0]), "constant of layer 2 should be"),
+        (array(kernel(1), spoilt(np.nan)), "constant of layer 2 has NaN"),
+        (array(kernel(3), lambda a: np.zeros(8)), "constant of layer 4 should be"),
         (array("network.ranges1.reach", spoilt(0.0)), "reach of layer 2 has values"),
         (array("network.ranges3.gain", lambda a: a[:0]), "gain of layer 4 should be"),
         (array("network.ranges3.offset", spoilt(np.inf)), "offset of layer 4 has NaN"),
@@ -241,7 +246,7 @@ def test_each_part_of_polynomials(powers: Files, change: Callable[[Meta, Arrays]
 def test_parts_of_another_plan(conv: Files, tokens: Files) -> None:
     for key in ("program", "network", "input_shape"):
         refused(conv.with_(put(key, value=copy.deepcopy(tokens.meta[key]))))
-    for name in ("network.kernel0", "network.ranges0.gain", "network.ranges0.offset"):
+    for name in (kernel(0), "network.ranges0.gain", "network.ranges0.offset"):
         foreign = {name: tokens.arrays[name]}
         refused(packed(copy.deepcopy(conv.meta), conv.arrays | foreign))
 

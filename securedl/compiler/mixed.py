@@ -1,0 +1,238 @@
+"""Layers in coefficients and chains in slots in one plan: which is which, by dynamic programming.
+
+A refresh costs a round trip and bytes. Where trips are dear, a polynomial and the layer after it are better
+left in slots together, at the price of more work and weights for the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from securedl.compiler.bands import Conditions, LayerCounts, choose
+from securedl.compiler.cost import SlotsCost
+from securedl.compiler.forms import Choice, normalised_with
+from securedl.compiler.layout import LayerLayout, Layouts, lay_out
+from securedl.compiler.levels import operations, segment_cost, segment_layouts
+from securedl.compiler.rounds import Arrangement, ChainPlace, LayerPlace, Wanted, check_size
+from securedl.errors import CompileError
+from securedl.he.ckks import coefficient_parameters
+from securedl.he.params import Parameters
+from securedl.he.record import Shape
+from securedl.network.chain import Cut, Section, cuts, linear_between, with_chains
+from securedl.network.graph import Array, Graph, Polynomial
+from securedl.network.partition import Partitioned
+from securedl.plan.bands import Bands
+from securedl.plan.forms import NONE
+from securedl.plan.normalised import Layer, LayerPlaces
+from securedl.plan.served_chain import ChainPart
+from securedl.plan.signature import Cost
+
+#: Rings that are tried.
+MIXED_RINGS = (8192, 16384)
+
+
+@dataclass(frozen=True, eq=False)
+class Stop:
+    """Where the client may be asked.
+
+    Attributes:
+        cut: of the script. scale, offset: of the value there, which is normalised · scale + offset.
+    """
+
+    cut: Cut
+    scale: Array
+    offset: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """Operations start..end between two points.
+
+    Attributes:
+        bands: of its layers, in coefficients; else it is in slots. cost: of a query; once: milliseconds of
+            its weights.
+    """
+
+    start: int
+    end: int
+    cost: Cost
+    once: float
+    bands: tuple[Bands, ...] = ()
+
+
+class Mixed:
+    """The search, for one network.
+
+    Args:
+        found: its layers apart. graph: the same, fused. x: calibration samples [samples, *shape].
+        below: milliseconds of a query, its share of what is paid once among them, that a plan must beat.
+    """
+
+    def __init__(self, found: Partitioned, graph: Graph, x: Array, wanted: Wanted, below: float) -> None:
+        self.found, self.graph, self.wanted, self.below = found, graph, wanted, below
+        self.network, self.choices = normalised_with(graph, x.reshape(len(x), -1))
+        self.operations = operations(self.network)
+        self.points = self._points(x)
+
+    def _points(self, x: Array) -> list[Stop | None]:
+        """At each operation, and at the end; None where the client cannot be asked."""
+        nodes, network = self.graph.nodes, self.network
+        polynomials = [k for k, node in enumerate(nodes) if isinstance(node, Polynomial)]
+        known = cuts(self.found, self.graph, polynomials, x)
+        if known is None or len(nodes) != len(self.operations):
+            return []
+        around, points = iter(known.around), list[Stop | None]()
+        points.append(Stop(known.start, network.input_scale, network.input_offset))
+        for number, one in enumerate(self.operations):
+            choice: Choice = self.choices[one.layer]
+            if one.kind == "activation":
+                before, after = next(around)
+                points[number] = Stop(before, choice.reach, -choice.shift)
+                single = len(choice.gains) == 1
+                points.append(Stop(after, choice.gains[0], choice.offset) if single else None)
+            else:
+                points.append(None)
+        points[-1] = Stop(known.end, network.output_scale, network.output_offset)
+        return points
+
+    def best(self) -> tuple[Parameters, tuple[Layouts, ...], list[Stretch]] | None:
+        """Parameters, layouts and stretches of the cheapest plan; None where none is cheaper than `below`."""
+        best, found = self.below, None
+        for ring in MIXED_RINGS if self.points else ():
+            places = ring // 2 // self.wanted.samples
+            if not places:
+                continue
+            layouts = lay_out(self.network, places, self.wanted.samples, self.wanted.encrypted)
+            most = sum(one.levels for one in self.operations)
+            for levels in range(1, most + 1):
+                try:
+                    params = coefficient_parameters(ring, levels)
+                except CompileError:
+                    break
+                stretches = self._cheapest(params, layouts)
+                if stretches is not None and (ms := self._total(stretches)) < best:
+                    best, found = ms, (params, layouts, stretches)
+        return found
+
+    def _total(self, stretches: Sequence[Stretch]) -> float:
+        return sum(one.cost.total_ms + one.once / self.wanted.queries for one in stretches)
+
+    def _cheapest(self, params: Parameters, layouts: tuple[Layouts, ...]) -> list[Stretch] | None:
+        table: dict[int, list[Stretch]] = {len(self.operations): []}
+        for start in range(len(self.operations) - 1, -1, -1):
+            if self.points[start] is None:
+                continue
+            options = [
+                [one, *table[one.end]] for one in self._from(start, params, layouts) if one.end in table
+            ]
+            if options:
+                table[start] = min(options, key=self._total)
+        return table.get(0)
+
+    def _from(self, start: int, params: Parameters, layouts: tuple[Layouts, ...]) -> Iterator[Stretch]:
+        """All stretches from one point."""
+        levels, linear = 0, True
+        for end in range(start + 1, len(self.operations) + 1):
+            levels += self.operations[end - 1].levels
+            linear = linear and self.operations[end - 1].kind == "affine"
+            if self.points[end] is None:
+                continue
+            if linear and (one := self._in_coefficients(start, end, params)) is not None:
+                yield one
+            if levels <= params.levels and (one := self._in_slots(start, end, levels, params, layouts)):
+                yield one
+
+    def _in_coefficients(self, start: int, end: int, params: Parameters) -> Stretch | None:
+        begin, stop = self.points[start], self.points[end]
+        assert begin is not None
+        assert stop is not None
+        layers, wanted = linear_between(self.found.script, begin.cut, stop.cut), self.wanted
+        conditions = Conditions(params, wanted.encrypted, wanted.link, wanted.queries, wanted.prices)
+        if not layers:
+            return None
+        try:
+            bands = [
+                choose(one.geometry, wanted.samples * one.repeat, conditions, one.name) for one in layers
+            ]
+        except CompileError:  # none fits
+            return None
+        counts = [LayerCounts.of(one) for one in bands]
+        cost = sum((conditions.cost(one) for one in counts), Cost(link_ms=wanted.link.rtt_ms * len(counts)))
+        return Stretch(start, end, cost, sum(map(conditions.once, counts)), tuple(bands))
+
+    def _in_slots(
+        self, start: int, end: int, levels: int, params: Parameters, layouts: tuple[Layouts, ...]
+    ) -> Stretch | None:
+        wanted, ops = self.wanted, self.operations
+        price = SlotsCost(params, wanted.link, wanted.prices)
+        shape = Shape(levels, 2, 1.0, seeded=wanted.encrypted)
+        weight = price.weight_ms(shape)
+        maps = [layouts[one.layer] for one in ops[start:end] if one.kind == "affine"]
+        least = sum(one.least for one in maps)
+        if least * (weight / wanted.queries + price.term_ms(0, wanted.encrypted)) > self.below:
+            return None
+        cost = segment_cost(price, self.network, layouts, ops, start, end, levels, wanted.encrypted)
+        chosen = segment_layouts(ops, start, end, layouts)
+        once = weight * sum(one.diagonals + one.target.tiles for one in chosen)
+        return Stretch(start, end, cost, once)
+
+    def arranged(
+        self, params: Parameters, layouts: tuple[Layouts, ...], stretches: Sequence[Stretch]
+    ) -> tuple[Partitioned, Arrangement]:
+        """The network with its chains as layers, and where everything stands.
+
+        Raises:
+            CompileError: others read what is inside of a chain, or the weights take more than the limit.
+        """
+        chains, places = list[Section](), list[LayerPlace]()
+        for one in stretches:
+            begin, stop = self.points[one.start], self.points[one.end]
+            assert begin is not None
+            assert stop is not None
+            if one.bands:
+                places += one.bands
+            elif one.end - one.start == 1 and self.operations[one.start].kind == "activation":
+                places.append(layouts[self.operations[one.start].layer].plain)
+            else:
+                graph = Graph(begin.cut.shape, self.graph.nodes[one.start : one.end])
+                chains.append(Section(begin.cut, stop.cut, graph))
+                places.append(self._chain(one, layouts, begin, stop))
+        joined = with_chains(self.found, chains)
+        if joined is None:
+            raise CompileError("the network branches inside of what would be a chain in slots")
+        cost = sum((one.cost for one in stretches), Cost())
+        found = Arrangement(params, tuple(places), cost, sum(one.once for one in stretches))
+        check_size(joined.script.layers, found, self.wanted)
+        return joined, found
+
+    def _chain(self, one: Stretch, layouts: tuple[Layouts, ...], begin: Stop, stop: Stop) -> ChainPlace:
+        ops, parts, layers = self.operations, list[ChainPart](), list[Layer]()
+        chosen = list(segment_layouts(ops, one.start, one.end, layouts))
+        following = iter(chosen)
+        for number in range(one.start, one.end):
+            layer = self.network.layers[ops[number].layer]
+            if ops[number].kind == "affine":
+                where: LayerLayout = next(following)
+                places = LayerPlaces(where.source, where.target, where.target)
+                parts.append(ChainPart(layer.name, len(layer.matrices), NONE, places))
+                layers.append(replace(layer, form=NONE))
+            elif number > one.start:
+                parts[-1] = replace(parts[-1], form=layer.form.public)
+                layers[-1] = layer
+            else:  # the client lays what it reads
+                held = chosen[0].source if number + 1 < one.end else layouts[ops[number].layer].plain
+                parts.append(ChainPart("", 0, layer.form.public, LayerPlaces(held, held, held)))
+                layers.append(replace(layer, matrices=(), bias=np.zeros(0)))
+        ends = (begin.scale, begin.offset), (stop.scale, stop.offset)
+        return ChainPlace(tuple(parts), tuple(layers), tuple(chosen), *ends)
+
+    def name(self, stretches: Sequence[Stretch]) -> str:
+        """For people: which operations have no refresh between them."""
+        whole = [one for one in stretches if one.end - one.start > 1 and not one.bands]
+        chains = [
+            f"{self.operations[one.start].name} to {self.operations[one.end - 1].name}" for one in whole
+        ]
+        return f"layer by layer, {' and '.join(chains)} in slots without a refresh"
