@@ -13,10 +13,9 @@ from securedl.arguments import number, shown
 from securedl.compiler.candidate import Candidate, cheapest
 from securedl.compiler.client import compile_client
 from securedl.compiler.cost import COEFFICIENT_PRICES, EXPECTED_QUERIES, CoefficientPrices, SlotsCost
-from securedl.compiler.forms import normalise
 from securedl.compiler.fuse import fuse
+from securedl.compiler.fused import Fused
 from securedl.compiler.layered import Apart
-from securedl.compiler.layout import lay_out
 from securedl.compiler.levels import Segments, no_place, operations, place_refreshes
 from securedl.compiler.limit import SizeLimit
 from securedl.compiler.lower import lower
@@ -186,8 +185,8 @@ class Sources:
         return [self.in_slots, self.layer_by_layer, self.mixed] if alone else [self.in_slots]
 
     @cached_property
-    def _imported(self) -> tuple[list[Graph], Output]:
-        """The network as graphs, fused in one way or two, and its output."""
+    def _imported(self) -> tuple[list[Fused], Output]:
+        """The network fused in one way or two, and its output."""
         from securedl.network.compare import check_intervals, check_same
         from securedl.network.from_torch import import_torch
 
@@ -198,7 +197,7 @@ class Sources:
         check_same(model, imported, x)
         flat, straight = x.reshape(len(x), -1), straighten(imported.graph)
         fused = {len(one.nodes): one for one in (fuse(straight, flat, wide) for wide in (True, False))}
-        return list(fused.values()), output
+        return [Fused(one, flat) for one in fused.values()], output
 
     @cached_property
     def _apart(self) -> tuple[Apart, Wanted]:
@@ -208,13 +207,12 @@ class Sources:
 
     def in_slots(self) -> list[Candidate]:
         """All values in slots."""
-        (graphs, output), asked = self._imported, self.asked
-        flat = asked.x.reshape(len(asked.x), -1)
+        (fused, output), asked = self._imported, self.asked
         found, reasons = list[Candidate](), list[CompileError]()
-        for graph in graphs:
+        for network in fused:
             try:
                 one = slots_candidate(
-                    graph, flat, asked.batch, asked.encrypted, asked.link, asked.ring, asked.refreshes,
+                    network, asked.batch, asked.encrypted, asked.link, asked.ring, asked.refreshes,
                     "ckks", asked.columns, output, asked.limit_gb, asked.prices,
                 )  # fmt: skip
             except CompileError as reason:
@@ -226,27 +224,20 @@ class Sources:
             raise reasons[0]
         return found
 
-    def layer_by_layer(self) -> list[Candidate]:
-        """Layers in coefficients, each polynomial by itself in slots."""
+    @cached_property
+    def _layered(self) -> list[Candidate]:
         apart, wanted = self._apart
         return apart.layer_by_layer(wanted)
 
+    def layer_by_layer(self) -> list[Candidate]:
+        """Layers in coefficients, each polynomial by itself in slots."""
+        return self._layered
+
     def mixed(self) -> list[Candidate]:
         """Layers in coefficients, and polynomials with some of the layers in slots."""
-        (graphs, _), (apart, wanted) = self._imported, self._apart
-        below = self.layer_by_layer()[0].ms * wanted.samples
-        return [one for graph in graphs for one in apart.mixed(graph, wanted, below)]
-
-
-def compared(model: nn.Module, x: Array, **options: Any) -> list[Candidate]:
-    """All plans that `compile` would compare with activations="server", the cheapest first.
-
-    Args:
-        x: calibration samples [samples, *shape]. options: further fields of `Asked`, none of them checked.
-    """
-    options = {"batch": 64, "encrypted": True, "link": Link(), **options}
-    sources = Sources(model, Asked(_calibration(x), **options)).all()
-    return sorted((one for source in sources for one in source()), key=lambda one: one.ms)
+        (fused, _), (apart, wanted) = self._imported, self._apart
+        below = self._layered[0].ms * wanted.samples
+        return [one for network in fused for one in apart.mixed(network, wanted, below)]
 
 
 def _whole(value: Any) -> bool:
@@ -260,8 +251,7 @@ def _calibration(x: Array) -> Array:
 
 
 def slots_candidate(
-    graph: Graph,
-    x: Array,
+    fused: Fused,
     batch: int | str,
     encrypted: bool,
     link: Link,
@@ -276,15 +266,15 @@ def slots_candidate(
     """A plan in slots, by the passes in their order.
 
     Args:
-        graph: fused. x: calibration samples [samples, features]. columns: their names, if any.
+        columns: names of the features, if any.
         output: what an answer is; a vector by default.
     """
-    rules, network = scheme_named(scheme), normalise(graph, x)
+    rules, network, graph, x = scheme_named(scheme), fused.normalised[0], fused.graph, fused.x
     for values in network.stages(x)[0]:
         if not np.all(np.isfinite(values)):
             raise CompileError("the network overflows on its calibration data: standardise the inputs")
     limit = SizeLimit(limit_gb, network, batch)
-    params, chosen = _choose(rules, network, batch, encrypted, link, ring, refreshes, limit, prices)
+    params, chosen = _choose(rules, fused, batch, encrypted, link, ring, refreshes, limit, prices)
     program, checkpoints, places = lower(params, network, chosen, encrypted)
     limit.check_upload(program, chosen.layouts)
     network = replace(network, places=places)
@@ -305,7 +295,7 @@ def slots_candidate(
 
 def compile_graph(graph: Graph, x: Array, *arguments: Any) -> Plan:
     """A plan in slots of any graph; other arguments as of `slots_candidate`."""
-    make = slots_candidate(fuse(straighten(graph), x), x, *arguments).make
+    make = slots_candidate(Fused(fuse(straighten(graph), x), x), *arguments).make
     assert make is not None
     return make()
 
@@ -329,7 +319,7 @@ def lanes(batch: int | str, slots: int) -> int:
 
 def _choose(
     rules: Scheme,
-    network: Normalised,
+    fused: Fused,
     batch: int | str,
     encrypted: bool,
     link: Link,
@@ -339,6 +329,7 @@ def _choose(
     prices: CoefficientPrices,
 ) -> tuple[Parameters, Segments]:
     """Ring, primes and refresh checkpoints with the least time for each sample."""
+    network = fused.normalised[0]
     depth = sum(op.levels for op in operations(network))
     best: tuple[float, Parameters, Segments] | None = None
     failed: CompileError | None = None
@@ -348,7 +339,7 @@ def _choose(
         if count > slots:
             failed = CompileError(f"batch {batch} does not fit the {slots} slots of ring {candidate}")
             continue
-        layouts = lay_out(network, slots // count, count, encrypted)
+        layouts = fused.layouts(slots // count, count, encrypted)
         try:
             limit.check_memory([one.at(laid=True, summed=True) for one in layouts], slots)
         except CompileError as error:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from securedl.compiler.candidate import Candidate
+from securedl.compiler.fused import Fused
 from securedl.compiler.mixed import Mixed
 from securedl.compiler.rounds import Arrangement, Wanted, alternatives, arrange, compile_rounds
 from securedl.errors import UnsupportedLayerError
-from securedl.network.graph import Array, Graph
+from securedl.network.graph import Array
 from securedl.network.partition import Partitioned
 from securedl.plan.plan import Plan
 
@@ -61,17 +62,14 @@ class Apart:
         own = self._candidate(NAME, self.found, arrange(layers, asked), asked)
         return [own, *alternatives(layers, asked, f"{NAME}, ")]
 
-    def mixed(self, graph: Graph, asked: Wanted, below: float) -> list[Candidate]:
+    def mixed(self, fused: Fused, asked: Wanted, below: float) -> list[Candidate]:
         """The cheapest plan with chains in slots beside layers in coefficients; none where no such plan takes
         less than `below`, milliseconds of a query and its share of what is paid once.
-
-        Args:
-            graph: the network, fused.
 
         Raises:
             CompileError: see `Mixed.arranged`.
         """
-        search = Mixed(self.found, graph, self.x, asked, below)
+        search = Mixed(self.found, fused, self.x, asked, below)
         if (best := search.best()) is None:
             return []
         return [self._candidate(search.name(best[2]), *search.arranged(*best), asked)]

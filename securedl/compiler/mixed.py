@@ -13,8 +13,9 @@ import numpy as np
 
 from securedl.compiler.bands import Conditions, LayerCounts, choose
 from securedl.compiler.cost import SlotsCost
-from securedl.compiler.forms import Choice, normalised_with
-from securedl.compiler.layout import LayerLayout, Layouts, lay_out
+from securedl.compiler.forms import Choice
+from securedl.compiler.fused import Fused
+from securedl.compiler.layout import LayerLayout, Layouts
 from securedl.compiler.levels import operations, segment_cost, segment_layouts
 from securedl.compiler.rounds import Arrangement, ChainPlace, LayerPlace, Wanted, check_size
 from securedl.errors import CompileError
@@ -67,15 +68,16 @@ class Mixed:
     """The search, for one network.
 
     Args:
-        found: its layers apart. graph: the same, fused. x: calibration samples [samples, *shape].
+        found: its layers apart. fused: the same in one row. x: calibration samples [samples, *shape].
         below: milliseconds of a query, its share of what is paid once among them, that a plan must beat.
     """
 
-    def __init__(self, found: Partitioned, graph: Graph, x: Array, wanted: Wanted, below: float) -> None:
-        self.found, self.graph, self.wanted, self.below = found, graph, wanted, below
-        self.network, self.choices = normalised_with(graph, x.reshape(len(x), -1))
+    def __init__(self, found: Partitioned, fused: Fused, x: Array, wanted: Wanted, below: float) -> None:
+        self.found, self.fused, self.wanted, self.below = found, fused, wanted, below
+        self.graph, (self.network, self.choices) = fused.graph, fused.normalised
         self.operations = operations(self.network)
         self.points = self._points(x)
+        self._found = dict[tuple[int, int, int], Stretch | None]()
 
     def _points(self, x: Array) -> list[Stop | None]:
         """At each operation, and at the end; None where the client cannot be asked."""
@@ -99,13 +101,15 @@ class Mixed:
         return points
 
     def best(self) -> tuple[Parameters, tuple[Layouts, ...], list[Stretch]] | None:
-        """Parameters, layouts and stretches of the cheapest plan; None where none is cheaper than `below`."""
+        """Parameters, layouts and stretches of the cheapest plan; None where none is cheaper than `below`, or
+        the cheapest is all in slots, of which `levels.place_refreshes` has better ones.
+        """
         best, found = self.below, None
         for ring in MIXED_RINGS if self.points else ():
             places = ring // 2 // self.wanted.samples
             if not places:
                 continue
-            layouts = lay_out(self.network, places, self.wanted.samples, self.wanted.encrypted)
+            layouts = self.fused.layouts(places, self.wanted.samples, self.wanted.encrypted)
             most = sum(one.levels for one in self.operations)
             for levels in range(1, most + 1):
                 try:
@@ -115,7 +119,8 @@ class Mixed:
                 stretches = self._cheapest(params, layouts)
                 if stretches is not None and (ms := self._total(stretches)) < best:
                     best, found = ms, (params, layouts, stretches)
-        return found
+        both = found is not None and any(one.bands for one in found[2])
+        return found if both else None
 
     def _total(self, stretches: Sequence[Stretch]) -> float:
         return sum(one.cost.total_ms + one.once / self.wanted.queries for one in stretches)
@@ -146,6 +151,13 @@ class Mixed:
                 yield one
 
     def _in_coefficients(self, start: int, end: int, params: Parameters) -> Stretch | None:
+        """Of any levels, for it has none: found once for each ring."""
+        key = start, end, params.ring
+        if key not in self._found:
+            self._found[key] = self._coefficients(start, end, params)
+        return self._found[key]
+
+    def _coefficients(self, start: int, end: int, params: Parameters) -> Stretch | None:
         begin, stop = self.points[start], self.points[end]
         assert begin is not None
         assert stop is not None
@@ -168,7 +180,7 @@ class Mixed:
     ) -> Stretch | None:
         wanted, ops = self.wanted, self.operations
         price = SlotsCost(params, wanted.link, wanted.prices)
-        shape = Shape(levels, 2, 1.0, seeded=wanted.encrypted)
+        shape = Shape(levels, 2 if wanted.encrypted else 1, 1.0, seeded=wanted.encrypted)
         weight = price.weight_ms(shape)
         maps = [layouts[one.layer] for one in ops[start:end] if one.kind == "affine"]
         least = sum(one.least for one in maps)

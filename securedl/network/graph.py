@@ -199,10 +199,16 @@ def matrix_arrays(matrix: sparse.csr_matrix) -> dict[str, Any]:
 
 
 def matrix_from(arrays: Mapping[str, Any]) -> sparse.csr_matrix:
-    """The inverse of `matrix_arrays`."""
+    """The inverse of `matrix_arrays`.
+
+    Raises:
+        ValueError: entries outside of the matrix, which products would read.
+    """
     rows, cols = arrays["shape"]
     parts = tuple(arrays[part] for part in ("data", "indices", "indptr"))
-    return sparse.csr_matrix(parts, shape=(int(rows), int(cols)))
+    matrix = sparse.csr_matrix(parts, shape=(int(rows), int(cols)))
+    matrix.check_format(full_check=True)
+    return matrix
 
 
 class ArrayDomain:

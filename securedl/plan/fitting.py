@@ -16,7 +16,7 @@ import numpy as np
 from securedl.errors import InputError
 from securedl.network.graph import Array
 from securedl.network.script import LinearLayer
-from securedl.plan.forms import COMPLETED
+from securedl.plan.forms import COMPLETED, NONE
 from securedl.plan.layouts import folds
 from securedl.plan.normalised import Layer
 from securedl.plan.rounds import Layerwise
@@ -260,6 +260,11 @@ def _check_chain(one: ServedChain, weights: Sequence[Layer], segment: _Segment, 
     circuit, live, sources = _Followed(segment), [segment.source], 1
     for number, (part, layer) in enumerate(zip(one.parts, weights, strict=True)):
         source, target, inner = part.places
+        degrees = {one.name: one.degree for one in (NONE, *COMPLETED.values())}
+        _require(
+            part.form.degree == degrees.get(part.form.name, part.form.degree),
+            f"{where} has a form of another degree",
+        )
         _require(part.sources == (0 if number == 0 and not part.sources else sources), f"{where}: sources")
         if part.sources:
             _require(source.features == features, f"{where} reads {source.features} features")

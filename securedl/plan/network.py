@@ -52,7 +52,7 @@ class Network(ABC):
     """A network on normalised values.
 
     Attributes:
-        alone: whether each segment is one linear map or polynomial, so that any values test it, by itself.
+        alone: whether each segment is tested by itself, by any values within the headroom.
     """
 
     alone: ClassVar[bool]

@@ -11,20 +11,23 @@ import torch
 from torch import nn
 
 import securedl
+from securedl.compiler.fuse import fuse
+from securedl.compiler.fused import Fused
 from securedl.compiler.layered import Apart
 from securedl.compiler.mixed import Mixed
 from securedl.compiler.rounds import Wanted, compile_rounds
 from securedl.network.from_torch import import_torch
 from securedl.network.outputs import Output, task_of
+from securedl.network.script import ChainLayer, LinearLayer
 from securedl.plan.plan import Plan, plan_from_bytes
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_layered import cube, square  # found by path, not by package
 from test_layerwise import Server, original
 
-from securedl.compiler.fuse import fuse
-
 pytestmark = pytest.mark.he
+
+NEAR = securedl.Link(0.01, 10000)
 
 
 def network() -> nn.Module:
@@ -34,36 +37,62 @@ def network() -> nn.Module:
     )  # fmt: skip
 
 
-def mixed(link: securedl.Link) -> tuple[nn.Module, Plan, str]:
-    """The cheapest plan with both forms on a link."""
+def built() -> tuple[nn.Module, np.ndarray]:
     torch.manual_seed(5)
-    model = network().double().eval()
-    x = np.random.default_rng(5).uniform(-1, 1, (64, 1, 10, 10))
+    return network().double().eval(), np.random.default_rng(5).uniform(-1, 1, (64, 1, 10, 10))
+
+
+def mixed(link: securedl.Link, encrypted: bool = True) -> Plan | None:
+    """The cheapest plan with both forms on a link, if the cheapest has both."""
+    model, x = built()
     apart, flat = Apart.of(model, x), x.reshape(64, -1)
     shape, head = apart.found.output_shape, apart.found.head
-    wanted = Wanted(1, True, link, None, (), Output(shape, task_of(shape, head), head), 8.0)
-    search = Mixed(apart.found, fuse(import_torch(model, x.shape[1:]).graph, flat), x, wanted, np.inf)
-    best = search.best()
-    assert best is not None
+    wanted = Wanted(1, encrypted, link, None, (), Output(shape, task_of(shape, head), head), 8.0)
+    fused = Fused(fuse(import_torch(model, x.shape[1:]).graph, flat), flat)
+    search = Mixed(apart.found, fused, x, wanted, np.inf)
+    if (best := search.best()) is None:
+        return None
     found, where = search.arranged(*best)
-    return model, compile_rounds(found.script, found.kernels, x, wanted, where), search.name(best[2])
+    assert "activation 1 to affine 2" in search.name(best[2])
+    return compile_rounds(found.script, found.kernels, x, wanted, where)
+
+
+def near(encrypted: bool = True) -> Plan:
+    plan = mixed(NEAR, encrypted)
+    assert plan is not None
+    assert plan.signature.rounds is not None
+    kinds = [type(layer) for layer in plan.signature.rounds.script.layers]
+    assert kinds == [LinearLayer, ChainLayer, ChainLayer]
+    return plan
 
 
 def test_dear_trips_are_fewer() -> None:
-    _, near, _ = mixed(securedl.Link(0.01, 10000))
-    _, far, name = mixed(securedl.Link(200, 10))
-    assert len(far.signature.checkpoints) < len(near.signature.checkpoints)
-    assert "in slots without a refresh" in name
+    far = securedl.Link(200, 10)
+    assert mixed(far) is None  # the cheapest is all in slots
+    plan = securedl.compile(*built(), batch=1, link=far)
+    assert len(plan.signature.checkpoints) < len(near().signature.checkpoints)
 
 
-def test_answers_are_as_stated() -> None:
-    model, plan, _ = mixed(securedl.Link(20, 100))
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_answers_are_as_stated_and_verified(encrypted: bool) -> None:
+    plan = near(encrypted)
     asked = np.random.default_rng(6).uniform(-1, 1, (6, 1, 10, 10))
-    wanted = original(model, asked)
+    wanted = original(built()[0], asked)
     allowed = plan.signature.error * np.maximum(np.ptp(wanted, axis=0), plan.signature.output_scale)
     assert (np.abs(plan.simulate(asked) - wanted) <= allowed).all()
     again = plan_from_bytes(plan.to_bytes())
     assert np.array_equal(again.simulate(asked), plan.simulate(asked))
-    server = Server(plan)
-    found = server.ask(asked).logits
-    assert (np.abs(found - wanted) <= allowed).all()
+    found = Server(plan).ask(asked, probes=16)
+    assert (np.abs(found.logits - wanted) <= allowed).all()
+    assert found.report.passed
+    assert found.report.checkpoints > 0
+
+
+def test_a_changed_weight_of_a_chain_is_noticed() -> None:
+    server = Server(near())
+    first, second = (step.first_weight for step in server.program.steps if step.diagonals)
+    assert first is not None
+    assert second is not None
+    server.weights[first], server.weights[second] = server.weights[second], server.weights[first]
+    asked = np.random.default_rng(6).uniform(-1, 1, (2, 1, 10, 10))
+    assert not server.ask(asked, probes=4).report.passed

@@ -19,8 +19,12 @@ import torch
 from torch import Tensor, nn
 
 import securedl
+from securedl.compiler.fuse import fuse
+from securedl.compiler.fused import Fused
+from securedl.compiler.mixed import Mixed
 from securedl.compiler.rounds import Wanted, compile_rounds
 from securedl.errors import InputError
+from securedl.network.from_torch import import_torch
 from securedl.network.outputs import Output
 from securedl.network.partition import partition
 from securedl.network.polynomial import PolynomialActivation
@@ -105,13 +109,32 @@ def powers() -> Files:
     return Files(compile_rounds(found.script, found.kernels, X, wanted))
 
 
+@pytest.fixture(scope="module")
+def chains() -> Files:
+    """A layer in coefficients, and a chain of a square, a layer and a cube in slots."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 3, 3, 2), PolynomialActivation(np.array([0.1, 0.6, 0.2]), (-2, 2)), nn.Flatten(),
+        nn.Linear(27, 5), PolynomialActivation(np.array([0.1, 0.6, 0.2, 0.3]), (-2, 2)), nn.Linear(5, 3),
+    )  # fmt: skip
+    graph = fuse(import_torch(model.double().eval(), X.shape[1:]).graph, X.reshape(20, -1))
+    found = partition(model, X.shape[1:], polynomials=True)
+    link = securedl.Link(0.01, 10000)
+    wanted = Wanted(1, True, link, None, (), Output((3,), "classes"), 8.0)
+    search = Mixed(found, Fused(graph, X.reshape(20, -1)), X, wanted, np.inf)
+    best = search.best()
+    assert best is not None
+    joined, where = search.arranged(*best)
+    return Files(compile_rounds(joined.script, joined.kernels, X, wanted, where))
+
+
 def refused(data: bytes, words: str = "not a plan") -> None:
     with pytest.raises(InputError, match=words):
         plan_from_bytes(data)
 
 
-def test_parts_that_were_not_changed(conv: Files, tokens: Files, powers: Files) -> None:
-    for files in (conv, tokens, powers):
+def test_parts_that_were_not_changed(conv: Files, tokens: Files, powers: Files, chains: Files) -> None:
+    for files in (conv, tokens, powers, chains):
         found = plan_from_bytes(files.with_(lambda meta, arrays: None))
         x = X[:3].reshape(3, *files.plan.input_shape)
         np.testing.assert_array_equal(found.simulate(x), files.plan.simulate(x))
@@ -157,6 +180,8 @@ def spoilt(value: float) -> Callable[[Any], Any]:
     return make
 
 
+#: Of the values between the layers of `chains`.
+PLACE = [False, 27, 32, 8, 1]
 SERVED, SIZES = ("network", "served"), ("network", "script", "layers", 0, 3)
 
 
@@ -241,6 +266,42 @@ def test_each_part(conv: Files, change: Callable[[Meta, Arrays], None], words: s
 )
 def test_each_part_of_polynomials(powers: Files, change: Callable[[Meta, Arrays], None], words: str) -> None:
     refused(powers.with_(change), words)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (put(*SERVED, 1, 0, 1, value=1), "shape"),
+        (put(*SERVED, 1, 0, 2, value="cubic"), "form of another degree"),
+        (put(*SERVED, 1, 0, value=["", 0, "cubic", 3, *[PLACE] * 3]), "steps"),
+        (put(*SERVED, 1, 0, value=["", 0, "none", 1, *[PLACE] * 3]), "steps"),
+        (put(*SERVED, 1, 0, 3, value=1 << 40), "form of another degree"),
+        (put(*SERVED, 1, 0, 6, value=[False, 26, 32, 8, 1]), "values for a polynomial"),
+        (put(*SERVED, 1, 0, 6, value=[False, 1 << 40, 32, 8, 1]), "no layout"),
+        (put(*SERVED, 1, 1, 1, value=0), "sources"),
+        (put(*SERVED, 1, 1, 1, value=1 << 40), "shape"),
+        (put(*SERVED, 1, 1, 4, value=[False, 28, 32, 8, 1]), "reads 28"),
+        (put(*SERVED, 1, 1, 5, value=[False, 5, 32, 8, 0]), "sums up otherwise"),
+        (put(*SERVED, 1, 1, 5, value=[True, 6, 32, 8, 0]), "matrix of another size"),
+        (put(*SERVED, 1, value=[]), "weights|steps|out of range"),
+        (put("network", "script", "layers", 1, 3, value=[3, 3, 3, 3, 6]), "of layer 2 should be|gives"),
+        (put("network", "script", "layers", 1, 3, value=[3, 3, 3, 4, 5]), "of layer 2 should be"),
+        (put("network", "script", "layers", 1, 3, value=[5, 3, 3, 3, 5]), "is none"),
+        (put("network", "script", "layers", 1, 3, value=[0, 5]), "is none"),
+        (array("network.ranges1.scale", spoilt(0.0)), "scale of layer 2 has zeros"),
+        (array("network.ranges1.offset", spoilt(np.nan)), "offset of layer 2 has NaN"),
+        (array("network.ranges2.gain", lambda a: a[:2]), "gain of layer 3 should be"),
+        (array("network.kernel1.1.bias", lambda a: a[:2]), "bias of layer 2 should be"),
+        (array("network.kernel1.1.matrix0.data", spoilt(np.inf)), "matrix of layer 2 has NaN"),
+        (array("network.kernel1.1.matrix0.indices", spoilt(27)), "index|indices"),
+        (array("network.kernel1.1.matrix0.indices", spoilt(-1)), "index|indices"),
+        (array("network.kernel1.1.matrix0.indptr", spoilt(1 << 30)), "index|indices|indptr"),
+        (array("network.kernel2.0.constant", lambda a: a[:0]), "constant of layer 3 should be"),
+        (array("network.kernel2.0.constant", spoilt(np.nan)), "constant of layer 3 has NaN"),
+    ],
+)
+def test_each_part_of_chains(chains: Files, change: Callable[[Meta, Arrays], None], words: str) -> None:
+    refused(chains.with_(change), words)
 
 
 def test_parts_of_another_plan(conv: Files, tokens: Files) -> None:
