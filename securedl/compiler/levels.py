@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from securedl.compiler.cost import COEFFICIENT_PRICES, CoefficientPrices, SlotsCost
 from securedl.compiler.layout import LayerLayout, Layouts
+from securedl.compiler.segments import Operation, SegmentCosts
 from securedl.errors import CompileError
 from securedl.he.params import Parameters
 from securedl.plan.normalised import Normalised
 from securedl.plan.signature import Cost, Link
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One step that spends levels: the affine map of a layer, or its polynomial."""
-
-    layer: int
-    kind: str
-    levels: int
-
-    @property
-    def name(self) -> str:
-        """For messages and the summary."""
-        return f"{self.kind} {self.layer + 1}"
 
 
 @dataclass(frozen=True)
@@ -71,7 +57,8 @@ def place_refreshes(
     Args:
         refreshes: exactly so many, or None for whatever is cheapest.
     """
-    ops, cost_of = operations(network), SlotsCost(params, link, prices)
+    ops = operations(network)
+    segments = SegmentCosts(SlotsCost(params, link, prices), network, ops, layouts, encrypted)
     limit = len(ops) - 1 if refreshes is None else refreshes
     # best[count][j]: cheapest way to run operations j.. from a fresh ciphertext with `count` refreshes.
     table: list[dict[int, tuple[Cost, tuple[int, ...]]]] = []
@@ -85,7 +72,7 @@ def place_refreshes(
                 spent = sum(op.levels for op in ops[j:end])
                 if spent > params.levels:
                     break
-                segment = _segment(cost_of, network, layouts, ops, j, end, spent, encrypted)
+                segment = segments.between(j, end).cost
                 if end == len(ops):
                     if count == 0:
                         options.append((segment, (j,)))
@@ -99,56 +86,14 @@ def place_refreshes(
     if not found:
         return None
     cost, starts = min(found, key=lambda option: option[0].total_ms)
-    chosen = [
-        layout
-        for start, end in zip(starts, [*starts[1:], len(ops)], strict=True)
-        for layout in segment_layouts(ops, start, end, layouts)
-    ]
+    ends = zip(starts, [*starts[1:], len(ops)], strict=True)
+    chosen = [layout for start, end in ends for layout in segments.between(start, end).layouts]
     return Segments(ops, starts, cost, tuple(chosen))
-
-
-def segment_layouts(
-    ops: tuple[Operation, ...], start: int, end: int, layouts: tuple[Layouts, ...]
-) -> Iterator[LayerLayout]:
-    """Of the affine maps among operations start..end: the client lays what the first of them reads, for a
-    polynomial before it moves nothing, and gets what the last operation gives.
-    """
-    laid = True
-    for number in range(start, end):
-        if ops[number].kind == "affine":
-            yield layouts[ops[number].layer].at(laid, number + 1 == end)
-            laid = False
 
 
 def _may_refresh(op: Operation, layouts: tuple[Layouts, ...]) -> bool:
     """One register only: before powers are taken, not after."""
     return op.kind == "activation" or layouts[op.layer].sources == 1
-
-
-def _segment(
-    cost_of: SlotsCost,
-    network: Normalised,
-    layouts: tuple[Layouts, ...],
-    ops: tuple[Operation, ...],
-    start: int,
-    end: int,
-    level: int,
-    encrypted: bool,
-) -> Cost:
-    """Fresh ciphertexts in, operations start..end, ciphertexts at level 0 back to the client."""
-    reads, gives = layouts[ops[start].layer].tiles
-    inputs = reads if ops[start].kind == "affine" else gives
-    total = cost_of.transfer(inputs, level, fresh=True)
-    affine = segment_layouts(ops, start, end, layouts)
-    for op in ops[start:end]:
-        if op.kind == "affine":
-            total += Cost(cost_of.affine_ms(next(affine), level, encrypted))
-        else:
-            products = network.layers[op.layer].form.products
-            total += Cost(cost_of.products_ms(products, layouts[op.layer].tiles[1], level))
-        level -= op.levels
-    total += cost_of.transfer(layouts[ops[end - 1].layer].tiles[1], 0, fresh=False)
-    return total + Cost(link_ms=cost_of.link.rtt_ms)
 
 
 def no_place(params: Parameters, network: Normalised, refreshes: int | None) -> CompileError:

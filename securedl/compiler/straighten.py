@@ -25,17 +25,18 @@ class _Map:
     matrices: Mapping[int, sparse.csr_matrix]
     bias: Array
     name: str
+    shape: tuple[int, ...] = ()
 
     def then(self, node: Affine) -> _Map:
         found = {}
         for source, matrix in self.matrices.items():
             found[source] = node.after(Affine(matrix, np.zeros(matrix.shape[0]))).matrix
-        return _Map(found, np.asarray(node.matrix @ self.bias + node.bias), node.name)
+        return _Map(found, np.asarray(node.matrix @ self.bias + node.bias), node.name, node.shape)
 
 
-def _identity(value: int, features: int) -> _Map:
+def _identity(value: int, features: int, shape: tuple[int, ...]) -> _Map:
     matrix = sparse.csr_matrix(sparse.eye(features, format="csr"))
-    return _Map({value: matrix}, np.zeros(features), "")
+    return _Map({value: matrix}, np.zeros(features), "", shape)
 
 
 def _total(maps: Sequence[_Map], name: str) -> _Map:
@@ -43,7 +44,10 @@ def _total(maps: Sequence[_Map], name: str) -> _Map:
     for one in maps:
         for source, matrix in one.matrices.items():
             found[source] = matrix if source not in found else _added(found[source], matrix)
-    return _Map(found, np.sum([one.bias for one in maps], axis=0), name)
+    shapes = {one.shape for one in maps}
+    return _Map(
+        found, np.sum([one.bias for one in maps], axis=0), name, shapes.pop() if len(shapes) == 1 else ()
+    )
 
 
 def _added(a: sparse.csr_matrix, b: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -65,7 +69,7 @@ def straighten(graph: Graph) -> Graph:
     """
     if graph.straight:
         return graph
-    maps: list[_Map] = [_identity(0, graph.features)]
+    maps: list[_Map] = [_identity(0, graph.features, graph.input_shape)]
     rounds = {0: 0}  # of each source
     inputs: dict[int, _Map] = {}  # of each polynomial
     for number, (node, reads) in enumerate(zip(graph.nodes, graph.reads, strict=True), start=1):
@@ -76,7 +80,7 @@ def straighten(graph: Graph) -> Graph:
         elif isinstance(node, Polynomial):
             inputs[number] = maps[reads[0]]
             rounds[number] = 1 + max(rounds[source] for source in inputs[number].matrices)
-            maps.append(_identity(number, len(node.coefficients[0])))
+            maps.append(_identity(number, len(node.coefficients[0]), inputs[number].shape))
         else:
             raise CompileError(f"{node.name!r}: a {type(node).__name__} cannot be compiled yet")
     return _rows(graph, inputs, rounds, maps[-1])
@@ -90,6 +94,7 @@ def _rows(graph: Graph, inputs: Mapping[int, _Map], rounds: Mapping[int, int], a
             needed |= set(inputs[number].matrices)
     last = max(rounds[source] for source in answer.matrices)
     sizes = {source: graph.features if source == 0 else len(inputs[source].bias) for source in needed}
+    shapes = {source: graph.input_shape if source == 0 else inputs[source].shape for source in needed}
 
     def read_after(source: int, turn: int) -> bool:
         later = (number for number in inputs if number in needed and rounds[number] > turn)
@@ -100,7 +105,8 @@ def _rows(graph: Graph, inputs: Mapping[int, _Map], rounds: Mapping[int, int], a
     for turn in range(1, last + 1):
         new = [number for number in sorted(inputs) if number in needed and rounds[number] == turn]
         kept = [source for source in held if read_after(source, turn)]
-        parts = [*(inputs[number] for number in new), *(_identity(source, sizes[source]) for source in kept)]
+        carried = (_identity(source, sizes[source], shapes[source]) for source in kept)
+        parts = [*(inputs[number] for number in new), *carried]
         name = " | ".join(dict.fromkeys(part.name for part in parts[: len(new)]))
         nodes += [_stacked(parts, held, sizes, name), _together(graph, new, [sizes[k] for k in kept])]
         held = new + kept
@@ -123,7 +129,15 @@ def _stacked(parts: Sequence[_Map], held: Sequence[int], sizes: Mapping[int, int
     places = (np.concatenate(rows), np.concatenate(cols))
     matrix = sparse.coo_matrix((np.concatenate(values), places), shape=(above, width)).tocsr()
     matrix.sort_indices()
-    return Affine(matrix, np.concatenate([part.bias for part in parts]), name)
+    bias = np.concatenate([part.bias for part in parts])
+    return Affine(matrix, bias, name, _beside([part.shape for part in parts]))
+
+
+def _beside(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Of values one after the other: channels add up where all else agrees."""
+    if len({shape[1:] for shape in shapes}) > 1 or not all(len(shape) > 1 for shape in shapes):
+        return ()
+    return sum(shape[0] for shape in shapes), *shapes[0][1:]
 
 
 def _together(graph: Graph, new: Sequence[int], kept: Sequence[int]) -> Polynomial:
