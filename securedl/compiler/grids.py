@@ -12,8 +12,8 @@ from securedl.plan.grid import Grid
 from securedl.program.steps import MAX_TILES
 
 Image = tuple[int, int, int]
-#: Rows or columns that a layer goes on by from one result to the next, when these are equal: (down, up), one of
-#: them 1; (2, 1) is a stride of 2, (1, 2) an upsampling.
+#: (down, up), one of them 1: a layer goes on by so many rows or columns from one result to the next, or gives
+#: so many results before it does. (2, 1) is a stride of 2, (1, 2) an upsampling.
 Step = tuple[int, int]
 
 
