@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from securedl.program.count import Counts
@@ -47,19 +49,26 @@ class Diagonals:
 
 
 def best_giant(
-    blocks: tuple[Block, ...], tiles: int, folds: tuple[int, ...], encrypted: bool
+    blocks: tuple[Block, ...],
+    tiles: int,
+    folds: tuple[int, ...],
+    encrypted: bool,
+    others: Iterable[int] = (),
 ) -> tuple[int, Counts, float]:
-    """The g with the fewest key switches (a relinearisation for each giant step when encrypted); these."""
+    """The g with the fewest key switches (a relinearisation for each giant step when encrypted); these.
+
+    Args:
+        others: to be tried beside powers of two.
+    """
     found = Diagonals(blocks, tiles, folds)
+    powers = [1 << k for k in range((found.top - 1).bit_length() + 1)]
     best: tuple[float, int, Counts] | None = None
-    giant = 1
-    while True:
+    for giant in sorted({*powers, *(one for one in others if one < found.top)}):
         counts = found.counts(giant, encrypted)
         # A baby rotation is hoisted (about half a key switch); a giant step also rescales.
         cost = 0.5 * counts.hoisted + counts.turns + counts.groups * (1.3 if encrypted else 0.3)
         cost += TERM * counts.terms
         if best is None or cost < best[0]:
             best = (cost, giant, counts)
-        if giant >= found.top:
-            return best[1], best[2], best[0]
-        giant *= 2
+    assert best is not None  # one is a power of two
+    return best[1], best[2], best[0]

@@ -185,7 +185,10 @@ class Layouts:
         missing = set(range(target.tiles)) - {b.output for b in blocks}
         blocks += [Block(output, 0, 0, (0,)) for output in sorted(missing)]  # rows without any entry
         steps = folds(source, target)
-        found = best_giant(tuple(blocks), target.tiles, steps, self._encrypted)
+        # Diagonals between grids lie at multiples of a row and of a plane.
+        grids = [one.grid for one in (source, target) if one.grid is not None]
+        others = {size for grid in grids for size in (grid.stride, grid.plane)}
+        found = best_giant(tuple(blocks), target.tiles, steps, self._encrypted, others)
         return LayerLayout(source, target, self.sources, tuple(blocks), steps, *found, exact)
 
 
