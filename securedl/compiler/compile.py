@@ -210,13 +210,14 @@ def slots_candidate(
     network = replace(network, places=places)
     signature = Signature(
         (program,), checkpoints, graph.input_shape, network.input_scale, network.input_offset,
-        network.output_scale, network.output_offset,
-        input_limit(network, network.input_offset, network.input_scale, rules.value_limit), chosen.cost,
+        network.output_scale, network.output_offset, 0.0, chosen.cost,
         columns, output or _vector(network),
     )  # fmt: skip
 
     def make() -> Plan:
-        plan = Plan(signature, network, graph, x[:KEPT_SAMPLES].copy())
+        # As long as all the rest where matrices are large: of the plan that is made only.
+        widest = input_limit(network, network.input_offset, network.input_scale, rules.value_limit)
+        plan = Plan(replace(signature, input_limit=widest), network, graph, x[:KEPT_SAMPLES].copy())
         return plan.with_error(check_precision(plan, x))
 
     once = SlotsCost(params, link, prices).once_ms(program)
