@@ -8,14 +8,17 @@ one, and carries the sources that later rounds still read through the polynomial
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
 
+from securedl.compiler.grids import image_of
 from securedl.errors import CompileError
 from securedl.network.graph import Affine, Array, Graph, Node, Polynomial, Sum
+from securedl.plan.grid import Grid
+from securedl.plan.layouts import Indices
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,36 +104,64 @@ def _rows(graph: Graph, inputs: Mapping[int, _Map], rounds: Mapping[int, int], a
         return source in answer.matrices or any(source in inputs[number].matrices for number in later)
 
     nodes: list[Node] = []
-    held = [0]
+    held = {0: np.arange(graph.features)}  # where each value's features are among its own
     for turn in range(1, last + 1):
         new = [number for number in sorted(inputs) if number in needed and rounds[number] == turn]
         kept = [source for source in held if read_after(source, turn)]
-        carried = (_identity(source, sizes[source], shapes[source]) for source in kept)
-        parts = [*(inputs[number] for number in new), *carried]
-        name = " | ".join(dict.fromkeys(part.name for part in parts[: len(new)]))
-        nodes += [_stacked(parts, held, sizes, name), _together(graph, new, [sizes[k] for k in kept])]
-        held = new + kept
-    nodes.append(_stacked([answer], held, sizes, answer.name or "answer"))
+        parts = [inputs[number] for number in new]
+        name = " | ".join(dict.fromkeys(part.name for part in parts))
+        orders = {number: np.arange(sizes[number]) for number in new}
+        shape = _beside([part.shape for part in parts])
+        for source in kept:
+            orders[source], carried = _apart(shapes[source], sizes[source], shape)
+            parts.append(_identity(source, sizes[source], carried))
+        nodes += [
+            _stacked(parts, held, name, orders.values()),
+            _together(graph, new, [sizes[k] for k in kept]),
+        ]
+        held = orders
+    nodes.append(_stacked([answer], held, answer.name or "answer", [np.arange(len(answer.bias))]))
     return Graph(graph.input_shape, tuple(nodes))
 
 
-def _stacked(parts: Sequence[_Map], held: Sequence[int], sizes: Mapping[int, int], name: str) -> Affine:
-    """All maps in one matrix over the sources that are held."""
-    starts = dict(zip(held, np.cumsum([0, *(sizes[source] for source in held)]).tolist(), strict=False))
-    rows, cols, values, above = [], [], [], 0
-    for part in parts:
+def _apart(shape: tuple[int, ...], size: int, beside: tuple[int, ...]) -> tuple[Indices, tuple[int, ...]]:
+    """The order of a carried image's features, and its shape then: with as many pixels as what it stands
+    beside, and the phases of what it has more for channels. As it is where it is no multiple of that.
+    """
+    fine, coarse = image_of(shape), image_of(beside)
+    if fine is None or coarse is None or len(shape) != len(beside):
+        return np.arange(size), shape
+    (channels, *pixels), (_, *fewer) = fine, coarse
+    if any(many % few for many, few in zip(pixels, fewer, strict=True)):
+        return np.arange(size), shape
+    down, across = (many // few for many, few in zip(pixels, fewer, strict=True))
+    plane = fewer[0] * fewer[1]
+    order = Grid(fine, fewer[1], plane, (down, across)).positions(plane)
+    return order.astype(np.int64), (channels * down * across, *beside[1:])
+
+
+def _stacked(
+    parts: Sequence[_Map], held: Mapping[int, Indices], name: str, orders: Iterable[Indices]
+) -> Affine:
+    """All maps in one matrix over the sources that are held, each map's results in their order."""
+    width, columns = 0, {}
+    for source, order in held.items():
+        columns[source] = order + width
+        width += len(order)
+    rows, cols, values, above, biases = [], [], [], 0, []
+    for part, order in zip(parts, orders, strict=True):
         for source, matrix in part.matrices.items():
             entries = matrix.tocoo()
-            rows.append(entries.row + above)
-            cols.append(entries.col + starts[source])
+            rows.append(order[entries.row] + above)
+            cols.append(columns[source][entries.col])
             values.append(entries.data)
-        above += len(part.bias)
-    width = sum(sizes[source] for source in held)
+        biases.append(np.empty(len(order)))
+        biases[-1][order] = part.bias
+        above += len(order)
     places = (np.concatenate(rows), np.concatenate(cols))
     matrix = sparse.coo_matrix((np.concatenate(values), places), shape=(above, width)).tocsr()
     matrix.sort_indices()
-    bias = np.concatenate([part.bias for part in parts])
-    return Affine(matrix, bias, name, _beside([part.shape for part in parts]))
+    return Affine(matrix, np.concatenate(biases), name, _beside([part.shape for part in parts]))
 
 
 def _beside(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

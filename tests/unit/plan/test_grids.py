@@ -15,6 +15,7 @@ import securedl
 from securedl.compiler.compile import compile_graph
 from securedl.compiler.giant import Diagonals, best_giant
 from securedl.compiler.layout import Ends, LayerLayout, Layouts, lay_out
+from securedl.compiler.straighten import straighten
 from securedl.errors import InputError
 from securedl.he.ckks import ckks_parameters
 from securedl.he.clear import ClearEvaluator
@@ -73,13 +74,14 @@ def any_layer(random: np.random.Generator) -> tuple[nn.Module, tuple[int, ...], 
 def any_grid(random: np.random.Generator, shape: tuple[int, ...], width: int) -> Grid | None:
     """One of the family, rows and planes looser than they need be; None where a value needs many tiles."""
     image = shape if len(shape) == 3 else (shape[0], 1, shape[1])
-    phases, gaps = (tuple(int(one) for one in random.choice([1, 1, 2], 2)) for _ in range(2))
-    gaps = tuple(
-        g * int(random.choice([1, 1, 2])) if p == 1 else g for g, p in zip(gaps, phases, strict=True)
+    down, across, tall, wide = (int(one) for one in random.choice([1, 1, 2], 4))
+    if down > image[1] or across > image[2]:
+        down = across = 1
+    tall, wide = (
+        gap * int(random.choice([1, 1, 2])) if phase == 1 else gap
+        for gap, phase in ((tall, down), (wide, across))
     )
-    if any(p > size for p, size in zip(phases, image[1:], strict=True)):
-        phases = (1, 1)
-    grid = Grid(image, 1, 1, phases, gaps, bool(random.integers(2)))
+    grid = Grid(image, 1, 1, (down, across), (tall, wide), bool(random.integers(2)))
     grid = replace(grid, stride=grid.extent[0] + int(random.integers(3)))
     plane = grid.extent[1] + int(random.integers(5))
     grid = replace(grid, plane=1 << (plane - 1).bit_length() if random.integers(2) else plane)
@@ -90,8 +92,10 @@ def laid_out(node: Affine, before: tuple[int, ...], width: int, encrypted: bool 
     """The layouts of one layer."""
     layer = Layer("", (node.matrix,), node.bias, Straight(1), node.shape)
     inputs = node.matrix.shape[1]
-    ends = np.ones((2, len(node.bias)))
-    network = Normalised(np.ones(inputs), np.zeros(inputs), (layer,), *ends, input_shape=before)
+    network = Normalised(
+        np.ones(inputs), np.zeros(inputs), (layer,), np.ones(layer.features), np.zeros(layer.features),
+        input_shape=before,
+    )  # fmt: skip
     return lay_out(network, width, SLOTS // width, encrypted)[0]
 
 
@@ -314,3 +318,28 @@ def test_residual_blocks(stride, batch, ring, refreshes):
     assert [node.shape for node in loaded.graph.nodes if isinstance(node, Affine)] == [
         node.shape for node in plan.graph.nodes if isinstance(node, Affine)
     ]
+
+
+class Halved(nn.Module):
+    """A block that leaves a quarter of the pixels: x is carried beside it, its phases as channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 3, 3, 2, 1), nn.Conv2d(3, 4, 3, padding=1)
+        self.beside, self.dense = nn.Conv2d(2, 4, 1, 2), nn.Linear(4 * 9, 3)
+
+    def forward(self, x):
+        x = x**2
+        inner = self.second(self.first(x) ** 2)
+        return self.dense(torch.flatten((inner + self.beside(x)) ** 2, 1))
+
+
+def test_what_is_carried_beside_fewer_pixels():
+    torch.manual_seed(0)
+    net, x = Halved().double(), np.random.default_rng(6).uniform(-1, 1, (16, 2, 6, 6))
+    graph = straighten(import_torch(net, (2, 6, 6)).graph)
+    np.testing.assert_allclose(graph(x), net(torch.from_numpy(x)).detach().numpy(), atol=1e-12)
+    shapes = [node.shape for node in graph.nodes if isinstance(node, Affine)]
+    assert (3 + 2 * 4, 3, 3) in shapes
+    plan = compile_graph(graph, x.reshape(16, -1), 1, True, Link(), 8192, None)
+    np.testing.assert_allclose(plan.simulate(x, noise_seed=None), graph(x), atol=1e-7)
