@@ -14,7 +14,7 @@ from securedl.program.steps import MAX_TILES
 Image = tuple[int, int, int]
 #: (down, up), one of them 1: a layer goes on by so many rows or columns from one result to the next, or gives
 #: so many results before it does. (2, 1) is a stride of 2, (1, 2) an upsampling.
-Step = tuple[int, int]
+Stride = tuple[int, int]
 
 
 def image_of(shape: tuple[int, ...]) -> Image | None:
@@ -25,7 +25,7 @@ def image_of(shape: tuple[int, ...]) -> Image | None:
 
 
 @dataclass(frozen=True)
-class Window:
+class Sweep:
     """How a layer goes over an image.
 
     Attributes:
@@ -34,20 +34,20 @@ class Window:
 
     source: Image
     target: Image
-    steps: tuple[Step, Step]
+    steps: tuple[Stride, Stride]
 
 
-def window(pattern: sparse.csr_matrix, before: tuple[int, ...], after: tuple[int, ...]) -> Window | None:
+def sweep_of(pattern: sparse.csr_matrix, before: tuple[int, ...], after: tuple[int, ...]) -> Sweep | None:
     """That of a layer with these stored entries; None where it has none, as a dense layer."""
     source, target = image_of(before), image_of(after)
     if source is None or target is None or pattern.nnz == 0:
         return None
     steps = [_step(pattern, source, target, axis) for axis in (1, 2)]
     rows, columns = steps
-    return None if rows is None or columns is None else Window(source, target, (rows, columns))
+    return None if rows is None or columns is None else Sweep(source, target, (rows, columns))
 
 
-def _step(pattern: sparse.csr_matrix, source: Image, target: Image, axis: int) -> Step | None:
+def _step(pattern: sparse.csr_matrix, source: Image, target: Image, axis: int) -> Stride | None:
     """From the middles of what results along an axis read, in the inner half, where no padding tells."""
     count = target[axis]
     if count == 1 or source[axis] == 1:
@@ -68,7 +68,7 @@ def _step(pattern: sparse.csr_matrix, source: Image, target: Image, axis: int) -
     return (round(slope), 1) if slope > 0.7 else (1, round(1 / slope))
 
 
-def starts(over: Window, width: int) -> Iterator[Grid]:
+def starts(over: Sweep, width: int) -> Iterator[Grid]:
     """Grids that the client may lay what the layer reads on: its results then lie in the same places."""
     (_, rows, columns), down = over.source, (over.steps[0][0], over.steps[1][0])
     for phases in dict.fromkeys(((1, 1), down)):
@@ -84,7 +84,7 @@ def starts(over: Window, width: int) -> Iterator[Grid]:
             yield replace(ends[0], plane=plane)
 
 
-def targets(source: Grid, over: Window, width: int) -> Iterator[Grid]:
+def results(source: Grid, over: Sweep, width: int) -> Iterator[Grid]:
     """Grids for what the layer gives from what it reads on one, with the same rows and planes."""
     grid = _through(source, over)
     if grid is not None:
@@ -94,7 +94,7 @@ def targets(source: Grid, over: Window, width: int) -> Iterator[Grid]:
                 yield found
 
 
-def _through(source: Grid, over: Window) -> Grid | None:
+def _through(source: Grid, over: Sweep) -> Grid | None:
     """Phases and gaps after the layer's steps, or None where a phase has no part of a step's size."""
     phases, gaps = [], []
     for phase, gap, (down, up) in zip(source.phases, source.gaps, over.steps, strict=True):

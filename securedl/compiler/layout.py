@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from securedl.compiler.giant import best_giant
-from securedl.compiler.grids import Window, starts, targets, window
+from securedl.compiler.grids import Sweep, results, starts, sweep_of
 from securedl.plan.diagonals import block_diagonals
 from securedl.plan.grid import Grid
 from securedl.plan.layouts import Interleaved, Sums, diagonal_count, folds, longer
@@ -84,13 +84,13 @@ class Layouts:
         return len(self._layer.matrices)
 
     @cached_property
-    def _window(self) -> Window | None:
-        return window(self._layer.matrices[0], self._before, self._layer.shape)
+    def _sweep(self) -> Sweep | None:
+        return sweep_of(self._layer.matrices[0], self._before, self._layer.shape)
 
     @cached_property
     def starts(self) -> tuple[Interleaved, ...]:
         """What it may read where the client lays that."""
-        flat, over = self.flat[0], self._window
+        flat, over = self.flat[0], self._sweep
         grids = [] if over is None else starts(over, flat.width)
         return flat, *(replace(flat, grid=one) for one in grids if one.tiles(flat.width) <= MAX_TILES)
 
@@ -98,8 +98,8 @@ class Layouts:
         """What it may give from that."""
         if source not in self._after:
             flat, grids = self.flat[1], list[Grid]()
-            if source.grid is not None and self._window is not None:
-                grids = list(targets(source.grid, self._window, flat.width))
+            if source.grid is not None and self._sweep is not None:
+                grids = list(results(source.grid, self._sweep, flat.width))
             self._after[source] = (flat, *(replace(flat, grid=one) for one in grids))
         return self._after[source]
 

@@ -26,7 +26,7 @@ class Operation:
         return f"{self.kind} {self.layer + 1}"
 
 
-class Segment(NamedTuple):
+class Priced(NamedTuple):
     """What is done between two looks of the client.
 
     Attributes:
@@ -58,21 +58,21 @@ class SegmentCosts:
     encrypted: bool
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_found", dict[tuple[int, int], Segment]())
+        object.__setattr__(self, "_found", dict[tuple[int, int], Priced]())
 
-    def between(self, start: int, end: int) -> Segment:
+    def between(self, start: int, end: int) -> Priced:
         """Fresh ciphertexts in, operations start..end, ciphertexts at level 0 back to the client."""
-        found: dict[tuple[int, int], Segment] = self.__dict__["_found"]
+        found: dict[tuple[int, int], Priced] = self.__dict__["_found"]
         if (start, end) not in found:
             found[start, end] = self._cheapest(start, end)
         return found[start, end]
 
-    def _cheapest(self, start: int, end: int) -> Segment:
+    def _cheapest(self, start: int, end: int) -> Priced:
         """Layouts are looked at first; those of the path that is the best then are made, until all are."""
         while True:
             path = self._path(start, end)
             if all(layout.exact for layout in path.layouts):
-                return Segment(path.cost, path.layouts)
+                return Priced(path.cost, path.layouts)
             for options, ends in path.ends:
                 options.make(ends)
 
