@@ -101,8 +101,13 @@ class SlotsCost:
 
     def once_ms(self, program: Program) -> float:
         """Preparing and uploading the weights of a program in slots."""
-        total = 0.0
-        for shape in program.weight_shapes:
-            total += SEND * (shape.level + 1) * self.params.ring / 4096 * self.prices.prepare
-            total += self.link.ms(packed_length(program.params, shape))
-        return total
+        return sum(self._weight_ms(shape) for shape in program.weight_shapes)
+
+    def _weight_ms(self, shape: Shape) -> float:
+        parts = (shape.level + 1) * self.params.ring / 4096
+        return SEND * parts * self.prices.prepare + self.link.ms(packed_length(self.params, shape))
+
+    def diagonals_ms(self, layout: LayerLayout, level: int, encrypted: bool) -> float:
+        """The same for the diagonals of a layer: the share of one of `EXPECTED_QUERIES`."""
+        shape = Shape(level, 2 if encrypted else 1, 1.0, encrypted)
+        return layout.counts.terms * self._weight_ms(shape) / EXPECTED_QUERIES

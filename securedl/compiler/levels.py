@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from securedl.compiler.cost import COEFFICIENT_PRICES, CoefficientPrices, SlotsCost
 from securedl.compiler.layout import LayerLayout, Layouts
@@ -18,13 +19,15 @@ class Segments:
     """Where segments start (indices of operations; the first is 0), and what all of it costs.
 
     Attributes:
-        layouts: of each layer, as its place in its segment lets it be.
+        layouts: of each layer, as its place in its segment lets it be. once: a query's share of preparing and
+            uploading their diagonals, in milliseconds.
     """
 
     operations: tuple[Operation, ...]
     starts: tuple[int, ...]
     cost: Cost
     layouts: tuple[LayerLayout, ...]
+    once: float = 0.0
 
     def start_level(self, start: int) -> int:
         """Level of a fresh ciphertext at `start`: what its segment spends."""
@@ -61,34 +64,47 @@ def place_refreshes(
     segments = SegmentCosts(SlotsCost(params, link, prices), network, ops, layouts, encrypted)
     limit = len(ops) - 1 if refreshes is None else refreshes
     # best[count][j]: cheapest way to run operations j.. from a fresh ciphertext with `count` refreshes.
-    table: list[dict[int, tuple[Cost, tuple[int, ...]]]] = []
+    table: list[dict[int, _Option]] = []
     for count in range(limit + 1):
         table.append({})
         for j in range(len(ops) - 1, -1, -1):
             if not _may_refresh(ops[j], layouts) and j > 0:
                 continue
-            options: list[tuple[Cost, tuple[int, ...]]] = []
+            options: list[_Option] = []
             for end in range(j + 1, len(ops) + 1):
                 spent = sum(op.levels for op in ops[j:end])
                 if spent > params.levels:
                     break
-                segment = segments.between(j, end).cost
+                segment = segments.between(j, end)
                 if end == len(ops):
                     if count == 0:
-                        options.append((segment, (j,)))
+                        options.append(_Option(segment.cost, segment.once, (j,)))
                 elif count and end in table[count - 1]:
-                    rest, starts = table[count - 1][end]
-                    options.append((segment + rest, (j, *starts)))
+                    rest = table[count - 1][end]
+                    both = segment.cost + rest.cost, segment.once + rest.once
+                    options.append(_Option(*both, (j, *rest.starts)))
             if options:
-                table[count][j] = min(options, key=lambda option: option[0].total_ms)
+                table[count][j] = min(options, key=_Option.ms)
     counts = range(limit + 1) if refreshes is None else [refreshes]
     found = [table[count][0] for count in counts if 0 in table[count]]
     if not found:
         return None
-    cost, starts = min(found, key=lambda option: option[0].total_ms)
+    cost, once, starts = min(found, key=_Option.ms)
     ends = zip(starts, [*starts[1:], len(ops)], strict=True)
     chosen = [layout for start, end in ends for layout in segments.between(start, end).layouts]
-    return Segments(ops, starts, cost, tuple(chosen))
+    return Segments(ops, starts, cost, tuple(chosen), once)
+
+
+class _Option(NamedTuple):
+    """Operations to the end, as far as segments start at `starts`; costs as in `Segments`."""
+
+    cost: Cost
+    once: float
+    starts: tuple[int, ...]
+
+    def ms(self) -> float:
+        """All that a query pays."""
+        return self.cost.total_ms + self.once
 
 
 def _may_refresh(op: Operation, layouts: tuple[Layouts, ...]) -> bool:

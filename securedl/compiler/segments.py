@@ -30,15 +30,18 @@ class Priced(NamedTuple):
     """What is done between two looks of the client.
 
     Attributes:
+        cost: of a query. once: milliseconds, its share of preparing and uploading the diagonals.
         layouts: of the affine maps in it.
     """
 
     cost: Cost
+    once: float
     layouts: tuple[LayerLayout, ...]
 
 
 class _Path(NamedTuple):
     cost: Cost
+    once: float
     ends: tuple[tuple[Layouts, Ends], ...]
     layouts: tuple[LayerLayout, ...]
 
@@ -72,7 +75,7 @@ class SegmentCosts:
         while True:
             path = self._path(start, end)
             if all(layout.exact for layout in path.layouts):
-                return Priced(path.cost, path.layouts)
+                return Priced(path.cost, path.once, path.layouts)
             for options, ends in path.ends:
                 options.make(ends)
 
@@ -88,7 +91,7 @@ class SegmentCosts:
             cost = self.cost_of.transfer(source.tiles, level, fresh=True)
             if polynomial:
                 cost += self._products(polynomial, source, level)
-            paths[source] = _Path(cost, (), ())
+            paths[source] = _Path(cost, 0.0, (), ())
         level -= polynomial.levels if polynomial else 0
         for number, op in enumerate(rest):
             if op.kind == "activation":
@@ -99,7 +102,7 @@ class SegmentCosts:
             else:
                 paths = self._affine(op, paths, level, laid=number == 0, summed=number + 1 == len(rest))
             level -= op.levels
-        where, path = min(paths.items(), key=lambda item: self._back(*item).total_ms)
+        where, path = min(paths.items(), key=lambda item: self._back(*item).total_ms + item[1].once)
         return path._replace(cost=self._back(where, path))
 
     def _affine(
@@ -111,8 +114,12 @@ class SegmentCosts:
             for target in options.targets(source):
                 ends, layout = options.look(Ends(source, target, laid, summed))
                 cost = path.cost + Cost(self.cost_of.affine_ms(layout, level, self.encrypted))
-                if target not in found or cost.total_ms < found[target].cost.total_ms:
-                    found[target] = _Path(cost, (*path.ends, (options, ends)), (*path.layouts, layout))
+                once = path.once + self.cost_of.diagonals_ms(layout, level, self.encrypted)
+                if (
+                    target not in found
+                    or cost.total_ms + once < found[target].cost.total_ms + found[target].once
+                ):
+                    found[target] = _Path(cost, once, (*path.ends, (options, ends)), (*path.layouts, layout))
         return found
 
     def _products(self, op: Operation, where: Interleaved, level: int) -> Cost:
