@@ -213,13 +213,13 @@ class Sources:
             try:
                 one = slots_candidate(
                     network, asked.batch, asked.encrypted, asked.link, asked.ring, asked.refreshes,
-                    "ckks", asked.columns, output, asked.limit_gb, asked.prices,
+                    "ckks", asked.columns, output, asked.limit_gb, asked.prices, asked.queries,
                 )  # fmt: skip
             except CompileError as reason:
                 reasons.append(reason)
             else:
                 name = one.name if not found else f"{one.name}, narrow layers apart"
-                found.append(replace(one, name=name, queries=asked.queries))
+                found.append(replace(one, name=name))
         if not found:
             raise reasons[0]
         return found
@@ -262,6 +262,7 @@ def slots_candidate(
     output: Output | None = None,
     limit_gb: float = 8.0,
     prices: CoefficientPrices = COEFFICIENT_PRICES,
+    queries: int = EXPECTED_QUERIES,
 ) -> Candidate:
     """A plan in slots, by the passes in their order.
 
@@ -274,23 +275,24 @@ def slots_candidate(
         if not np.all(np.isfinite(values)):
             raise CompileError("the network overflows on its calibration data: standardise the inputs")
     limit = SizeLimit(limit_gb, network, batch)
-    params, chosen = _choose(rules, fused, batch, encrypted, link, ring, refreshes, limit, prices)
+    params, chosen = _choose(rules, fused, batch, encrypted, link, ring, refreshes, limit, prices, queries)
     program, checkpoints, places = lower(params, network, chosen, encrypted)
     limit.check_upload(program, chosen.layouts)
     network = replace(network, places=places)
     signature = Signature(
         (program,), checkpoints, graph.input_shape, network.input_scale, network.input_offset,
-        network.output_scale, network.output_offset,
-        input_limit(network, network.input_offset, network.input_scale, rules.value_limit), chosen.cost,
+        network.output_scale, network.output_offset, 0.0, chosen.cost,
         columns, output or _vector(network),
     )  # fmt: skip
 
     def make() -> Plan:
-        plan = Plan(signature, network, graph, x[:KEPT_SAMPLES].copy())
+        # As long as all the rest where matrices are large: of the plan that is made only.
+        widest = input_limit(network, network.input_offset, network.input_scale, rules.value_limit)
+        plan = Plan(replace(signature, input_limit=widest), network, graph, x[:KEPT_SAMPLES].copy())
         return plan.with_error(check_precision(plan, x))
 
     once = SlotsCost(params, link, prices).once_ms(program)
-    return Candidate("in slots", program.batch, chosen.cost, once, make=make)
+    return Candidate("in slots", program.batch, chosen.cost, once, queries, make)
 
 
 def compile_graph(graph: Graph, x: Array, *arguments: Any) -> Plan:
@@ -327,6 +329,7 @@ def _choose(
     refreshes: int | None,
     limit: SizeLimit,
     prices: CoefficientPrices,
+    queries: int,
 ) -> tuple[Parameters, Segments]:
     """Ring, primes and refresh checkpoints with the least time for each sample."""
     network = fused.normalised[0]
@@ -351,11 +354,11 @@ def _choose(
             except CompileError as error:
                 failed = failed or error
                 break
-            found = place_refreshes(params, network, layouts, encrypted, link, refreshes, prices)
+            found = place_refreshes(params, network, layouts, encrypted, link, refreshes, prices, queries)
             if found is None:
                 failed = no_place(params, network, refreshes)
                 continue
-            cost = found.cost.total_ms / count
+            cost = (found.cost.total_ms + found.once / queries) / count
             if best is None or cost < best[0]:
                 best = (cost, params, found)
     if best is None:

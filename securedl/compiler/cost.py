@@ -110,3 +110,9 @@ class SlotsCost:
         """The same of one weight in slots."""
         making = SEND * (shape.level + 1) * self.params.ring / 4096 * self.prices.prepare
         return making + self.link.ms(packed_length(self.params, shape))
+
+    def weights_ms(self, layout: LayerLayout, level: int, encrypted: bool) -> float:
+        """The same of those of a matrix product at `level`: its diagonals, and its bias a level below."""
+        parts = 2 if encrypted else 1
+        diagonal, bias = (Shape(at, parts, 1.0, seeded=encrypted) for at in (level, level - 1))
+        return layout.diagonals * self.weight_ms(diagonal) + layout.target.tiles * self.weight_ms(bias)

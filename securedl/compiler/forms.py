@@ -77,10 +77,11 @@ def normalised_with(graph: Graph, x: Array) -> tuple[Normalised, tuple[Choice, .
             chosen = _choose(node, pre, least, effects)
         matrices = tuple(_scaled(affine.matrix, 1 / chosen.reach, gain) for gain in gains)
         bias = (affine.matrix @ offset + affine.bias + chosen.shift) / chosen.reach
-        layers.append(Layer(affine.name, matrices, np.asarray(bias), chosen.form))
+        layers.append(Layer(affine.name, matrices, np.asarray(bias), chosen.form, affine.shape))
         gains, offset = chosen.gains, chosen.offset
         choices.append(chosen)
-    whole = Normalised(input_scale, input_offset, tuple(layers), gains[0], offset)
+    ends = gains[0], offset
+    whole = Normalised(input_scale, input_offset, tuple(layers), *ends, input_shape=graph.input_shape)
     return whole, tuple(choices)
 
 

@@ -12,9 +12,9 @@ from securedl.network.graph import Affine, ArrayDomain, Graph, Node, Polynomial
 NEGLIGIBLE = 2.0**-30
 
 
-def identity(features: int, name: str = "identity") -> Affine:
-    """The affine map that changes nothing."""
-    return Affine(sparse.csr_matrix(sparse.eye(features, format="csr")), np.zeros(features), name)
+def identity(features: int, name: str = "identity", shape: tuple[int, ...] = ()) -> Affine:
+    """The affine map that changes nothing of a value of this shape."""
+    return Affine(sparse.csr_matrix(sparse.eye(features, format="csr")), np.zeros(features), name, shape)
 
 
 def fuse(graph: Graph, x: np.ndarray, wide: bool = True) -> Graph:
@@ -34,6 +34,7 @@ def fuse(graph: Graph, x: np.ndarray, wide: bool = True) -> Graph:
     if not graph.straight:
         raise CompileError("networks with branches cannot be compiled yet: write the layers in a row")
     nodes: list[Node] = []
+    shape = graph.input_shape  # of the value before
     value = np.asarray(x, dtype=np.float64).reshape(len(x), -1)
     for node in graph.nodes:
         if not isinstance(node, Affine | Polynomial):
@@ -42,7 +43,8 @@ def fuse(graph: Graph, x: np.ndarray, wide: bool = True) -> Graph:
             after = node.apply(ArrayDomain(), [value])
         if not np.all(np.isfinite(after)):
             raise CompileError("the network overflows on its calibration data: standardise the inputs")
-        for simple in [_simplify(node, value)] if isinstance(node, Polynomial) else [node]:
+        shape = node.shape if isinstance(node, Affine) else shape
+        for simple in [_simplify(node, value, shape)] if isinstance(node, Polynomial) else [node]:
             before = nodes[-1] if nodes else None
             if isinstance(simple, Affine) and isinstance(before, Affine):
                 both = simple.after(before)
@@ -51,18 +53,18 @@ def fuse(graph: Graph, x: np.ndarray, wide: bool = True) -> Graph:
                 else:
                     nodes.append(simple)
             elif isinstance(simple, Polynomial) and (not nodes or isinstance(nodes[-1], Polynomial)):
-                nodes += [identity(simple.coefficients.shape[1], f"before {simple.name}"), simple]
+                nodes += [identity(simple.coefficients.shape[1], f"before {simple.name}", shape), simple]
             else:
                 nodes.append(simple)
         value = after
     if not nodes:
         raise CompileError("the network has no layer to run: it only reshapes its input")
     if isinstance(nodes[-1], Polynomial):
-        nodes.append(identity(nodes[-1].coefficients.shape[1], f"after {nodes[-1].name}"))
+        nodes.append(identity(nodes[-1].coefficients.shape[1], f"after {nodes[-1].name}", shape))
     return Graph(graph.input_shape, tuple(nodes))
 
 
-def _simplify(node: Polynomial, value: np.ndarray) -> Node:
+def _simplify(node: Polynomial, value: np.ndarray, shape: tuple[int, ...]) -> Node:
     coefficients = node.coefficients
     reach = np.abs(value).max(axis=0)
     size = max(float(np.ptp(node(value))), 1e-300)
@@ -76,4 +78,4 @@ def _simplify(node: Polynomial, value: np.ndarray) -> Node:
     # Built by hand: explicit zeros are kept, since the pattern follows the shape.
     count = np.arange(len(reach) + 1)
     slope = sparse.csr_matrix((coefficients[1].copy(), count[:-1], count), shape=(len(reach),) * 2)
-    return Affine(slope, coefficients[0].copy(), node.name)
+    return Affine(slope, coefficients[0].copy(), node.name, shape)

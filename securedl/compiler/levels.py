@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from securedl.compiler.cost import COEFFICIENT_PRICES, CoefficientPrices, SlotsCost
+from securedl.compiler.cost import COEFFICIENT_PRICES, EXPECTED_QUERIES, CoefficientPrices, SlotsCost
 from securedl.compiler.layout import LayerLayout, Layouts
+from securedl.compiler.segments import Operation, SegmentCosts
 from securedl.errors import CompileError
 from securedl.he.params import Parameters
 from securedl.plan.normalised import Normalised
@@ -14,31 +15,19 @@ from securedl.plan.signature import Cost, Link
 
 
 @dataclass(frozen=True)
-class Operation:
-    """One step that spends levels: the affine map of a layer, or its polynomial."""
-
-    layer: int
-    kind: str
-    levels: int
-
-    @property
-    def name(self) -> str:
-        """For messages and the summary."""
-        return f"{self.kind} {self.layer + 1}"
-
-
-@dataclass(frozen=True)
 class Segments:
     """Where segments start (indices of operations; the first is 0), and what all of it costs.
 
     Attributes:
-        layouts: of each layer, as its place in its segment lets it be.
+        layouts: of each layer, as its place in its segment lets it be. once: milliseconds of preparing and
+            uploading their weights.
     """
 
     operations: tuple[Operation, ...]
     starts: tuple[int, ...]
     cost: Cost
     layouts: tuple[LayerLayout, ...]
+    once: float = 0.0
 
     def start_level(self, start: int) -> int:
         """Level of a fresh ciphertext at `start`: what its segment spends."""
@@ -65,90 +54,65 @@ def place_refreshes(
     link: Link,
     refreshes: int | None,
     prices: CoefficientPrices = COEFFICIENT_PRICES,
+    queries: int = EXPECTED_QUERIES,
 ) -> Segments | None:
     """The cheapest refresh points for these parameters, or None when no choice fits.
 
     Args:
         refreshes: exactly so many, or None for whatever is cheapest.
+        queries: that share the price of preparing and uploading the weights.
     """
-    ops, cost_of = operations(network), SlotsCost(params, link, prices)
+    ops = operations(network)
+    segments = SegmentCosts(SlotsCost(params, link, prices), network, ops, layouts, encrypted, queries)
     limit = len(ops) - 1 if refreshes is None else refreshes
     # best[count][j]: cheapest way to run operations j.. from a fresh ciphertext with `count` refreshes.
-    table: list[dict[int, tuple[Cost, tuple[int, ...]]]] = []
+    table: list[dict[int, _Option]] = []
     for count in range(limit + 1):
         table.append({})
         for j in range(len(ops) - 1, -1, -1):
             if not _may_refresh(ops[j], layouts) and j > 0:
                 continue
-            options: list[tuple[Cost, tuple[int, ...]]] = []
+            options: list[_Option] = []
             for end in range(j + 1, len(ops) + 1):
                 spent = sum(op.levels for op in ops[j:end])
                 if spent > params.levels:
                     break
-                segment = segment_cost(cost_of, network, layouts, ops, j, end, spent, encrypted)
+                segment = segments.between(j, end)
                 if end == len(ops):
                     if count == 0:
-                        options.append((segment, (j,)))
+                        options.append(_Option(segment.cost, segment.once, queries, (j,)))
                 elif count and end in table[count - 1]:
-                    rest, starts = table[count - 1][end]
-                    options.append((segment + rest, (j, *starts)))
+                    rest = table[count - 1][end]
+                    both = segment.cost + rest.cost, segment.once + rest.once
+                    options.append(_Option(*both, queries, (j, *rest.starts)))
             if options:
-                table[count][j] = min(options, key=lambda option: option[0].total_ms)
+                table[count][j] = min(options, key=_Option.ms)
     counts = range(limit + 1) if refreshes is None else [refreshes]
     found = [table[count][0] for count in counts if 0 in table[count]]
     if not found:
         return None
-    cost, starts = min(found, key=lambda option: option[0].total_ms)
-    chosen = [
-        layout
-        for start, end in zip(starts, [*starts[1:], len(ops)], strict=True)
-        for layout in segment_layouts(ops, start, end, layouts)
-    ]
-    return Segments(ops, starts, cost, tuple(chosen))
+    cost, once, _, starts = min(found, key=_Option.ms)
+    ends = zip(starts, [*starts[1:], len(ops)], strict=True)
+    chosen = [layout for start, end in ends for layout in segments.between(start, end).layouts]
+    return Segments(ops, starts, cost, tuple(chosen), once)
 
 
-def segment_layouts(
-    ops: tuple[Operation, ...], start: int, end: int, layouts: tuple[Layouts, ...]
-) -> Iterator[LayerLayout]:
-    """Of the affine maps among operations start..end: the client lays what the first of them reads, for a
-    polynomial before it moves nothing, and gets what the last operation gives.
-    """
-    laid = True
-    for number in range(start, end):
-        if ops[number].kind == "affine":
-            yield layouts[ops[number].layer].at(laid, number + 1 == end)
-            laid = False
+class _Option(NamedTuple):
+    """Operations to the end, as far as segments start at `starts`; costs as in `Segments`."""
+
+    cost: Cost
+    once: float
+    queries: int
+    starts: tuple[int, ...]
+
+    def ms(self) -> float:
+        """All that a query pays."""
+        return self.cost.total_ms + self.once / self.queries
 
 
 def _may_refresh(op: Operation, layouts: tuple[Layouts, ...]) -> bool:
     """One register only: before powers are taken, not after."""
     return op.kind == "activation" or layouts[op.layer].sources == 1
-
-
-def segment_cost(
-    cost_of: SlotsCost,
-    network: Normalised,
-    layouts: tuple[Layouts, ...],
-    ops: tuple[Operation, ...],
-    start: int,
-    end: int,
-    level: int,
-    encrypted: bool,
-) -> Cost:
-    """Fresh ciphertexts in, operations start..end, ciphertexts at level 0 back to the client."""
-    reads, gives = layouts[ops[start].layer].tiles
-    inputs = reads if ops[start].kind == "affine" else gives
-    total = cost_of.transfer(inputs, level, fresh=True)
-    affine = segment_layouts(ops, start, end, layouts)
-    for op in ops[start:end]:
-        if op.kind == "affine":
-            total += Cost(cost_of.affine_ms(next(affine), level, encrypted))
-        else:
-            products = network.layers[op.layer].form.products
-            total += Cost(cost_of.products_ms(products, layouts[op.layer].tiles[1], level))
-        level -= op.levels
-    total += cost_of.transfer(layouts[ops[end - 1].layer].tiles[1], 0, fresh=False)
-    return total + Cost(link_ms=cost_of.link.rtt_ms)
 
 
 def no_place(params: Parameters, network: Normalised, refreshes: int | None) -> CompileError:

@@ -132,11 +132,11 @@ def lower(
         if index and index in plan.starts:
             level = plan.start_level(index)
             scale = delta if op.kind == "affine" else emit.target(layer, level)
-            live = [emit.refresh(live[0], level, scale, emit.registers[live[0]][2])]
             sent, held = held, layout.source
             if op.kind == "activation":
                 following = index + 1 < len(plan.operations) and index + 1 not in plan.starts
-                held = layouts[op.layer + 1].source if following else layout.target.plain
+                held = layouts[op.layer + 1].source if following else layout.target.flat
+            live = [emit.refresh(live[0], level, scale, held.tiles)]
             checkpoints.append(Checkpoint(2 * op.layer + (op.kind == "activation"), sent, held))
         if op.kind == "affine":
             # After a refresh the activation starts from the refresh's level, so its scale is set there.

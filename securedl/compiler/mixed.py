@@ -16,8 +16,9 @@ from securedl.compiler.cost import SlotsCost
 from securedl.compiler.forms import Choice
 from securedl.compiler.fused import Fused
 from securedl.compiler.layout import LayerLayout, Layouts
-from securedl.compiler.levels import operations, segment_cost, segment_layouts
+from securedl.compiler.levels import operations
 from securedl.compiler.rounds import Arrangement, ChainPlace, LayerPlace, Wanted, check_size
+from securedl.compiler.segments import SegmentCosts
 from securedl.errors import CompileError
 from securedl.he.ckks import coefficient_parameters
 from securedl.he.params import Parameters
@@ -53,8 +54,8 @@ class Stretch:
     """Operations start..end between two points.
 
     Attributes:
-        bands: of its layers, in coefficients; else it is in slots. cost: of a query; once: milliseconds of
-            its weights.
+        cost: of a query; once: milliseconds of its weights. bands: of its layers, in coefficients; else it
+            is in slots, layouts those of its affine maps.
     """
 
     start: int
@@ -62,6 +63,7 @@ class Stretch:
     cost: Cost
     once: float
     bands: tuple[Bands, ...] = ()
+    layouts: tuple[LayerLayout, ...] = ()
 
 
 class Mixed:
@@ -116,7 +118,9 @@ class Mixed:
                     params = coefficient_parameters(ring, levels)
                 except CompileError:
                     break
-                stretches = self._cheapest(params, layouts)
+                price = SlotsCost(params, self.wanted.link, self.wanted.prices)
+                args = self.network, self.operations, layouts, self.wanted.encrypted, self.wanted.queries
+                stretches = self._cheapest(SegmentCosts(price, *args))
                 if stretches is not None and (ms := self._total(stretches)) < best:
                     best, found = ms, (params, layouts, stretches)
         both = found is not None and any(one.bands for one in found[2])
@@ -125,20 +129,19 @@ class Mixed:
     def _total(self, stretches: Sequence[Stretch]) -> float:
         return sum(one.cost.total_ms + one.once / self.wanted.queries for one in stretches)
 
-    def _cheapest(self, params: Parameters, layouts: tuple[Layouts, ...]) -> list[Stretch] | None:
+    def _cheapest(self, segments: SegmentCosts) -> list[Stretch] | None:
         table: dict[int, list[Stretch]] = {len(self.operations): []}
         for start in range(len(self.operations) - 1, -1, -1):
             if self.points[start] is None:
                 continue
-            options = [
-                [one, *table[one.end]] for one in self._from(start, params, layouts) if one.end in table
-            ]
+            options = [[one, *table[one.end]] for one in self._from(start, segments) if one.end in table]
             if options:
                 table[start] = min(options, key=self._total)
         return table.get(0)
 
-    def _from(self, start: int, params: Parameters, layouts: tuple[Layouts, ...]) -> Iterator[Stretch]:
+    def _from(self, start: int, segments: SegmentCosts) -> Iterator[Stretch]:
         """All stretches from one point."""
+        params = segments.cost_of.params
         levels, linear = 0, True
         for end in range(start + 1, len(self.operations) + 1):
             levels += self.operations[end - 1].levels
@@ -147,7 +150,7 @@ class Mixed:
                 continue
             if linear and (one := self._in_coefficients(start, end, params)) is not None:
                 yield one
-            if levels <= params.levels and (one := self._in_slots(start, end, levels, params, layouts)):
+            if levels <= params.levels and (one := self._in_slots(start, end, levels, segments)):
                 yield one
 
     def _in_coefficients(self, start: int, end: int, params: Parameters) -> Stretch | None:
@@ -175,21 +178,15 @@ class Mixed:
         cost = sum((conditions.cost(one) for one in counts), Cost(link_ms=wanted.link.rtt_ms * len(counts)))
         return Stretch(start, end, cost, sum(map(conditions.once, counts)), tuple(bands))
 
-    def _in_slots(
-        self, start: int, end: int, levels: int, params: Parameters, layouts: tuple[Layouts, ...]
-    ) -> Stretch | None:
-        wanted, ops = self.wanted, self.operations
-        price = SlotsCost(params, wanted.link, wanted.prices)
-        shape = Shape(levels, 2 if wanted.encrypted else 1, 1.0, seeded=wanted.encrypted)
-        weight = price.weight_ms(shape)
-        maps = [layouts[one.layer] for one in ops[start:end] if one.kind == "affine"]
+    def _in_slots(self, start: int, end: int, levels: int, segments: SegmentCosts) -> Stretch | None:
+        wanted, price = self.wanted, segments.cost_of
+        weight = price.weight_ms(Shape(1, 2 if wanted.encrypted else 1, 1.0, seeded=wanted.encrypted))
+        maps = [segments.layouts[one.layer] for one in self.operations[start:end] if one.kind == "affine"]
         least = sum(one.least for one in maps)
-        if least * (weight / wanted.queries + price.term_ms(0, wanted.encrypted)) > self.below:
+        if least * (weight / wanted.queries + price.term_ms(1, wanted.encrypted)) > self.below:
             return None
-        cost = segment_cost(price, self.network, layouts, ops, start, end, levels, wanted.encrypted)
-        chosen = segment_layouts(ops, start, end, layouts)
-        once = weight * sum(one.diagonals + one.target.tiles for one in chosen)
-        return Stretch(start, end, cost, once)
+        cost, once, chosen = segments.between(start, end)
+        return Stretch(start, end, cost, once, layouts=chosen)
 
     def arranged(
         self, params: Parameters, layouts: tuple[Layouts, ...], stretches: Sequence[Stretch]
@@ -207,7 +204,7 @@ class Mixed:
             if one.bands:
                 places += one.bands
             elif one.end - one.start == 1 and self.operations[one.start].kind == "activation":
-                places.append(layouts[self.operations[one.start].layer].plain)
+                places.append(layouts[self.operations[one.start].layer].flat[1])
             else:
                 graph = Graph(begin.cut.shape, self.graph.nodes[one.start : one.end])
                 chains.append(Section(begin.cut, stop.cut, graph))
@@ -222,7 +219,7 @@ class Mixed:
 
     def _chain(self, one: Stretch, layouts: tuple[Layouts, ...], begin: Stop, stop: Stop) -> ChainPlace:
         ops, parts, layers = self.operations, list[ChainPart](), list[Layer]()
-        chosen = list(segment_layouts(ops, one.start, one.end, layouts))
+        chosen = one.layouts
         following = iter(chosen)
         for number in range(one.start, one.end):
             layer = self.network.layers[ops[number].layer]
@@ -235,11 +232,11 @@ class Mixed:
                 parts[-1] = replace(parts[-1], form=layer.form.public)
                 layers[-1] = layer
             else:  # the client lays what it reads
-                held = chosen[0].source if number + 1 < one.end else layouts[ops[number].layer].plain
+                held = chosen[0].source if number + 1 < one.end else layouts[ops[number].layer].flat[1]
                 parts.append(ChainPart("", 0, layer.form.public, LayerPlaces(held, held, held)))
                 layers.append(replace(layer, matrices=(), bias=np.zeros(0)))
         ends = (begin.scale, begin.offset), (stop.scale, stop.offset)
-        return ChainPlace(tuple(parts), tuple(layers), tuple(chosen), *ends)
+        return ChainPlace(tuple(parts), tuple(layers), chosen, *ends)
 
     def name(self, stretches: Sequence[Stretch]) -> str:
         """For people: which operations have no refresh between them."""

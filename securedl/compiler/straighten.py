@@ -8,14 +8,17 @@ one, and carries the sources that later rounds still read through the polynomial
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
 
+from securedl.compiler.grids import image_of
 from securedl.errors import CompileError
 from securedl.network.graph import Affine, Array, Graph, Node, Polynomial, Sum
+from securedl.plan.grid import Grid
+from securedl.plan.layouts import Indices
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,17 +28,18 @@ class _Map:
     matrices: Mapping[int, sparse.csr_matrix]
     bias: Array
     name: str
+    shape: tuple[int, ...] = ()
 
     def then(self, node: Affine) -> _Map:
         found = {}
         for source, matrix in self.matrices.items():
             found[source] = node.after(Affine(matrix, np.zeros(matrix.shape[0]))).matrix
-        return _Map(found, np.asarray(node.matrix @ self.bias + node.bias), node.name)
+        return _Map(found, np.asarray(node.matrix @ self.bias + node.bias), node.name, node.shape)
 
 
-def _identity(value: int, features: int) -> _Map:
+def _identity(value: int, features: int, shape: tuple[int, ...]) -> _Map:
     matrix = sparse.csr_matrix(sparse.eye(features, format="csr"))
-    return _Map({value: matrix}, np.zeros(features), "")
+    return _Map({value: matrix}, np.zeros(features), "", shape)
 
 
 def _total(maps: Sequence[_Map], name: str) -> _Map:
@@ -43,7 +47,10 @@ def _total(maps: Sequence[_Map], name: str) -> _Map:
     for one in maps:
         for source, matrix in one.matrices.items():
             found[source] = matrix if source not in found else _added(found[source], matrix)
-    return _Map(found, np.sum([one.bias for one in maps], axis=0), name)
+    shapes = {one.shape for one in maps}
+    return _Map(
+        found, np.sum([one.bias for one in maps], axis=0), name, shapes.pop() if len(shapes) == 1 else ()
+    )
 
 
 def _added(a: sparse.csr_matrix, b: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -65,7 +72,7 @@ def straighten(graph: Graph) -> Graph:
     """
     if graph.straight:
         return graph
-    maps: list[_Map] = [_identity(0, graph.features)]
+    maps: list[_Map] = [_identity(0, graph.features, graph.input_shape)]
     rounds = {0: 0}  # of each source
     inputs: dict[int, _Map] = {}  # of each polynomial
     for number, (node, reads) in enumerate(zip(graph.nodes, graph.reads, strict=True), start=1):
@@ -76,7 +83,7 @@ def straighten(graph: Graph) -> Graph:
         elif isinstance(node, Polynomial):
             inputs[number] = maps[reads[0]]
             rounds[number] = 1 + max(rounds[source] for source in inputs[number].matrices)
-            maps.append(_identity(number, len(node.coefficients[0])))
+            maps.append(_identity(number, len(node.coefficients[0]), inputs[number].shape))
         else:
             raise CompileError(f"{node.name!r}: a {type(node).__name__} cannot be compiled yet")
     return _rows(graph, inputs, rounds, maps[-1])
@@ -90,40 +97,78 @@ def _rows(graph: Graph, inputs: Mapping[int, _Map], rounds: Mapping[int, int], a
             needed |= set(inputs[number].matrices)
     last = max(rounds[source] for source in answer.matrices)
     sizes = {source: graph.features if source == 0 else len(inputs[source].bias) for source in needed}
+    shapes = {source: graph.input_shape if source == 0 else inputs[source].shape for source in needed}
 
     def read_after(source: int, turn: int) -> bool:
         later = (number for number in inputs if number in needed and rounds[number] > turn)
         return source in answer.matrices or any(source in inputs[number].matrices for number in later)
 
     nodes: list[Node] = []
-    held = [0]
+    held = {0: np.arange(graph.features)}  # where each value's features are among its own
     for turn in range(1, last + 1):
         new = [number for number in sorted(inputs) if number in needed and rounds[number] == turn]
         kept = [source for source in held if read_after(source, turn)]
-        parts = [*(inputs[number] for number in new), *(_identity(source, sizes[source]) for source in kept)]
-        name = " | ".join(dict.fromkeys(part.name for part in parts[: len(new)]))
-        nodes += [_stacked(parts, held, sizes, name), _together(graph, new, [sizes[k] for k in kept])]
-        held = new + kept
-    nodes.append(_stacked([answer], held, sizes, answer.name or "answer"))
+        parts = [inputs[number] for number in new]
+        name = " | ".join(dict.fromkeys(part.name for part in parts))
+        orders = {number: np.arange(sizes[number]) for number in new}
+        shape = _beside([part.shape for part in parts])
+        for source in kept:
+            orders[source], carried = _apart(shapes[source], sizes[source], shape)
+            parts.append(_identity(source, sizes[source], carried))
+        nodes += [
+            _stacked(parts, held, name, orders.values()),
+            _together(graph, new, [sizes[k] for k in kept]),
+        ]
+        held = orders
+    nodes.append(_stacked([answer], held, answer.name or "answer", [np.arange(len(answer.bias))]))
     return Graph(graph.input_shape, tuple(nodes))
 
 
-def _stacked(parts: Sequence[_Map], held: Sequence[int], sizes: Mapping[int, int], name: str) -> Affine:
-    """All maps in one matrix over the sources that are held."""
-    starts = dict(zip(held, np.cumsum([0, *(sizes[source] for source in held)]).tolist(), strict=False))
-    rows, cols, values, above = [], [], [], 0
-    for part in parts:
+def _apart(shape: tuple[int, ...], size: int, beside: tuple[int, ...]) -> tuple[Indices, tuple[int, ...]]:
+    """The order of a carried image's features, and its shape then: with as many pixels as what it stands
+    beside, and the phases of what it has more for channels. As it is where it is no multiple of that.
+    """
+    fine, coarse = image_of(shape), image_of(beside)
+    if fine is None or coarse is None or len(shape) != len(beside):
+        return np.arange(size), shape
+    (channels, *pixels), (_, *fewer) = fine, coarse
+    if any(many % few for many, few in zip(pixels, fewer, strict=True)):
+        return np.arange(size), shape
+    down, across = (many // few for many, few in zip(pixels, fewer, strict=True))
+    plane = fewer[0] * fewer[1]
+    order = Grid(fine, fewer[1], plane, (down, across)).positions(plane)
+    return order.astype(np.int64), (channels * down * across, *beside[1:])
+
+
+def _stacked(
+    parts: Sequence[_Map], held: Mapping[int, Indices], name: str, orders: Iterable[Indices]
+) -> Affine:
+    """All maps in one matrix over the sources that are held, each map's results in their order."""
+    width, columns = 0, {}
+    for source, order in held.items():
+        columns[source] = order + width
+        width += len(order)
+    rows, cols, values, above, biases = [], [], [], 0, []
+    for part, order in zip(parts, orders, strict=True):
         for source, matrix in part.matrices.items():
             entries = matrix.tocoo()
-            rows.append(entries.row + above)
-            cols.append(entries.col + starts[source])
+            rows.append(order[entries.row] + above)
+            cols.append(columns[source][entries.col])
             values.append(entries.data)
-        above += len(part.bias)
-    width = sum(sizes[source] for source in held)
+        biases.append(np.empty(len(order)))
+        biases[-1][order] = part.bias
+        above += len(order)
     places = (np.concatenate(rows), np.concatenate(cols))
     matrix = sparse.coo_matrix((np.concatenate(values), places), shape=(above, width)).tocsr()
     matrix.sort_indices()
-    return Affine(matrix, np.concatenate([part.bias for part in parts]), name)
+    return Affine(matrix, np.concatenate(biases), name, _beside([part.shape for part in parts]))
+
+
+def _beside(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Of values one after the other: channels add up where all else agrees."""
+    if len({shape[1:] for shape in shapes}) > 1 or not all(len(shape) > 1 for shape in shapes):
+        return ()
+    return sum(shape[0] for shape in shapes), *shapes[0][1:]
 
 
 def _together(graph: Graph, new: Sequence[int], kept: Sequence[int]) -> Polynomial:

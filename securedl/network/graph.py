@@ -70,17 +70,24 @@ class Affine(Node):
             layer's *shape* allows: which entries are stored must never depend on the values of weights.
         bias: float64 [out].
         name: module path, for messages.
+        shape: of what it gives, channels first; () where that is a vector.
+
+    Raises:
+        InputError: parts that do not fit each other.
     """
 
     matrix: sparse.csr_matrix
     bias: Array
     name: str = ""
+    shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.matrix.shape[0] != self.bias.shape[0]:
             raise InputError(
                 f"layer {self.name!r}: matrix {self.matrix.shape} and bias {self.bias.shape} differ"
             )
+        if self.shape and (min(self.shape) < 1 or math.prod(self.shape) != len(self.bias)):
+            raise InputError(f"layer {self.name!r}: {len(self.bias)} outputs are not {list(self.shape)}")
 
     def apply(self, on: Domain[V], xs: Sequence[V]) -> V:
         """One value in."""
@@ -88,13 +95,14 @@ class Affine(Node):
         return on.affine(self, x)
 
     def to_arrays(self) -> dict[str, Any]:
-        """Matrix and bias."""
-        return {"bias": self.bias, **matrix_arrays(self.matrix)}
+        """Matrix, bias, and the shape of what it gives."""
+        gives = np.array(self.shape, dtype=np.int64)
+        return {"bias": self.bias, "gives": gives, **matrix_arrays(self.matrix)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any], name: str) -> Affine:
         """See `Node`."""
-        return cls(matrix_from(arrays), arrays["bias"], name)
+        return cls(matrix_from(arrays), arrays["bias"], name, tuple(int(size) for size in arrays["gives"]))
 
     @property
     def pattern(self) -> sparse.csr_matrix:
@@ -113,7 +121,7 @@ class Affine(Node):
         pattern = (self.pattern @ earlier.pattern).tocsr()
         matrix = _laid_on(pattern, (self.matrix @ earlier.matrix).tocsr())
         name = f"{earlier.name} + {self.name}" if earlier.name and self.name else self.name or earlier.name
-        return Affine(matrix, np.asarray(self.matrix @ earlier.bias + self.bias), name)
+        return Affine(matrix, np.asarray(self.matrix @ earlier.bias + self.bias), name, self.shape)
 
 
 def _laid_on(pattern: sparse.csr_matrix, product: sparse.csr_matrix) -> sparse.csr_matrix:

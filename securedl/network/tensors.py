@@ -147,6 +147,10 @@ class Samples:
         moved = parts.movedim(0, a if self.outer else a + 1)
         return moved.reshape(*moved.shape[:a], BATCH * n, *moved.shape[a + 2 :])
 
+    def image(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """One sample's shape without the axis of samples; () where nothing or more than samples is on it."""
+        return shape[: self.axis] + shape[self.axis + 1 :] if shape[self.axis] == 1 and len(shape) > 2 else ()
+
 
 @dataclass(frozen=True, eq=False)
 class Relation:
@@ -249,9 +253,8 @@ class Builder:
                 bias = bias + found.bias()
             live = features[places] >= 0
             rows, places, values = rows[live], places[live], values[live]
-            return Affine(
-                stored(values * factor[places], rows, features[places], (outputs, inputs)), bias, name
-            )
+            matrix = stored(values * factor[places], rows, features[places], (outputs, inputs))
+            return Affine(matrix, bias, name, samples.image(found.shape))
 
         return self._plain(self._add(make, [tensor.source], outputs), found.shape, samples)
 
@@ -324,7 +327,7 @@ class Builder:
             cols = np.concatenate([index[index >= 0] for index, _ in parts])
             values = np.concatenate([table[1][index >= 0] for index, table in parts])
             bias = parts[0][1][0] + parts[1][1][0]
-            return Affine(stored(values, rows, cols, (outputs, inputs)), bias, name)
+            return Affine(stored(values, rows, cols, (outputs, inputs)), bias, name, samples.image(one))
 
         return self._plain(self._add(make, [a.source], outputs), one, samples)
 

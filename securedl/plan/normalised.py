@@ -11,8 +11,9 @@ import numpy as np
 from scipy import sparse
 
 from securedl.network.graph import Array, matrix_arrays, matrix_from
+from securedl.plan.diagonals import LayerValues
 from securedl.plan.forms import FORMS, Form
-from securedl.plan.layouts import Interleaved, LayerValues, described, descriptor
+from securedl.plan.layouts import Interleaved, described, descriptor
 from securedl.plan.network import Checkpoint, Exchange, Network, of, under
 from securedl.program.program import Program
 from securedl.program.steps import Values
@@ -25,12 +26,14 @@ class Layer:
     Attributes:
         matrices: CSR [out, in], one for each source (several after `powers`). bias: [out].
         form: of the polynomial that follows; `Straight` after the last.
+        shape: of what it gives, for the compiler; () for a vector.
     """
 
     name: str
     matrices: tuple[sparse.csr_matrix, ...]
     bias: Array
     form: Form
+    shape: tuple[int, ...] = ()
 
     @property
     def features(self) -> int:
@@ -63,7 +66,7 @@ class Normalised(Network):
     Attributes:
         input_scale, input_offset: [features]; the query is (x - input_offset) / input_scale.
         layers: in order. output_scale, output_offset: [classes]; logits are value · output_scale +
-        output_offset. places: of each layer, once they are known.
+        output_offset. places: of each layer, once they are known. input_shape: of a sample, for the compiler.
     """
 
     input_scale: Array
@@ -72,6 +75,7 @@ class Normalised(Network):
     output_scale: Array
     output_offset: Array
     places: tuple[LayerPlaces, ...] = ()
+    input_shape: tuple[int, ...] = ()
 
     alone: ClassVar[bool] = False
 

@@ -33,7 +33,7 @@ from securedl.program.drive import drive
 from securedl.program.execute import RefreshRequest, execute
 from securedl.program.program import Program
 
-FORMAT = 8
+FORMAT = 9
 
 
 class Reference(Protocol):

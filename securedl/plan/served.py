@@ -14,8 +14,9 @@ from securedl.errors import InputError
 from securedl.network.graph import Array
 from securedl.network.script import LinearLayer, PolynomialLayer
 from securedl.plan.bands import Bands
+from securedl.plan.diagonals import LayerValues
 from securedl.plan.forms import FORMS, Form
-from securedl.plan.layouts import Interleaved, LayerValues, Layout
+from securedl.plan.layouts import Interleaved, Layout
 from securedl.program.steps import Values
 
 #: What is sent to a linear layer counts as so many parts of what is received. At 128 times the limit of that
@@ -259,4 +260,6 @@ def served_from(layer: LinearLayer | PolynomialLayer, meta: Any, arrays: Mapping
     name, *sizes = meta
     if name not in ("square", "cubic"):
         raise InputError(f"a polynomial in slots has the form square or cubic, got {name!r}")
-    return ServedPolynomial(layer, FORMS[name](layer.degree), place=Interleaved(*map(int, sizes)), **arrays)
+    features, width, batch = map(int, sizes)
+    place = Interleaved(features, width, batch)
+    return ServedPolynomial(layer, FORMS[name](layer.degree), place=place, **arrays)

@@ -10,8 +10,9 @@ import numpy as np
 
 from securedl.network.graph import Array, matrix_arrays, matrix_from
 from securedl.network.script import ChainLayer
+from securedl.plan.diagonals import LayerValues
 from securedl.plan.forms import FORMS, Form
-from securedl.plan.layouts import LayerValues, Layout, described, descriptor
+from securedl.plan.layouts import Layout, described, descriptor
 from securedl.plan.network import of, under
 from securedl.plan.normalised import Layer, LayerPlaces
 from securedl.plan.served import Served

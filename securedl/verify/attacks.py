@@ -7,6 +7,7 @@ Every attack returns a new graph and leaves the given one alone. Array are a lay
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -46,7 +47,7 @@ def swapped_rows(graph: Graph, seed: int) -> Graph:
     order = np.arange(node.matrix.shape[0])
     first, second = rng.choice(len(order), 2, replace=False)
     order[[first, second]] = order[[second, first]]
-    return _replaced(graph, {at: Affine(node.matrix[order].tocsr(), node.bias[order], node.name)})
+    return _replaced(graph, {at: replace(node, matrix=node.matrix[order].tocsr(), bias=node.bias[order])})
 
 
 def scaled_weight(graph: Graph, seed: int, *, factor: float = 2.0) -> Graph:
@@ -68,7 +69,7 @@ def shifted_bias(graph: Graph, seed: int, *, strength: float = 0.1) -> Graph:
     at, node = _affines(graph)[int(rng.integers(len(_affines(graph))))]
     bias = node.bias.copy()
     bias[int(rng.integers(len(bias)))] += strength * _spread(node.matrix.data) * rng.choice([-1.0, 1.0])
-    return _replaced(graph, {at: Affine(node.matrix, bias, node.name)})
+    return _replaced(graph, {at: replace(node, bias=bias)})
 
 
 def quantised(graph: Graph, seed: int = 0, *, bits: int = 8) -> Graph:
@@ -130,7 +131,7 @@ def _spread(data: Array) -> float:
 
 def _with_data(node: Affine, data: Array) -> Affine:
     old = node.matrix
-    return Affine(sparse.csr_matrix((data, old.indices, old.indptr), shape=old.shape), node.bias, node.name)
+    return replace(node, matrix=sparse.csr_matrix((data, old.indices, old.indptr), shape=old.shape))
 
 
 def _replaced(graph: Graph, changed: dict[int, Node]) -> Graph:

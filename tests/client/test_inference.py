@@ -566,3 +566,23 @@ def test_a_key_serves_its_term_and_no_more():
     with pytest.raises(InputError, match="make a new Owner"):
         ledger.ask(1)
     assert ledger.batches == KEY_TERM
+
+
+@pytest.mark.parametrize("weights", ["encrypted", "plain"])
+def test_images_on_grids(weights):
+    """Convolutions with padding, a stride and several channels, in slots; one sample a ciphertext."""
+    first, second = (
+        PolynomialActivation.of([least_squares("relu", 2, (-3.0, 3.0))], "relu") for _ in range(2)
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(2, 3, 3, stride=2, padding=1), first, nn.Conv2d(3, 4, 3), second, nn.AvgPool2d(2),
+            nn.Flatten(), nn.Linear(16, 3),
+        ).double()  # fmt: skip
+    x = np.random.default_rng(2).uniform(-1, 1, (50, 2, 13, 13))
+    plan = securedl.compile(net, x, batch=1, ring=8192, weights=weights)
+    grids = [where.grid for place in plan.network.places for where in (place.source, place.target)]
+    assert any(grid is not None for grid in grids)
+    answer = predict(Server(securedl.Owner(plan)), x[:2], probes=0)
+    np.testing.assert_allclose(answer.logits, net(torch.from_numpy(x[:2])).detach().numpy(), atol=1e-3)

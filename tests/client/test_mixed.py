@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import securedl
 from securedl.compiler.fuse import fuse
 from securedl.compiler.fused import Fused
 from securedl.compiler.layered import Apart
-from securedl.compiler.mixed import Mixed
+from securedl.compiler.mixed import Mixed, Stretch
 from securedl.compiler.rounds import Wanted, compile_rounds
 from securedl.network.from_torch import import_torch
 from securedl.network.outputs import Output, task_of
@@ -42,23 +43,30 @@ def built() -> tuple[nn.Module, np.ndarray]:
     return network().double().eval(), np.random.default_rng(5).uniform(-1, 1, (64, 1, 10, 10))
 
 
-def mixed(link: securedl.Link, encrypted: bool = True) -> Plan | None:
+class Begun(Mixed):
+    """Plans whose first layer is in coefficients: with plain weights, all of it in slots is cheaper."""
+
+    def _in_slots(self, start: int, *rest: Any) -> Stretch | None:
+        return super()._in_slots(start, *rest) if start else None
+
+
+def mixed(link: securedl.Link, encrypted: bool = True, search: type[Mixed] = Mixed) -> Plan | None:
     """The cheapest plan with both forms on a link, if the cheapest has both."""
     model, x = built()
     apart, flat = Apart.of(model, x), x.reshape(64, -1)
     shape, head = apart.found.output_shape, apart.found.head
     wanted = Wanted(1, encrypted, link, None, (), Output(shape, task_of(shape, head), head), 8.0)
     fused = Fused(fuse(import_torch(model, x.shape[1:]).graph, flat), flat)
-    search = Mixed(apart.found, fused, x, wanted, np.inf)
-    if (best := search.best()) is None:
+    looking = search(apart.found, fused, x, wanted, np.inf)
+    if (best := looking.best()) is None:
         return None
-    found, where = search.arranged(*best)
-    assert "activation 1 to affine 2" in search.name(best[2])
+    found, where = looking.arranged(*best)
+    assert "activation 1 to affine 2" in looking.name(best[2])
     return compile_rounds(found.script, found.kernels, x, wanted, where)
 
 
 def near(encrypted: bool = True) -> Plan:
-    plan = mixed(NEAR, encrypted)
+    plan = mixed(NEAR, encrypted, Mixed if encrypted else Begun)
     assert plan is not None
     assert plan.signature.rounds is not None
     kinds = [type(layer) for layer in plan.signature.rounds.script.layers]

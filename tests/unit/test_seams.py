@@ -92,7 +92,7 @@ def test_the_searches_find(search, text):
 KNOWN_BY = {
     "securedl.program.steps": (
         STEPS,
-        {"securedl/compiler/layout.py", "securedl/compiler/lower.py", "securedl/plan/layouts.py"},
+        {"securedl/compiler/lower.py", "securedl/plan/diagonals.py"},
     ),
     "securedl.plan.forms": (
         {"Straight", "Square", "Cubic", "Powers", "Form"},

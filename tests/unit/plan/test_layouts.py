@@ -18,18 +18,16 @@ from securedl.he.ckks import ckks_parameters
 from securedl.he.clear import ClearEvaluator
 from securedl.he.record import Shape
 from securedl.network.graph import Affine, Graph, Node, Polynomial
+from securedl.plan.diagonals import LayerValues, block_diagonals, diagonals
 from securedl.plan.forms import Straight
 from securedl.plan.layouts import (
     NOTHING,
     Interleaved,
-    LayerValues,
     SlotLayout,
     Sums,
-    block_diagonals,
     described,
     descriptor,
     diagonal_count,
-    diagonals,
     folds,
     longer,
 )

@@ -50,7 +50,7 @@ def both() -> Plan:
         nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 3)
     ).double()
     x = np.random.default_rng(0).uniform(-1, 1, (24, 8, 16, 16))
-    plan = securedl.compile(securedl.approximate(net, x, degree=2), x, batch=1, link=securedl.Link(1, 1000))
+    plan = securedl.compile(securedl.approximate(net, x, degree=2), x, batch=16, link=securedl.Link(1, 1000))
     assert {port.coefficients for port in plan.program.ports().values()} == {True, False}
     return plan
 
