@@ -27,10 +27,11 @@ SERVER_OPTIONS = [
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
     ("grpc.max_metadata_size", 16 << 10),
 ]
-#: A server that was away is found again within a second: gRPC would wait for up to two minutes.
+#: A server that was away is found again within a second: gRPC would wait for up to two minutes. The second
+#: figure is how long an attempt may take: one over TLS is three or four round trips.
 _RECONNECT = [
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 10_000),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 CLIENT_OPTIONS = [*COMMON_OPTIONS, ("grpc.enable_http_proxy", 0), *_RECONNECT]

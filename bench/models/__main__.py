@@ -28,7 +28,7 @@ import securedl
 from bench.models.measure import REPEATS, forget_peak, peak_mib, relinearisation_us, served, sizes, timed
 from bench.models.networks import NETWORKS
 from bench.models.report import HEAD, line, markdown, plot
-from bench.models.training import accuracy, task, trained, with_squares
+from bench.models.training import accuracy, polynomial, task, trained
 from securedl.client.calibrate import measured_prices
 from securedl.errors import InputError, SecureDLError
 from securedl.files import check_writable, write_atomically
@@ -46,9 +46,11 @@ def row(name: str, activations: str, quick: bool, link: securedl.Link) -> dict[s
     """All figures of one network, its plan made for a link."""
     network = NETWORKS[name]
     data = task(network)
-    model = trained(name, data, QUICK_EPOCHS if quick and network.images else None)
+    few = QUICK_EPOCHS if quick and network.images else None
     if activations == "server":
-        model = with_squares(name, model, data, QUICK_EPOCHS if quick else None)
+        model = polynomial(name, data, QUICK_EPOCHS if quick else None, before=few)
+    else:
+        model = trained(name, data, few)
     print(f"{name}: compiling for activations by the {activations}", flush=True)
     forget_peak()
     began = time.perf_counter()

@@ -1,12 +1,15 @@
-"""The networks, written as their users write them: ReLU, max pooling, batch norms."""
+"""The networks, written as their users write them: ReLU, max pooling, batch norms. One is quadratic."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from securedl.network.polynomial import PolynomialActivation
 
 
 def wine() -> nn.Module:
@@ -85,6 +88,45 @@ def resnet20() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
+def quadratic() -> nn.Module:
+    """x + x²/10: so near a line that nineteen of them, one after the other, can be trained."""
+    end = 8.0  # x²/10 = (64 + 64 T2(x/8)) / 20
+    return PolynomialActivation(np.array([3.2, end, 3.2]), (-end, end), name="quadratic")
+
+
+class QuadraticBlock(nn.Module):
+    """`Block` for quadratics, a batch norm before each (pre-activation; He et al., 2016): nothing of higher
+    degree is on the way that is added to, or the values would outgrow every norm."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.BatchNorm2d(before), nn.BatchNorm2d(after)
+        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.act1, self.act2 = quadratic(), quadratic()
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or before != after:
+            self.shortcut = nn.Conv2d(before, after, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[samples, before, rows, columns]."""
+        inner = self.conv1(self.act1(self.norm1(x)))
+        inner = self.conv2(self.act2(self.norm2(inner)))
+        return inner + self.shortcut(x)
+
+
+def quadratic_resnet20() -> nn.Module:
+    """ResNet-20 for 32x32 images, to be trained with quadratics: after a training with ReLU, they diverge."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False)]
+    before = 16
+    for width in (16, 32, 64):
+        for number in range(3):
+            layers.append(QuadraticBlock(before, width, 2 if width > 16 and number == 0 else 1))
+            before = width
+    layers += [nn.BatchNorm2d(64), quadratic(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)]
+    return nn.Sequential(*layers)
+
+
 def vgg() -> nn.Module:
     """Six 3x3 convolutions with batch norms, max pooling after every second."""
     layers: list[nn.Module] = []
@@ -104,8 +146,10 @@ class Network:
     Attributes:
         build: it, untrained. data: name of `securedl.datasets`. epochs: of its training.
         asked: test samples that are asked encrypted, and quickly.
-        squares: epochs of fine-tuning with squares for activations; 0 where that is not done.
+        squares: epochs of fine-tuning with squares for activations, or of training `polynomial`; 0 where
+            that is not done.
         moved: pixels by which images are moved at most in training. mirrored: half of them.
+        polynomial: the network with polynomials for activations, untrained, where it cannot be tuned.
     """
 
     build: Callable[[], nn.Module]
@@ -116,6 +160,7 @@ class Network:
     squares: int = 0
     moved: int = 0
     mirrored: bool = False
+    polynomial: Callable[[], nn.Module] | None = None
 
 
 NETWORKS: dict[str, Network] = {
@@ -125,6 +170,16 @@ NETWORKS: dict[str, Network] = {
     "lenet": Network(lenet, "mnist", 8, (1000, 16), images=True, squares=5, moved=1),
     "paper": Network(paper, "mnist", 5, (1000, 8), images=True, squares=4, moved=1),
     "ions": Network(ions, "ovarian", 60, (43, 8), squares=60),
-    "resnet20": Network(resnet20, "cifar10", 20, (50, 2), images=True, moved=4, mirrored=True),
+    "resnet20": Network(
+        resnet20,
+        "cifar10",
+        epochs=20,
+        asked=(50, 2),
+        images=True,
+        squares=30,
+        moved=4,
+        mirrored=True,
+        polynomial=quadratic_resnet20,
+    ),
     "vgg": Network(vgg, "cifar10", 15, (50, 2), images=True, moved=4, mirrored=True),
 }

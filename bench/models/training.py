@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,8 @@ def _kept(name: str) -> Path:
     """Where the weights of this definition of a network are."""
     network = networks.NETWORKS[name.partition("-")[0]]
     parts: list[Any] = [task, _train, _moved, network.build, networks.Block]
+    if "-polynomial-" in name:
+        parts[3:] = [network.polynomial, networks.QuadraticBlock, networks.quadratic]
     if "-squares-" in name:
         parts.append(with_squares)
     text = "".join(inspect.getsource(part) for part in parts)
@@ -71,10 +74,29 @@ def trained(name: str, data: Task, epochs: int | None = None) -> nn.Module:
     """A network of `networks.NETWORKS`, trained once and kept."""
     network = networks.NETWORKS[name]
     epochs = network.epochs if epochs is None else epochs
-    path = _kept(f"{name}-{epochs}")
+    return _once(f"{name}-{epochs}", network.build, data, epochs, network)
+
+
+def polynomial(name: str, data: Task, epochs: int | None = None, before: int | None = None) -> nn.Module:
+    """A network with polynomials for activations, made once and kept: trained as such where it has to be,
+    otherwise the trained one with squares.
+
+    Args:
+        epochs: of its training or tuning. before: of that of the network it is made from.
+    """
+    network = networks.NETWORKS[name]
+    if network.polynomial is None:
+        return with_squares(name, trained(name, data, before), data, epochs)
+    epochs = network.squares if epochs is None else epochs
+    return _once(f"{name}-polynomial-{epochs}", network.polynomial, data, epochs, network)
+
+
+def _once(name: str, build: Callable[[], nn.Module], data: Task, epochs: int, network: Network) -> nn.Module:
+    """Trained, or read if that has been done."""
+    path = _kept(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = network.build()
+        model = build()
         if path.exists():
             model.load_state_dict(torch.load(path, weights_only=True))
         else:

@@ -2,10 +2,11 @@
 
     python -m bench.peers [--quick] [--network NAME ...] [--helayers PYTHON] [--core N] [--json FILE]
 
-SecureDL runs the network with its own activations; the peers, which have polynomials only, run the same
-layers with squares and means. Times are the processor's, medians; SecureDL's server also loads what comes
-and packs what goes, while a peer's is its computation alone. Weights are random unless trained: no time
-depends on them. Each answer is compared with PyTorch's in double precision.
+With activations="client" (c) SecureDL runs the network with its own activations; with activations="server"
+(s) polynomials, as the peers, which have nothing else: the same layers with squares and means. Times are the
+processor's, medians; SecureDL's server also loads what comes and packs what goes, while a peer's is its
+computation alone. Weights are random unless trained, or tuned
+with squares: no time depends on them. Each answer is compared with PyTorch's in double precision.
 """
 
 from __future__ import annotations
@@ -37,15 +38,19 @@ SECONDS, QUICK_SECONDS = 10.0, 1.0
 def rows(name: str, quick: bool, python: str | None) -> Iterator[Row]:
     """Of one network, SecureDL's first."""
     seconds = QUICK_SECONDS if quick else SECONDS
-    yield own.measured(name)
+    yield from own.rows(name)
     yield from tenseal_ways.rows(name, seconds, quick)
     yield helayers.measured(squared(name), python, seconds)
 
 
 def table(found: list[Row]) -> str:
     """Rows under their head."""
-    ours = {row.network: row for row in found if row.system == "SecureDL"}
-    return "\n".join([HEAD, *(line(row, ours.get(row.network)) for row in found)])
+    return "\n".join([HEAD, *(line(row, ours(found, row.network)) for row in found)])
+
+
+def ours(found: list[Row], network: str) -> list[Row]:
+    """SecureDL's rows of a network."""
+    return [row for row in found if row.network == network and row.system == "SecureDL"]
 
 
 def arguments() -> argparse.Namespace:
@@ -84,8 +89,7 @@ def main() -> None:
         for name in options.network or (QUICK if options.quick else SHAPES):
             for row in rows(name, options.quick, python):
                 found.append(row)
-                ours = next(each for each in found if each.network == name)
-                print(HEAD, line(row, ours), sep="\n", flush=True)
+                print(HEAD, line(row, ours(found, name)), sep="\n", flush=True)
                 _write(options.json, found, core, before)
     except SecureDLError as error:
         sys.exit(f"bench.peers: {error}")

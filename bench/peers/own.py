@@ -1,4 +1,7 @@
-"""SecureDL itself: activations="client", query and weights encrypted, the network's own activations."""
+"""SecureDL itself, query and weights encrypted.
+
+With activations="client" the network has its own activations, with activations="server" polynomials.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,31 @@ from torch import nn
 import securedl
 from bench.models.measure import Stages, Together, sizes
 from bench.models.networks import NETWORKS
-from bench.models.training import Task, _kept, task, trained
+from bench.models.training import Task, _kept, polynomial, task, trained
+from bench.peers.networks import SHAPES
 from bench.peers.rows import Row
 
 #: Calibration samples.
 CALIBRATION = 512
+#: Of machines side by side: the plan is the fastest in computation, as a peer's.
+LINK = securedl.Link(1.0, 10_000.0)
+#: Who applies the activations, and for which networks: small ones are tuned in little time.
+WHO = {"client": tuple(SHAPES), "server": ("wine", "digits", "cryptonets")}
 
 
-def measured(name: str, queries: int = 15) -> Row:
+def rows(name: str) -> Iterator[Row]:
+    """Of all ways to run a network."""
+    for who, names in WHO.items():
+        if name in names:
+            yield measured(name, who)
+
+
+def measured(name: str, activations: str = "client", queries: int = 15) -> Row:
     """One row: the clock and the stages are those of `bench.models`."""
     data = task(NETWORKS[name])
-    print(f"{name}: SecureDL: compiling", flush=True)
-    model = _model(name, data)
-    plan = securedl.compile(model, data.x_train[:CALIBRATION], activations="client")
+    print(f"{name}: SecureDL: compiling for activations by the {activations}", flush=True)
+    model = _model(name, data) if activations == "client" else polynomial(name, data)
+    plan = securedl.compile(model, data.x_train[:CALIBRATION], batch=1, activations=activations, link=LINK)
     print(f"{name}: SecureDL: running", flush=True)
     together, asked = Together(plan), data.x_test[:4]
     found, server_ms, stages = _asked(together, plan.batches(plan.checked(asked)), queries)
@@ -38,7 +53,7 @@ def measured(name: str, queries: int = 15) -> Row:
     return Row(
         name,
         "SecureDL",
-        'activations="client"',
+        f'activations="{activations}"',
         "query, weights",
         server_ms=server_ms,
         wall_ms=stages["server"],

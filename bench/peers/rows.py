@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -71,29 +71,38 @@ def repeated(call: Callable[[], Result], seconds: float, most: int = 15) -> tupl
     return result, Times(statistics.median(cpu), statistics.median(wall), len(cpu))
 
 
+#: SecureDL's rows that a peer stands against, by their way, and a letter for each.
+WAYS = {'activations="client"': "c", 'activations="server"': "s"}
 HEAD = (
     f"{'network':10} {'system':9} {'way':28} {'encrypted':15} {'server':>11} {'client':>8} "
-    f"{'/server':>8} {'/both':>7} {'error':>7} {'query':>8} {'keys':>8} {'weights':>8} {'load':>7}"
+    + " ".join(f"{'/server ' + letter:>9} {'/both ' + letter:>8}" for letter in WAYS.values())
+    + f" {'error':>7} {'query':>8} {'keys':>8} {'weights':>8} {'load':>7}"
 )
 
 
-def line(row: Row, ours: Row | None) -> str:
-    """Of the table; ratios are to SecureDL's server, and to its server and client together."""
+def line(row: Row, ours: Sequence[Row]) -> str:
+    """Of the table; ratios are to SecureDL's server, and to its server and client together, in each way."""
     start = f"{row.network:10} {row.system:9} {row.way:28} {row.encrypted:15} "
     if row.server_ms is None:
         return f"{start} {row.note}"
-    over_server = over_both = ""
-    if ours and ours.server_ms and ours.client_ms and row is not ours:
-        over_server = f"{row.server_ms / ours.server_ms:.1f}x"
-        over_both = f"{row.server_ms / (ours.server_ms + ours.client_ms):.1f}x"
+    beside = {one.way: one for one in ours if row.system != one.system}
+    ratios = " ".join(_ratios(row.server_ms, beside.get(way)) for way in WAYS)
     about = "~" if row.estimated else ""
     load = "-" if row.load_s is None else f"{row.load_s:.2f} s"
     return (
         f"{start}{about + _time(row.server_ms):>11} {_value(row.client_ms, '.1f'):>8} "
-        f"{over_server:>8} {over_both:>7} {_value(row.error, '.0e'):>7} {_size(row.query_bytes):>8} "
+        f"{ratios} {_value(row.error, '.0e'):>7} {_size(row.query_bytes):>8} "
         f"{_size(row.key_bytes):>8} {_size(row.weight_bytes):>8} {load:>7}"
         + (f"  {row.note}" if row.note else "")
     )
+
+
+def _ratios(server_ms: float, ours: Row | None) -> str:
+    over_server = over_both = ""
+    if ours and ours.server_ms and ours.client_ms:
+        over_server = f"{server_ms / ours.server_ms:.1f}x"
+        over_both = f"{server_ms / (ours.server_ms + ours.client_ms):.1f}x"
+    return f"{over_server:>9} {over_both:>8}"
 
 
 def _time(ms: float) -> str:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from bench.peers import helayers, onnx_file, tenseal_limits
+from bench.peers.__main__ import ours
 from bench.peers.networks import SHAPES, InexpressibleError, linear_layers, squared
-from bench.peers.rows import HEAD, Row, line
+from bench.peers.rows import HEAD, WAYS, Row, line
 from bench.peers.tenseal_measure import Way, chosen, context, measured
 from bench.peers.tenseal_packed import Packed
 from bench.peers.tenseal_tutorial import Tutorial
@@ -34,7 +35,7 @@ def test_tenseal_gives_the_logits_of_the_wine_network() -> None:
     assert row.encrypted == "query, weights"
     assert row.server_ms
     assert row.client_ms
-    assert "packed" in line(row, None)
+    assert "packed" in line(row, [])
 
 
 @pytest.mark.he
@@ -77,17 +78,23 @@ def test_parameters_are_the_smallest_secure_ones() -> None:
 
 def test_a_peer_that_is_missing_is_a_row(tmp_path: Path) -> None:
     network = squared("wine")
-    assert "not installed" in line(helayers.measured(network, None, 0), None)
+    assert "not installed" in line(helayers.measured(network, None, 0), [])
     assert "failed" in helayers.measured(network, str(tmp_path / "python"), 0).note
 
 
-def test_ratios_are_to_the_server_and_to_both() -> None:
-    ours = Row("wine", "SecureDL", "", "query, weights", server_ms=2.0, client_ms=3.0)
+def test_ratios_are_to_the_server_and_to_both_in_each_way() -> None:
+    ways = zip(WAYS, (2.0, 5.0), strict=True)
+    client, server = (
+        Row("wine", "SecureDL", way, "query, weights", server_ms=ms, client_ms=3.0) for way, ms in ways
+    )
     peer = Row("wine", "TenSEAL", "", "query, weights", server_ms=100.0)
-    assert "50.0x" in line(peer, ours)
-    assert "20.0x" in line(peer, ours)
-    assert "x " not in line(ours, ours)[len("wine") :]
-    assert len(HEAD) < len(line(peer, ours)) + 10
+    found = line(peer, [client, server])
+    assert [one for one in found.split() if one.endswith("x")] == ["50.0x", "20.0x", "20.0x", "12.5x"]
+    assert [one for one in line(peer, [client]).split() if one.endswith("x")] == ["50.0x", "20.0x"]
+    assert "x " not in line(client, [client, server])[len("wine") :]
+    assert len(HEAD) < len(found) + 10
+    assert ours([client, server, peer], "wine") == [client, server]
+    assert ours([client], "digits") == []
 
 
 @pytest.mark.parametrize("name", SHAPES)
