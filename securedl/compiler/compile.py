@@ -13,7 +13,7 @@ from securedl.arguments import number, shown
 from securedl.compiler.candidate import Candidate, cheapest
 from securedl.compiler.client import compile_client
 from securedl.compiler.cost import COEFFICIENT_PRICES, EXPECTED_QUERIES, CoefficientPrices, SlotsCost
-from securedl.compiler.fuse import fuse
+from securedl.compiler.fuse import both_ways, fuse
 from securedl.compiler.fused import Fused
 from securedl.compiler.layered import Apart
 from securedl.compiler.levels import Segments, no_place, operations, place_refreshes
@@ -22,12 +22,13 @@ from securedl.compiler.lower import lower
 from securedl.compiler.precision import KEPT_SAMPLES, check_precision, input_limit
 from securedl.compiler.rounds import Wanted
 from securedl.compiler.straighten import straighten
-from securedl.errors import CompileError, InputError
+from securedl.errors import CompileError, InputError, UnsupportedLayerError
 from securedl.he.params import MAX_MODULUS_BITS, Parameters
 from securedl.he.scheme import Scheme
 from securedl.he.schemes import scheme_named
 from securedl.network.graph import Array, Graph, samples_of
 from securedl.network.outputs import Head, Output, task_of
+from securedl.network.script import LinearLayer
 from securedl.plan.normalised import Normalised
 from securedl.plan.plan import Plan
 from securedl.plan.signature import Link, Signature
@@ -40,6 +41,11 @@ if TYPE_CHECKING:
 RINGS = (8192, 16384, 32768)
 #: Calibration samples used; more moves the ranges by less than the margin that queries have.
 CALIBRATION_SAMPLES = 4096
+#: Entries of all matrices, times samples, that are computed in the clear for plans in slots, about; but not
+#: with fewer samples.
+CALIBRATION_WORK, LEAST_SAMPLES = 1 << 33, 256
+#: Networks with more entries, those of padding too, are laid out in slots only if no other plan is found.
+MOST_ENTRIES = 1 << 25
 
 
 def compile(
@@ -180,9 +186,13 @@ class Sources:
 
     def all(self) -> list[Callable[[], list[Candidate]]]:
         """What gives them; each may raise as `compile` does."""
+        return [self.in_slots, self.layer_by_layer, self.mixed] if self._free else [self.in_slots]
+
+    @property
+    def _free(self) -> bool:
+        """Whether any kind of plan will do."""
         asked = self.asked
-        alone = asked.ring is None and asked.refreshes is None and asked.batch != "throughput"
-        return [self.in_slots, self.layer_by_layer, self.mixed] if alone else [self.in_slots]
+        return asked.ring is None and asked.refreshes is None and asked.batch != "throughput"
 
     @cached_property
     def _imported(self) -> tuple[list[Fused], Output]:
@@ -191,13 +201,36 @@ class Sources:
         from securedl.network.from_torch import import_torch
 
         model, x = self.model, self.asked.x
+        most = self._most
         imported = import_torch(model, x.shape[1:])
+        step = len(x) * imported.graph.entries // CALIBRATION_WORK
+        x = x[:: max(1, min(step, len(x) // LEAST_SAMPLES))]
         output = self.asked.output(imported.output_shape, imported.head)
         check_intervals(model, x)
         check_same(model, imported, x)
-        flat, straight = x.reshape(len(x), -1), straighten(imported.graph)
-        fused = {len(one.nodes): one for one in (fuse(straight, flat, wide) for wide in (True, False))}
-        return [Fused(one, flat) for one in fused.values()], output
+        flat, straight = x.reshape(len(x), -1), straighten(imported.graph, most)
+        return [Fused(one, flat) for one in both_ways(straight, flat)], output
+
+    @cached_property
+    def _most(self) -> int | None:
+        """Entries that are looked at in slots: any number where there is no other plan.
+
+        Raises:
+            CompileError: the layers have more.
+        """
+        if not self._free:
+            return None
+        try:
+            layers = self._layered and self._apart[0].found.script.layers
+        except (CompileError, UnsupportedLayerError):
+            return None
+        found = [one.geometry.entries * one.repeat for one in layers if isinstance(one, LinearLayer)]
+        if sum(found) > MOST_ENTRIES:
+            raise CompileError(
+                f"the layers have {sum(found):,} entries: networks with more than {MOST_ENTRIES:,} are laid "
+                "out in slots only where nothing else gives a plan"
+            )
+        return MOST_ENTRIES
 
     @cached_property
     def _apart(self) -> tuple[Apart, Wanted]:
@@ -207,9 +240,9 @@ class Sources:
 
     def in_slots(self) -> list[Candidate]:
         """All values in slots."""
-        (fused, output), asked = self._imported, self.asked
+        (ways, output), asked = self._imported, self.asked
         found, reasons = list[Candidate](), list[CompileError]()
-        for network in fused:
+        for network in ways:
             try:
                 one = slots_candidate(
                     network, asked.batch, asked.encrypted, asked.link, asked.ring, asked.refreshes,
@@ -235,9 +268,9 @@ class Sources:
 
     def mixed(self) -> list[Candidate]:
         """Layers in coefficients, and polynomials with some of the layers in slots."""
-        (fused, _), (apart, wanted) = self._imported, self._apart
+        (ways, _), (apart, wanted) = self._imported, self._apart
         below = self._layered[0].ms * wanted.samples
-        return [one for network in fused for one in apart.mixed(network, wanted, below)]
+        return [one for network in ways for one in apart.mixed(network, wanted, below)]
 
 
 def _whole(value: Any) -> bool:
@@ -271,9 +304,6 @@ def slots_candidate(
         output: what an answer is; a vector by default.
     """
     rules, network, graph, x = scheme_named(scheme), fused.normalised[0], fused.graph, fused.x
-    for values in network.stages(x)[0]:
-        if not np.all(np.isfinite(values)):
-            raise CompileError("the network overflows on its calibration data: standardise the inputs")
     limit = SizeLimit(limit_gb, network, batch)
     params, chosen = _choose(rules, fused, batch, encrypted, link, ring, refreshes, limit, prices, queries)
     program, checkpoints, places = lower(params, network, chosen, encrypted)

@@ -50,10 +50,13 @@ def input_limit(
     return 0.0
 
 
-def check_precision(plan: Plan, x: Array, checked: int = CHECKED) -> float:
+def check_precision(plan: Plan, x: Array, checked: int = CHECKED, whole: Array | None = None) -> float:
     """Simulate a batch with noise, `checked` samples at least, and compare with the network itself.
 
     Where probes may be larger than samples, one stands in each batch of several samples.
+
+    Args:
+        whole: logits of `x`, where they are known.
 
     Returns:
         `DEVIATIONS` standard deviations of an output's error, or its largest if that is more: of the output
@@ -63,7 +66,8 @@ def check_precision(plan: Plan, x: Array, checked: int = CHECKED) -> float:
         CompileError: an output's error is above 2^-10 of its own range.
     """
     part = x[: max(plan.batch, checked)]
-    wrong, whole = _errors(plan, part), plan.reference(x)
+    wrong = _errors(plan, part)
+    whole = plan.reference(x) if whole is None else whole
     errors = np.abs(wrong).max(axis=(0, 1))
     ranges = np.ptp(whole, axis=0)
     could = (LEAST_RANGE if len(x) >= FEW else 1.0) * plan.signature.output_scale

@@ -37,7 +37,7 @@ def ranges_of(script: Script, kernels: Sequence[Any], x: Array) -> tuple[Ranges 
     Raises:
         CompileError: a polynomial that has no precise form with one result.
     """
-    ends, none = _channels(script, kernels, x), np.zeros(0)
+    (ends, reached), none = _reached(script, kernels, x), np.zeros(0)
     inputs = [
         _input(layer.geometry, kernel, *end) if isinstance(layer, LinearLayer) else (none, none)
         for layer, kernel, end in zip(script.layers, kernels, ends, strict=True)
@@ -46,10 +46,9 @@ def ranges_of(script: Script, kernels: Sequence[Any], x: Array) -> tuple[Ranges 
         _shift(layer.geometry, kernel, offset) if isinstance(layer, LinearLayer) else none
         for layer, kernel, (offset, _) in zip(script.layers, kernels, inputs, strict=True)
     ]
-    peaks = _peaks(script, kernels, x, shifts)
     found = list[Ranges | Choice | None]()
-    for kernel, layer, end, (offset, scale), shift, peak in zip(
-        kernels, script.layers, ends, inputs, shifts, peaks, strict=True
+    for kernel, layer, end, (offset, scale), shift, (low, high) in zip(
+        kernels, script.layers, ends, inputs, shifts, reached, strict=True
     ):
         if isinstance(layer, PolynomialLayer):
             found.append(_completed(layer, kernel, *end))
@@ -58,6 +57,8 @@ def ranges_of(script: Script, kernels: Sequence[Any], x: Array) -> tuple[Ranges 
             found.append(None)
             continue
         rows = np.sqrt((by_channel(kernel, layer.geometry, scale) ** 2).sum(axis=(1, 2, 3)))
+        # The largest magnitude of each map, without what the offset makes.
+        peak = np.maximum(np.abs(low - shift), np.abs(high - shift)).max(axis=(1, 2))
         gain = np.maximum(peak, rows / LONGEST_ROW)
         found.append(Ranges(offset, scale, np.where(gain > 0, gain, 1.0), shift))
     return tuple(found)
@@ -85,26 +86,26 @@ def by_channel(kernel: Array, geometry: Geometry, factors: Array) -> Array:
     return kernel * own[:, :, None, None]
 
 
-def _channels(script: Script, kernels: Sequence[Any], x: Array) -> list[tuple[Array, Array]]:
-    """The least and the largest value of each channel [channels] that each layer is sent."""
-    lows, highs = [np.array(np.inf)] * len(script.layers), [np.array(-np.inf)] * len(script.layers)
+def _reached(
+    script: Script, kernels: Sequence[Any], x: Array
+) -> tuple[list[tuple[Array, Array]], list[tuple[Array, Array]]]:
+    """The least and the largest value of each channel [channels] that each layer is sent, and of each value
+    [maps, height, width] that each linear layer makes of it.
+    """
+    none = (np.array(np.inf), np.array(-np.inf))
+    sends, results = [none] * len(script.layers), [none] * len(script.layers)
     for part in _parts(x):
-        for number, (sent, _) in enumerate(script.values(part, kernels)):
+        for number, (sent, result) in enumerate(script.values(part, kernels)):
             others = tuple(axis for axis in range(sent.ndim) if axis != 1)
-            lows[number] = np.minimum(lows[number], sent.min(axis=others))
-            highs[number] = np.maximum(highs[number], sent.max(axis=others))
-    return list(zip(lows, highs, strict=True))
+            sends[number] = _wider(sends[number], sent, others)
+            if isinstance(script.layers[number], LinearLayer):
+                results[number] = _wider(results[number], result, (0,))
+    return sends, results
 
 
-def _peaks(script: Script, kernels: Sequence[Any], x: Array, shifts: Sequence[Array]) -> list[Array]:
-    """The largest magnitude of each map [maps] of each layer, without what the offset makes."""
-    peaks = [np.zeros(1)] * len(script.layers)
-    for part in _parts(x):
-        for number, (_, result) in enumerate(script.values(part, kernels)):
-            if not isinstance(script.layers[number], LinearLayer):
-                continue
-            peaks[number] = np.maximum(peaks[number], np.abs(result - shifts[number]).max(axis=(0, 2, 3)))
-    return peaks
+def _wider(ends: tuple[Array, Array], values: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    low, high = values.min(axis=axes), values.max(axis=axes)
+    return np.minimum(ends[0], low), np.maximum(ends[1], high)
 
 
 def _input(geometry: Geometry, kernel: Array, low: Array, high: Array) -> tuple[Array, Array]:

@@ -225,7 +225,7 @@ def _plan(program: Program, network: Layerwise, flat: Array, cost: Cost, wanted:
     """A plan, checked on calibration samples [samples, features]."""
     rounds, limit = network.rounds, program.scheme.value_limit
     middle, reach = _box(flat)
-    logits = np.concatenate([network(flat[at : at + 64]) for at in range(0, len(flat), 64)])
+    logits = network(flat)
     ends = _ends(network, logits, middle, reach)
     signature = Signature(
         (program,), rounds.checkpoints, rounds.input_shape, reach, middle, *ends,
@@ -235,7 +235,7 @@ def _plan(program: Program, network: Layerwise, flat: Array, cost: Cost, wanted:
     least, most = SIMULATED
     products = program.counts.terms + program.counts.products
     checked = min(max(SIMULATED_PRODUCTS // products, least), most)
-    return found.with_error(check_precision(found, flat, checked))
+    return found.with_error(check_precision(found, flat, checked, logits))
 
 
 def check_size(layers: Sequence[ServerLayer], found: Arrangement, wanted: Wanted) -> None:

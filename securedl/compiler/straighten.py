@@ -62,16 +62,22 @@ def _added(a: sparse.csr_matrix, b: sparse.csr_matrix) -> sparse.csr_matrix:
     return total
 
 
-def straighten(graph: Graph) -> Graph:
+def straighten(graph: Graph, most: int | None = None) -> Graph:
     """The same function as affine map, polynomial, ..., affine map, each reading the value before it.
 
     A graph that is straight already is returned as it is.
 
+    Args:
+        most: entries of all matrices together.
+
     Raises:
-        CompileError: a kind of node that it does not know.
+        CompileError: a kind of node that it does not know, or more entries than `most`; found before they are
+            made, or nearly.
     """
+    _check_size(graph.entries, most)
     if graph.straight:
         return graph
+    entries = 0
     maps: list[_Map] = [_identity(0, graph.features, graph.input_shape)]
     rounds = {0: 0}  # of each source
     inputs: dict[int, _Map] = {}  # of each polynomial
@@ -82,11 +88,18 @@ def straighten(graph: Graph) -> Graph:
             maps.append(_total([maps[value] for value in reads], node.name))
         elif isinstance(node, Polynomial):
             inputs[number] = maps[reads[0]]
+            entries += sum(matrix.nnz for matrix in inputs[number].matrices.values())
+            _check_size(entries, most)
             rounds[number] = 1 + max(rounds[source] for source in inputs[number].matrices)
             maps.append(_identity(number, len(node.coefficients[0]), inputs[number].shape))
         else:
             raise CompileError(f"{node.name!r}: a {type(node).__name__} cannot be compiled yet")
     return _rows(graph, inputs, rounds, maps[-1])
+
+
+def _check_size(entries: int, most: int | None) -> None:
+    if most is not None and entries > most:
+        raise CompileError(f"as a row of layers the network has {entries:,} entries, more than {most:,}")
 
 
 def _rows(graph: Graph, inputs: Mapping[int, _Map], rounds: Mapping[int, int], answer: _Map) -> Graph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -99,6 +100,12 @@ class Geometry:
     def kernel(self) -> tuple[int, int, int, int]:
         """Shape of its weights."""
         return self.maps, self.channels // self.groups, self.rows.taps, self.columns.taps
+
+    @property
+    def entries(self) -> int:
+        """Of the matrix that it is, those on padding among them."""
+        _, reads, height, width = self.kernel
+        return math.prod(self.output) * reads * height * width
 
     @property
     def phases(self) -> int:

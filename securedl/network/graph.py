@@ -267,6 +267,11 @@ class Graph:
         """Whether each node reads the value before it and nothing else."""
         return self.reads == tuple((k,) for k in range(len(self.nodes)))
 
+    @property
+    def entries(self) -> int:
+        """Stored ones of all matrices."""
+        return sum(node.matrix.nnz for node in self.nodes if isinstance(node, Affine))
+
     def run(self, on: Domain[V], x: V) -> list[V]:
         """Input and the value of each node, in any domain."""
         values = [x]

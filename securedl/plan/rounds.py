@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +19,8 @@ from securedl.program.steps import Values
 
 #: Random values that a layer is tested with reach this part of what the scheme decrypts.
 PROBE_REACH = 0.5
+#: Samples that go through the network in the clear at a time.
+AT_ONCE = 64
 #: Operations that move values and change none, by which nobody tells a network.
 _MOVES = frozenset(["reshape", "view", "flatten", "transpose", "permute", "sym_size", "slice", "unflatten"])
 
@@ -88,23 +91,35 @@ class Layerwise(Network):
         """Normalised values [samples, features] through one layer."""
         return self.rounds.served[number].apply(sent, self.kernels[number])
 
-    def _run(self, flat: Array) -> tuple[list[Exchange], Array]:
-        talk, found = self.rounds.converse(flat), list[Exchange]()
+    def _run(self, flat: Array) -> Generator[Exchange, None, Array]:
+        """Layer by layer; returns the logits."""
+        talk = self.rounds.converse(flat)
         sent = next(talk)
-        while True:
-            found.append(Exchange(sent, self._layer(len(found), sent)))
+        for number in itertools.count():
+            one = Exchange(sent, self._layer(number, sent))
+            yield one
             try:
-                sent = talk.send(found[-1].received)
+                sent = talk.send(one.received)
             except StopIteration as end:
-                return found, end.value
+                return np.asarray(end.value)
+        raise AssertionError("counting does not end")
 
     def exchanges(self, flat: Array, points: Sequence[Checkpoint]) -> list[Exchange]:
         """See `Network`; each point ends a segment."""
-        return self._run(flat)[0]
+        return list(self._run(flat))
 
     def __call__(self, flat: Array) -> Array:
         """Logits [samples, outputs] of samples [samples, features]."""
-        return self._run(flat)[1]
+        parts = [self._logits(flat[at : at + AT_ONCE]) for at in range(0, max(1, len(flat)), AT_ONCE)]
+        return np.concatenate(parts)
+
+    def _logits(self, flat: Array) -> Array:
+        running = self._run(flat)
+        try:
+            while True:
+                next(running)
+        except StopIteration as end:
+            return np.asarray(end.value)
 
     @property
     def features(self) -> int:
@@ -144,7 +159,7 @@ class Layerwise(Network):
     def _peaks(self, flat: Array) -> Array:
         worst = np.zeros(len(flat))
         with np.errstate(over="ignore", invalid="ignore"):
-            for number, (sent, _) in enumerate(self.exchanges(flat, ())):
+            for number, (sent, _) in enumerate(self._run(flat)):
                 served = self.rounds.served[number]
                 inner = served.peak(sent, self.kernels[number])
                 for largest in (served.sent_part * np.abs(sent).max(axis=1), inner):
