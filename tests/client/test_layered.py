@@ -289,6 +289,28 @@ class TestWhichPlan:
         for options in ({"ring": 8192}, {"refreshes": 0}, {"batch": "throughput"}):
             assert kinds(securedl.compile(nn.Linear(6, 3), x, **options)) == {"Matvec"}
 
+    def test_large_networks_are_laid_out_in_slots_only_where_that_is_asked_for(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model, x, _ = built("mlp")
+        assert "Convolve" not in kinds(securedl.compile(model, x, batch=1))
+        monkeypatch.setattr("securedl.compiler.compile.MOST_ENTRIES", 10)
+        with monkeypatch.context() as without:  # nothing of what slots need is looked at
+            without.setattr("securedl.network.from_torch.import_torch", lambda *_: pytest.fail("imported"))
+            plan = securedl.compile(model, x, batch=1)
+        assert "Convolve" in kinds(plan)
+        assert not any("in slots" in line for line in plan.runners_up)
+        assert "Convolve" not in kinds(securedl.compile(model, x, batch=1, ring=16384))
+
+    def test_a_network_that_can_only_be_in_slots_may_be_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refused(*_: object) -> Apart:
+            raise CompileError("no layer by layer plan")
+
+        monkeypatch.setattr("securedl.compiler.compile.MOST_ENTRIES", 10)
+        monkeypatch.setattr(Apart, "of", refused)
+        model, x, _ = built("mlp")
+        assert "Convolve" not in kinds(securedl.compile(model, x, batch=1))
+
     def test_a_model_for_few_queries_has_fewer_weights(self) -> None:
         torch.manual_seed(0)
         x = np.random.default_rng(0).normal(size=(4, 16, 16, 16))

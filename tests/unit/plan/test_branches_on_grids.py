@@ -9,6 +9,7 @@ from torch import nn
 
 from securedl.compiler.compile import compile_graph
 from securedl.compiler.straighten import straighten
+from securedl.errors import CompileError
 from securedl.network.from_torch import import_torch
 from securedl.network.graph import Affine
 from securedl.plan.plan import plan_from_bytes
@@ -73,3 +74,12 @@ def test_what_is_carried_beside_fewer_pixels():
     assert (3 + 2 * 4, 3, 3) in shapes
     plan = compile_graph(graph, x.reshape(16, -1), 1, True, Link(), 8192, None)
     np.testing.assert_allclose(plan.simulate(x, noise_seed=None), graph(x), atol=1e-7)
+
+
+def test_a_row_with_too_many_entries_is_refused_before_it_is_made() -> None:
+    torch.manual_seed(0)
+    graph = import_torch(Halved(), (2, 6, 6)).graph
+    straight = straighten(graph)
+    assert straighten(graph, straight.entries).entries == straight.entries
+    with pytest.raises(CompileError, match="entries, more than 10"):
+        straighten(graph, 10)
