@@ -20,7 +20,7 @@ from securedl.program.steps import Values
 #: Random values that a layer is tested with reach this part of what the scheme decrypts.
 PROBE_REACH = 0.5
 #: Samples that go through the network in the clear at a time.
-AT_ONCE = 64
+IN_CLEAR_AT_ONCE = 64
 #: Operations that move values and change none, by which nobody tells a network.
 _MOVES = frozenset(["reshape", "view", "flatten", "transpose", "permute", "sym_size", "slice", "unflatten"])
 
@@ -110,7 +110,10 @@ class Layerwise(Network):
 
     def __call__(self, flat: Array) -> Array:
         """Logits [samples, outputs] of samples [samples, features]."""
-        parts = [self._logits(flat[at : at + AT_ONCE]) for at in range(0, max(1, len(flat)), AT_ONCE)]
+        parts = [
+            self._logits(flat[at : at + IN_CLEAR_AT_ONCE])
+            for at in range(0, max(1, len(flat)), IN_CLEAR_AT_ONCE)
+        ]
         return np.concatenate(parts)
 
     def _logits(self, flat: Array) -> Array:
