@@ -44,8 +44,8 @@ from securedl.plan.plan import Plan
 
 DEFAULT = ("wine", "digits")
 SAMPLES, QUICK_SAMPLES = 1 << 16, 1 << 10
-#: As many samples as there are slots.
-THROUGHPUT = "throughput"
+#: As many samples as there are slots; and with activations by the client, which use none.
+THROUGHPUT, CLIENT_BATCH = "throughput", 64
 #: Client and server on one machine.
 LINK = securedl.Link(1.0, 10_000.0)
 STAGES = ("encrypt", "waiting", "refresh", "decrypt", "rest")
@@ -198,7 +198,12 @@ def main() -> None:
     )
     parser.add_argument("--network", action="append", choices=list(NETWORKS), help=f"{DEFAULT} by default")
     parser.add_argument("--activations", action="append", choices=WHO, help="by the server by default")
-    parser.add_argument("--batch", action="append", type=_batch, help="as many as possible by default")
+    parser.add_argument(
+        "--batch",
+        action="append",
+        type=_batch,
+        help=f"as many as there are slots, or {CLIENT_BATCH}, by default",
+    )
     parser.add_argument("--threads", type=int, default=1, help="of the server's evaluator")
     parser.add_argument("--streams", type=int, default=1, help="calls at once")
     parser.add_argument("--samples", type=int, help=f"{SAMPLES} by default")
@@ -208,6 +213,10 @@ def main() -> None:
     samples = options.samples or (QUICK_SAMPLES if options.quick else SAMPLES)
     if min(options.threads, options.streams, samples // max(1, options.streams)) < 1:
         parser.error("threads, streams and samples must be positive")
+    if "client" in (options.activations or ()) and THROUGHPUT in (options.batch or ()):
+        parser.error(
+            f"--batch {THROUGHPUT} fills slots, which --activations client does not use: give a number"
+        )
     torch.set_num_threads(1)
     found: list[Row] = []
     try:
@@ -215,7 +224,7 @@ def main() -> None:
         print(HEAD, flush=True)
         for name in options.network or DEFAULT:
             for who in options.activations or ["server"]:
-                for batch in options.batch or [THROUGHPUT]:
+                for batch in options.batch or [THROUGHPUT if who == "server" else CLIENT_BATCH]:
                     found.append(measured(name, who, batch, samples, options.threads, options.streams))
                     print(line(found[-1]), flush=True)
                     if options.json:

@@ -46,7 +46,7 @@ from securedl.plan.signature import Link
 LINKS = ((1.0, 10_000.0), (20.0, 100.0), (200.0, 10.0))
 QUERIES = 5
 #: Models whose keys and weights take more are not uploaded.
-UPLOAD_GB = 1.0
+UPLOAD_GB = 2.0
 
 
 @dataclass(frozen=True)

@@ -203,10 +203,10 @@ class Sources:
         model, x = self.model, self.asked.x
         most = self._most
         imported = import_torch(model, x.shape[1:])
+        check_intervals(model, x)
         step = len(x) * imported.graph.entries // CALIBRATION_WORK
         x = x[:: max(1, min(step, len(x) // LEAST_SAMPLES))]
         output = self.asked.output(imported.output_shape, imported.head)
-        check_intervals(model, x)
         check_same(model, imported, x)
         flat, straight = x.reshape(len(x), -1), straighten(imported.graph, most)
         return [Fused(one, flat) for one in both_ways(straight, flat)], output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from securedl.compiler.cost import SlotsCost
@@ -62,15 +63,15 @@ class SegmentCosts:
     encrypted: bool
     queries: int
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_found", dict[tuple[int, int], Priced]())
+    @cached_property
+    def _found(self) -> dict[tuple[int, int], Priced]:
+        return {}
 
     def between(self, start: int, end: int) -> Priced:
         """Fresh ciphertexts in, operations start..end, ciphertexts at level 0 back to the client."""
-        found: dict[tuple[int, int], Priced] = self.__dict__["_found"]
-        if (start, end) not in found:
-            found[start, end] = self._cheapest(start, end)
-        return found[start, end]
+        if (start, end) not in self._found:
+            self._found[start, end] = self._cheapest(start, end)
+        return self._found[start, end]
 
     def _cheapest(self, start: int, end: int) -> Priced:
         """Layouts are looked at first; those of the path that is the best then are made, until all are."""

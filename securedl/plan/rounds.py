@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -94,15 +93,14 @@ class Layerwise(Network):
     def _run(self, flat: Array) -> Generator[Exchange, None, Array]:
         """Layer by layer; returns the logits."""
         talk = self.rounds.converse(flat)
-        sent = next(talk)
-        for number in itertools.count():
+        sent, number = next(talk), 0
+        while True:
             one = Exchange(sent, self._layer(number, sent))
             yield one
             try:
-                sent = talk.send(one.received)
+                sent, number = talk.send(one.received), number + 1
             except StopIteration as end:
                 return np.asarray(end.value)
-        raise AssertionError("counting does not end")
 
     def exchanges(self, flat: Array, points: Sequence[Checkpoint]) -> list[Exchange]:
         """See `Network`; each point ends a segment."""

@@ -311,6 +311,22 @@ class TestWhichPlan:
         model, x, _ = built("mlp")
         assert "Convolve" not in kinds(securedl.compile(model, x, batch=1))
 
+    def test_large_matrices_see_fewer_samples_and_intervals_all(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        torch.manual_seed(0)
+        x = np.random.default_rng(0).uniform(-1, 1, (64, 4))
+        relu = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
+        model = securedl.approximate(relu, x, degree=2)
+        monkeypatch.setattr("securedl.compiler.compile.CALIBRATION_WORK", 1)
+        monkeypatch.setattr("securedl.compiler.compile.LEAST_SAMPLES", 16)
+        plan = securedl.compile(model, x, batch=1, ring=8192)
+        np.testing.assert_array_equal(plan.samples, x[::4])
+        np.testing.assert_allclose(plan.simulate(x, noise_seed=None), original(model, x), atol=1e-6)
+        x[1::4] *= 1e3  # not among those taken
+        with pytest.raises(CompileError, match="outside"):
+            securedl.compile(model, x, batch=1, ring=8192)
+
     def test_a_model_for_few_queries_has_fewer_weights(self) -> None:
         torch.manual_seed(0)
         x = np.random.default_rng(0).normal(size=(4, 16, 16, 16))
