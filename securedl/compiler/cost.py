@@ -84,12 +84,12 @@ class SlotsCost:
         return counts.terms * self.term_ms(level, encrypted) + ntts * self.ntt_ms
 
     def term_ms(self, level: int, encrypted: bool) -> float:
-        """Server time of one term of a sum of products: weights come from memory, as those of coefficients do."""
+        """Server time of one term of a sum of products: weights come from memory, as coefficients' do."""
         parts = (level + 1) * self.params.ring / 4096
         return parts * self.prices.product * (1.0 if encrypted else 0.5)
 
     def products_ms(self, products: int, tiles: int, level: int) -> float:
-        """Server time of so many products of values, a tile each: all need the same key, the first reads it."""
+        """Server time of so many products of values, a tile each: the first reads the key of all."""
         times = SAME_KEY * tiles * products + (1 - SAME_KEY) * (tiles * products > 0)
         return times * (key_switch_ntts(level) + 4 * (level + 1)) * self.ntt_ms
 
