@@ -13,8 +13,8 @@ from securedl.program.program import Program
 
 #: A term of a key switch and prime, in transforms.
 DOT_NTTS = 0.53
-#: A rotation of a value that is rotated by more steps: of a key switch, and transforms besides, for each has a
-#: key of its own to read. A product whose key was just used, of a key switch.
+#: A rotation of a value that is rotated by more steps, in key switches, and transforms besides, for each reads
+#: a key of its own. A product whose key was just used, in key switches.
 HOISTED, OWN_KEY, SAME_KEY = 0.45, 5, 0.5
 #: A transform of one prime at N = 8192, in relinearisations of the coefficient form.
 NTT = 0.245
@@ -79,8 +79,8 @@ class SlotsCost:
         primes, switch = level + 1, key_switch_ntts(level)
         below = key_switch_ntts(level - 1)
         counts = layout.counts
-        ntts = counts.hoisted * (HOISTED * switch + OWN_KEY) + counts.groups * (switch * encrypted + 3 * primes)
-        ntts += counts.turns * below
+        ntts = counts.hoisted * (HOISTED * switch + OWN_KEY) + counts.turns * below
+        ntts += counts.groups * (switch * encrypted + 3 * primes)
         return counts.terms * self.term_ms(level, encrypted) + ntts * self.ntt_ms
 
     def term_ms(self, level: int, encrypted: bool) -> float:
