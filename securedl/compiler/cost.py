@@ -13,7 +13,7 @@ from securedl.program.program import Program
 
 #: A term of a key switch and prime, in transforms.
 DOT_NTTS = 0.53
-#: A rotation of a value that is rotated by more steps, in key switches, and transforms besides, for each reads
+#: A rotation of a value that has more of them, in key switches, and transforms besides, for each reads
 #: a key of its own. A product whose key was just used, in key switches.
 HOISTED, OWN_KEY, SAME_KEY = 0.45, 5, 0.5
 #: A transform of one prime at N = 8192, in relinearisations of the coefficient form.
