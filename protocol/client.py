@@ -58,7 +58,14 @@ class SecretSide(Protocol):
     def weights(self, indices: Iterable[int]) -> Generator[bytes, None, None]:
         """Packed weights. It is closed when no more are wanted."""
 
-    def ask(self, x: Any, probes: Wish = 8, outliers: str = "raise") -> Inference:
+    def ask(
+        self,
+        x: Any,
+        probes: Wish = 8,
+        outliers: str = "raise",
+        verify: str = "every",
+        after_alarm: str = "refuse",
+    ) -> Inference:
         """The owner's side of one predict call."""
 
 
@@ -231,7 +238,14 @@ class Client:
             if not done.blobs:
                 raise ProtocolError("the server misses parts of the model but does not say which")
 
-    def predict(self, x: Any, probes: Wish = 8, outliers: str = "raise") -> Answer:
+    def predict(
+        self,
+        x: Any,
+        probes: Wish = 8,
+        outliers: str = "raise",
+        verify: str = "every",
+        after_alarm: str = "refuse",
+    ) -> Answer:
         """Ask the encrypted model, and verify.
 
         Args:
@@ -241,17 +255,23 @@ class Client:
                 "raise" refuses all, "skip" answers the others and gives these logits NaN and label -1, "clip"
                 moves them into the range that the plan allows. The report lists them; the server sees no
                 difference.
+            verify: "every" compares every value that comes back with the network's own, within what honest
+                errors may be; "probes" compares only those; with "none" there are none. The server sees no
+                difference but the probes.
+            after_alarm: "refuse" stops at the first alarm of an owner's life: what a server sees of a
+                reaction is what it learns. "continue" asks nevertheless.
 
         Returns:
             securedl.Answer. A failed verification shows in its report only.
 
         Raises:
+            AlarmError: an earlier call of this owner ended with an alarm.
             InputError: bad samples, or with "raise" samples out of range; or a closed client.
             ServerError: the server went away; repeat the query.
             ProtocolError: the server broke the protocol, or has another model.
         """
         self._link.check_open()  # making probes takes long
-        inference = self._owner.ask(x, probes, outliers)
+        inference = self._owner.ask(x, probes, outliers, verify, after_alarm)
         known, clock = self._model(), Clock()
         doing = "nothing is lost and nothing was learnt: the query can be repeated"
         with self._link.stream("Predict", doing) as stream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,17 @@ def path(value: Any, what: str) -> Path:
     if "\0" in (text := os.fsdecode(value)):
         raise InputError(f"{what} takes the path of a file, got text with a zero character")
     return Path(text)
+
+
+def choice(value: Any, what: str, among: Sequence[str]) -> str:
+    """One of some names.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    if isinstance(value, str) and value in among:
+        return value
+    raise InputError(f"{what} must be one of {', '.join(map(repr, among))}, got {shown(value)}")
 
 
 def boolean(value: Any, what: str) -> None:

@@ -9,6 +9,7 @@ SecureDLError
 │   ├── AuthenticationError
 │   └── QuotaError
 ├── ServerError            the server could not be reached, or went away
+├── AlarmError             an earlier answer was not the network's, and the owner is asked again
 └── KeyFileError           a saved owner that cannot be opened
 """
 
@@ -49,6 +50,10 @@ class QuotaError(ProtocolError):
 
 class ServerError(SecureDLError, ConnectionError):
     """The server could not be reached or went away."""
+
+
+class AlarmError(SecureDLError):
+    """An earlier call of this owner ended with an alarm."""
 
 
 class KeyFileError(SecureDLError):

@@ -47,16 +47,16 @@ def answer_card(
     stages = ", ".join(f"{name} {ms:.0f}" for name, ms in timings.items() if name != "total")
     total = f"{timings['total']:.0f} ms" if "total" in timings else "unknown"
     sent = ", ".join(f"{name} {size / 1e6:.2f}" for name, size in traffic.items())
-    verdict = report.summary().splitlines()[0].removeprefix("verification: ")
+    verdict, compared, *_ = (line.strip() for line in report.summary().splitlines())
     rows = [
         ("labels", _labels(labels)),
-        ("verification", verdict),
-        ("", f"{report.probes} probes; largest deviation {report.worst_ratio:.3g} x its tolerance"),
+        ("verification", verdict.removeprefix("verification: ")),
+        *(("", part) for part in compared.split("; ")),
         ("time", total + (f": {stages}" if stages else "")),
         ("traffic", f"{sum(traffic.values()) / 1e6:.2f} MB" + (f": {sent}" if sent else "")),
     ]
     if report.alarms:
-        rows.insert(3, ("", report.alarms[0]))
+        rows.insert(4, ("", report.alarms[0]))
     rows[1:1] = [("", line) for line in report.outliers]
     count = f"{len(logits)} sample" + "s" * (len(logits) != 1)
     outputs = " x ".join(str(size) for size in logits.shape[1:])

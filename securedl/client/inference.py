@@ -19,9 +19,12 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from securedl.arguments import choice
 from securedl.client.display import answer_card
 from securedl.client.keys import Keys
 from securedl.client.probes import ProbeCheck, Verification
+from securedl.client.recompute import RecomputeCheck
+from securedl.client.tolerances import MISS
 from securedl.display import Card
 from securedl.errors import InputError, ProtocolError
 from securedl.network.graph import Array
@@ -30,7 +33,7 @@ from securedl.plan.signature import Signature
 from securedl.verify.check import Check, Finding, RangeCheck, Segment
 from securedl.verify.placement import Placement, Probes, place
 from securedl.verify.report import Report
-from securedl.verify.statistics import detection_by_fraction, upper_bound_tampered
+from securedl.verify.statistics import FRACTIONS, alterable, detection_by_fraction, upper_bound_tampered
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +43,8 @@ RANGE_SLACK = 1.1
 SENDABLE = 2.0**13
 #: The label of a sample that was not asked.
 SKIPPED = -1
+#: Whose answers are compared: everybody's, the probes', nobody's.
+VERIFY = ("every", "probes", "none")
 #: How many probes travel with a query.
 Wish: TypeAlias = int | Probes
 _P = ParamSpec("_P")
@@ -180,14 +185,11 @@ class Batch:
         values = self._decrypt(tiles, point)
         self._next += 1
         self._check(point, values, f"refresh {point} of batch {self._number + 1}")
-        fresh = self._go_on(values, point)
-        if self.alarms:
-            fresh = np.zeros_like(fresh)
-        else:
-            fresh = fresh.copy()
-            for check in self.checks:
-                check.refill(point, fresh)
-        self._sent = fresh
+        fresh = self._go_on(values, point).copy()
+        for check in self.checks:
+            check.refill(point, fresh)
+        fresh *= not self.alarms
+        self._sent = np.nan_to_num(fresh, copy=False, posinf=0.0, neginf=0.0)
         return self._encrypt(point, fresh)
 
     @_undisturbed
@@ -238,8 +240,12 @@ class Inference:
         outliers: what is done about samples that would overflow: "raise" refuses all, "skip" answers the
             others, "clip" moves them into the plan's range, and skips those that overflow there too. As many
             ciphertexts are sent in any case: a calibration sample takes the place of one that is skipped.
+        verify: "every" compares every value of every answer with the network's own, probes among them;
+            "probes" compares those only; with "none" there are no probes either.
+        after_alarm: "refuse" stops at an owner's first alarm, "continue" asks nevertheless.
 
     Raises:
+        AlarmError: an earlier call ended with an alarm.
         InputError: bad samples, or with "raise" samples that would overflow; nothing has been encrypted then.
     """
 
@@ -252,12 +258,16 @@ class Inference:
         probes: Wish = 8,
         checks: Sequence[Callable[[NDArray[np.int64]], Check]] = (),
         outliers: str = "raise",
+        verify: str = "every",
+        after_alarm: str = "refuse",
     ) -> None:
+        self._verify = choice(verify, "verify", VERIFY)
+        verification.ledger.allow(after_alarm)
         self._verification, self._output = verification, plan.signature.output
         signature = plan.signature
         self._screened = plan.screened(x, outliers)
         flat = self._screened.samples
-        wish = self._wish(probes)
+        wish = self._wish(0 if verify == "none" else probes)
         known = verification.probes.fingerprint if wish.count or wish.fill else None
         self._placement: Placement = place(len(flat), plan.batch, wish, len(known) if known else 0)
         samples = known.samples if known else np.zeros((0, flat.shape[1]))
@@ -265,8 +275,9 @@ class Inference:
         verification.ledger.ask(len(values))
         limit = plan.program.scheme.value_limit * RANGE_SLACK
         makers: tuple[Callable[[NDArray[np.int64]], Check], ...] = (
-            partial(ProbeCheck, verification),
+            *([partial(ProbeCheck, verification)] if known else ()),
             lambda lanes: RangeCheck(limit),
+            *([lambda lanes: RecomputeCheck(verification)] if verify == "every" else ()),
             *checks,
         )
         self.batches = [
@@ -301,17 +312,26 @@ class Inference:
         probes = sum(answers for _, answers in compared)
         ledger = self._verification.ledger
         ledger.checked += probes
+        ledger.alarms += bool(alarms)
         ledger.alarmed += sum(
             answers for (_, answers), batch in zip(compared, self.batches, strict=True) if batch.alarms
         )
         lanes = self._placement.data.size
+        every = self._verify == "every"
+        fractions = detection_by_fraction(lanes, probes, forced=self._placement.forced) if probes else {}
+        if every:
+            fractions = dict.fromkeys(fractions or FRACTIONS, 1.0 - MISS)
         return Report(
+            checked=len(self._screened.samples) - len(self._screened.skipped) if every else 0,
+            points=len(self._verification.tolerances) if every else 0,
+            blind=self._verification.blind if every else None,
+            alterable=0 if every else alterable(lanes, probes, forced=self._placement.forced),
             passed=not alarms,
             probes=probes,
             checkpoints=sum(refreshes for refreshes, _ in compared),
             worst_ratio=max((batch.worst for batch in self.batches), default=0.0),
             alarms=alarms,
-            detection=detection_by_fraction(lanes, probes, forced=self._placement.forced) if probes else {},
+            detection=fractions,
             bound=upper_bound_tampered(ledger.checked, ledger.alarmed) if ledger.checked else 1.0,
             skipped=tuple(self._screened.skipped.tolist()),
             clipped=tuple(self._screened.clipped.tolist()),

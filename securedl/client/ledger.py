@@ -7,10 +7,13 @@ from dataclasses import astuple, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from securedl.errors import InputError
+from securedl.arguments import choice
+from securedl.errors import AlarmError, InputError
 
 #: Batches that one key may serve.
 KEY_TERM = 1 << 20
+#: What a call does after an alarm in an earlier one.
+AFTER_ALARM = ("refuse", "continue")
 
 
 @dataclass
@@ -19,12 +22,29 @@ class Ledger:
 
     Attributes:
         checked: probe answers compared. alarmed: those in batches with an alarm. batches: ciphertext batches
-            asked under this key.
+            asked under this key. alarms: calls with an alarm.
     """
 
     checked: int = 0
     alarmed: int = 0
     batches: int = 0
+    alarms: int = 0
+
+    def allow(self, after_alarm: str) -> None:
+        """Stop at the first alarm, unless the caller wants to go on.
+
+        Each time that a server sees whether its owner goes on it learns a bit of what it tried to find out;
+        132 such reactions gave one slot of the key.
+
+        Raises:
+            AlarmError: there was one, and `after_alarm` is not "continue". InputError: it is no such word.
+        """
+        if choice(after_alarm, "after_alarm", AFTER_ALARM) == "refuse" and self.alarms:
+            raise AlarmError(
+                f"{self.alarms} earlier call(s) of this owner ended with an alarm: the server's answers were "
+                "not the network's. Let the server see no reaction; make a new Owner of the plan for another "
+                "one. after_alarm='continue' asks nevertheless"
+            )
 
     def ask(self, batches: int) -> None:
         """Count batches against the key's fixed term.

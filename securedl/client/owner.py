@@ -31,7 +31,7 @@ from securedl.program.program import Program
 
 _FILE = struct.Struct("<8sB16s12s")
 _MAGIC = OWNER
-_VERSION = 2
+_VERSION = 3
 #: Queries for which encryptions of zero are made ahead: a sample and its probes, one in each, are nine.
 AHEAD = 10
 
@@ -107,19 +107,31 @@ class Owner:
         processes = self._processes or processors()
         return prepared(self.keys, tiles, len(wanted), processes if self.program.encrypted else 1)
 
-    def ask(self, x: Any, probes: Wish = 8, outliers: str = "raise") -> Inference:
+    def ask(
+        self,
+        x: Any,
+        probes: Wish = 8,
+        outliers: str = "raise",
+        verify: str = "every",
+        after_alarm: str = "refuse",
+    ) -> Inference:
         """The client's side of one predict call.
 
         Args:
             x: samples [samples, ...]. probes: a number, or a Probes.
             outliers: what is done about samples that would overflow: "raise", "skip" or "clip".
+            verify: whose answers are compared: "every", "probes" or "none".
+            after_alarm: "refuse" or "continue", where an earlier call ended with an alarm.
 
         Raises:
+            AlarmError: one did, and this call is not to go on.
             InputError: bad samples, or with "raise" samples that would overflow; nothing has been encrypted
                 then.
         """
         with self.keys.zeros.working():
-            return Inference(self.keys, self.plan, self.verification, x, probes, outliers=outliers)
+            return Inference(
+                self.keys, self.plan, self.verification, x, probes, (), outliers, verify, after_alarm
+            )
 
     def save(self, path: str | Path, passphrase: str) -> None:
         """Write keys, plan and verification state, sealed by AES-256-GCM under scrypt(passphrase).

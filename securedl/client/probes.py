@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,122 +12,78 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.client.ledger import Ledger
+from securedl.client.tolerances import MISS, Tolerance, tolerances
 from securedl.network.graph import Array
-from securedl.plan.network import Conversation, Exchange, within_headroom
+from securedl.plan.network import Exchange, of, under, within_headroom
 from securedl.plan.plan import Plan
 from securedl.verify.check import Check, Finding, Segment
-from securedl.verify.comparison import calibrate, deviation
 from securedl.verify.fingerprint import Fingerprint
 from securedl.verify.placement import EMPTY
+from securedl.verify.report import Blind
 
-#: Simulated re-encryptions from which a tolerance is measured.
-RUNS = 24
-#: The same where segments are alike and normal, and how many of their deviations a tolerance is.
-RUNS_ALONE, SIGMAS = 2, 12.0
+SEED_BITS = 62
 #: Probes in a fingerprint: one ciphertext of them, but at least 16 and at most 128.
 FEWEST, MOST = 16, 128
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Probed:
-    """A fingerprint with, for each checkpoint but the query, expected normalised values and tolerances.
+    """A fingerprint with what a probe is at each checkpoint.
 
     Attributes:
         exchanges: for each segment what a probe sends and must receive, float64 [probes, features].
-        tolerances: for each segment that of every probe [probes] and the factor of every lane [batch].
+        grown: for each segment how much larger its errors may be [probes], where lanes are apart
+            (`Tolerance`).
     """
 
     fingerprint: Fingerprint
     exchanges: tuple[Exchange, ...]
-    tolerances: tuple[tuple[Array, Array], ...]
+    grown: tuple[Array, ...]
 
 
 @dataclass
 class Verification:
-    """Probes, made when first needed, and what all calls so far have seen.
+    """Tolerances and probes, made when first needed, and what all calls so far have seen.
 
     Attributes:
-        ledger: counts over all calls.
+        ledger: counts over all calls. seed: of the probes, a secret of each owner.
     """
 
     plan: Plan
     ledger: Ledger = field(default_factory=Ledger)
+    seed: int = field(default_factory=lambda: secrets.randbits(SEED_BITS), repr=False)
     _saved: Fingerprint | None = field(default=None, repr=False)
+    _allowed: list[Tolerance] | None = field(default=None, repr=False)
+
+    @cached_property
+    def tolerances(self) -> list[Tolerance]:
+        """Of each segment."""
+        return self._allowed or tolerances(self.plan)
+
+    @property
+    def blind(self) -> Blind:
+        """The least exact place of all, for values as large as those of the calibration data."""
+        found = [(*allowed.blind, number) for number, allowed in enumerate(self.tolerances, 1)]
+        change, lane, feature, point = max(found)
+        last = point == len(found)
+        where = f"output {feature}" if last else f"value {feature} at refresh {point}"
+        return Blind(change, MISS, f"{where}, lane {lane}")
 
     @cached_property
     def probes(self) -> Probed:
-        """Sensitive, natural and wide samples, with tolerances that the owner measured by itself.
-
-        Errors are measured in simulated re-encryptions with the noise of the plan's parameters, probes in
-        random lanes; see `comparison.calibrate`. Never below 16 times the noise of a single rescale.
-        """
+        """Sensitive, natural and wide samples."""
         plan, fingerprint = self.plan, self._saved or self._make()
-        limit, points = plan.program.scheme.value_limit, plan.signature.checkpoints
-        exchanges = plan.network.probed(fingerprint.samples, points, limit)
-        measured = self._measured_alone if plan.network.alone else self._measured
-        tolerances = []
-        for (own, factors), floor in zip(measured(exchanges), self._floors(), strict=True):
-            tolerances.append((np.maximum(own, floor), factors))
-        return Probed(fingerprint, tuple(exchanges), tuple(tolerances))
-
-    def _measured(self, exchanges: Sequence[Exchange]) -> list[tuple[Array, Array]]:
-        """Tolerances of probes and factors of lanes, for each segment."""
-        count, batch = len(exchanges[0].sent), self.plan.batch
-        random = np.random.default_rng(0)
-        rounds = -(-count // batch)
-        errors = np.zeros((len(exchanges), RUNS * rounds, batch))
-        placed = np.zeros((RUNS * rounds, batch), dtype=np.int64)
-        for run in range(RUNS):
-            # All probes once, the lanes that remain filled with some of them again.
-            order = np.concatenate([random.permutation(count) for _ in range(-(-rounds * batch // count))])
-            lanes = order[: rounds * batch].reshape(rounds, batch)
-            placed[run * rounds : (run + 1) * rounds] = lanes
-            for number, found in enumerate(self._errors(exchanges, lanes, run)):
-                for point, wrong in enumerate(found):
-                    errors[point, run * rounds + number] = wrong.max(axis=1)
-        return [calibrate(errors[point], placed, count=count) for point in range(len(exchanges))]
-
-    def _measured_alone(self, exchanges: Sequence[Exchange]) -> list[tuple[Array, Array]]:
-        """The same where a segment is one product with weights: its values' errors are alike, and normal."""
-        count, batch = len(exchanges[0].sent), self.plan.batch
-        rounds = -(-count // batch)
-        lanes = (np.arange(rounds * batch) % count).reshape(rounds, batch)
-        squares = [list[float]() for _ in exchanges]
-        for run in range(RUNS_ALONE):
-            for found in self._errors(exchanges, lanes, run):
-                for point, wrong in enumerate(found):
-                    squares[point] += (wrong**2).mean(axis=1).tolist()
-        return [(np.full(count, SIGMAS * max(found) ** 0.5), np.ones(batch)) for found in squares]
-
-    def _errors(
-        self, exchanges: Sequence[Exchange], lanes: NDArray[np.int64], seed: int
-    ) -> list[list[Array]]:
-        """Absolute errors [batch, features] of each segment, for each row of `lanes`, in one simulated model.
-
-        Each segment starts with exact values, as it does for the probes of a query.
-        """
-
-        def talk(row: NDArray[np.int64]) -> Conversation:
-            for exchange in exchanges:
-                yield exchange.sent[row]
-            return np.zeros((len(row), 0))
-
-        found = []
-        runs = self.plan.simulate_talks([talk(row) for row in lanes], seed)
-        for row, run in zip(lanes, runs, strict=True):
-            pairs = zip(run.received, exchanges, strict=True)
-            found.append([np.abs(values - exchange.received[row]) for values, exchange in pairs])
-        return found
+        network, points = plan.network, plan.signature.checkpoints
+        exchanges = network.probed(fingerprint.samples, points, plan.program.scheme.value_limit)
+        grown = []
+        for number, (exchange, allowed) in enumerate(zip(exchanges, self.tolerances, strict=True)):
+            *inside, _ = network.inside(number + 1, exchange.sent, points)
+            grown.append(allowed.grown([exchange.sent, *inside]))
+        return Probed(fingerprint, tuple(exchanges), tuple(grown))
 
     def prepare(self) -> None:
-        """Make the probes now rather than in the first query."""
+        """Make tolerances and probes now rather than in the first query."""
         self.probes  # noqa: B018 - computed once, then kept
-
-    def _floors(self) -> list[float]:
-        """16 times the deviation that one rescaling leaves in a slot, for each checkpoint."""
-        program = self.plan.program
-        ports = [*(sent for sent, _ in program.refreshes), program.answer]
-        return [16 * program.scheme.rounding(program.params, port.scale) for port in ports]
 
     def _make(self) -> Fingerprint:
         from securedl.verify.samples import fingerprint, unguided
@@ -139,34 +95,36 @@ class Verification:
         def overflows(x: Array) -> np.ndarray:
             return ~within_headroom(network, x, plan.program.scheme.value_limit)
 
-        box: Any = {"low": low, "high": high, "seed": 0, "limit": overflows, "anchor": plan.neutral}
+        box: Any = {"low": low, "high": high, "seed": self.seed, "limit": overflows, "anchor": plan.neutral}
         if network.alone:
             return unguided(plan.reference, plan.samples, count, **box)
         return fingerprint(plan.graph, plan.samples, count, **box)
 
-    def compare(self, checkpoint: int, lanes: np.ndarray, probes: np.ndarray, values: Array) -> Array:
-        """Deviation over tolerance of probe values [count, features] at a checkpoint (0: first refresh)."""
-        known = self.probes
-        own, factors = known.tolerances[checkpoint]
-        expected = known.exchanges[checkpoint].received[probes]
-        return deviation(values, expected, own[probes] * factors[lanes])
-
     def to_arrays(self) -> dict[str, Any]:
         """For the owner's file: the fingerprint (if there is one yet) and the ledger's counts."""
-        made = self.__dict__.get("probes")
-        kept = made.fingerprint if made else self._saved
-        arrays = {} if kept is None else {f"probe.{k}": v for k, v in kept.to_arrays().items()}
-        return {**arrays, "ledger": self.ledger.to_array()}
+        made, allowed = (self.__dict__.get(name) for name in ("probes", "tolerances"))
+        kept, tolerances = made.fingerprint if made else self._saved, allowed or self._allowed or ()
+        arrays = {"ledger": self.ledger.to_array(), "seed": np.array(self.seed, dtype=np.int64)}
+        if kept is not None:
+            arrays |= under("probe", kept.to_arrays())
+        for number, tolerance in enumerate(tolerances):
+            arrays |= under(f"tolerance{number}", tolerance.to_arrays())
+        return arrays
 
     @classmethod
     def from_arrays(cls, plan: Plan, arrays: Mapping[str, Any]) -> Verification:
-        """The inverse of `to_arrays`; tolerances are measured again when needed."""
-        names = ("samples", "kinds", "logits")
-        ledger = Ledger.from_array(arrays["ledger"])
-        if "probe.samples" not in arrays:
-            return cls(plan, ledger)
-        saved = Fingerprint.from_arrays({name: arrays[f"probe.{name}"] for name in names})
-        return cls(plan, ledger, saved)
+        """The inverse of `to_arrays`; what was made is not made again."""
+        ledger, seed = Ledger.from_array(arrays["ledger"]), int(arrays["seed"])
+        probes = of("probe", arrays)
+        segments = len(plan.signature.checkpoints) - 1
+        parts = [of(f"tolerance{number}", arrays) for number in range(segments)]
+        return cls(
+            plan,
+            ledger,
+            seed,
+            Fingerprint.from_arrays(probes) if probes else None,
+            [Tolerance.from_arrays(part) for part in parts] if parts[0] else None,
+        )
 
 
 class ProbeCheck(Check):
@@ -182,24 +140,21 @@ class ProbeCheck(Check):
         self._verification, self.lanes = verification, lanes.copy()
 
     def segment(self, segment: Segment) -> Finding:
-        """Every probe lane, with the tolerance of its probe and its lane."""
-        lanes = np.flatnonzero(self.lanes != EMPTY)
-        if not len(lanes):
-            return Finding()
-        ratios = self._verification.compare(
-            segment.point - 1, lanes, self.lanes[lanes], segment.received[lanes]
-        )
-        wrong = int((ratios > 1).sum())
+        """Every probe lane. All others are compared too, with some probe and to no end: what a server sees
+        of the time is the same whether there are any.
+        """
+        known, number = self._verification.probes, segment.point - 1
+        probed, which = self.lanes != EMPTY, np.maximum(self.lanes, 0)
+        allowed = self._verification.tolerances[number]
+        grown = allowed.grown([segment.sent]) if allowed.together else known.grown[number][which]
+        ratios = allowed.ratios(segment.received - known.exchanges[number].received[which], grown)
+        wrong = int((ratios[probed] > 1).sum())
         alarms = (f"{wrong} probe(s) differ at the {segment.where}",) if wrong else ()
-        return Finding(len(lanes), float(ratios.max()), alarms)
+        return Finding(int(probed.sum()), float(ratios[probed].max(initial=0.0)), alarms)
 
     def refill(self, point: int, values: Array) -> None:
         """Each probe lane continues as another probe, so that every segment is verified by itself."""
-        lanes = np.flatnonzero(self.lanes != EMPTY)
-        if not len(lanes):
-            return
-        known = self._verification.probes
-        random = secrets.SystemRandom()
-        for lane in lanes:
-            self.lanes[lane] = random.randrange(len(known.fingerprint))
-            values[lane] = known.exchanges[point].sent[self.lanes[lane]]
+        known, probed = self._verification.probes, self.lanes != EMPTY
+        drawn = np.frombuffer(secrets.token_bytes(8 * len(probed)), dtype=np.uint64) % len(known.fingerprint)
+        self.lanes = np.where(probed, drawn.astype(np.int64), EMPTY)
+        values[:] = np.where(probed[:, None], known.exchanges[point].sent[drawn], values)

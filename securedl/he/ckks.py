@@ -11,6 +11,7 @@ from securedl.errors import CompileError
 from securedl.he.clear import ClearEvaluator
 from securedl.he.params import MAX_MODULUS_BITS, SPECIAL_BITS, Parameters, ntt_primes
 from securedl.he.scheme import Encoder, Scheme
+from securedl.he.variance import VarianceEvaluator
 
 #: Bits between the scale and the first prime: encrypted values may reach 2^(HEADROOM_BITS - 1).
 HEADROOM_BITS = 7
@@ -103,6 +104,10 @@ class Ckks(Scheme):
     def simulator(self, params: Parameters, noise: np.random.Generator | None) -> ClearEvaluator:
         """Slot vectors in the clear."""
         return ClearEvaluator(params, noise)
+
+    def variances(self, params: Parameters) -> VarianceEvaluator:
+        """The same with the variances of their errors."""
+        return VarianceEvaluator(params)
 
     def encoder(self, context: Any) -> Encoder:
         """SEAL's CKKSEncoder."""

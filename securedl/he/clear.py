@@ -90,6 +90,7 @@ class ClearEvaluator(Simulator[ClearHandle]):
         ring, self._embedding = params.ring, embedding(params.ring)
         angles = self._embedding.exponents * math.pi / ring
         self._digit_power = ring / 12 + 1 / (4 * np.sin(angles / 2) ** 2)
+        self._rounding = (1 + 2 * ring / 3) / 12
 
     def _noisy(self, slots: NDArray[np.float64], variance: Any, scale: float) -> NDArray[np.float64]:
         """Slots with the noise of coefficients of this variance, one number or one for each slot."""
@@ -107,8 +108,18 @@ class ClearEvaluator(Simulator[ClearHandle]):
             slots = self._embedding.values(slots)
         if slots.shape != (self.params.slots,):
             raise CompileError(f"{self.params.slots} slots expected, got {slots.shape}")
-        variance = 1 / 12 + SIGMA**2 * (shape.size > 1)
-        return ClearHandle(self._noisy(slots, variance, shape.scale), shape.level, shape.scale, shape.size)
+        noisy = self._noisy(slots, self._encrypting(shape), shape.scale)
+        return ClearHandle(noisy, shape.level, shape.scale, shape.size)
+
+    @staticmethod
+    def _encrypting(shape: Shape) -> float:
+        """The variance of coefficients that encoding brings, and encryption."""
+        return 1 / 12 + SIGMA**2 * (shape.size > 1)
+
+    def _switching(self, level: int) -> Any:
+        """The same of a key switch."""
+        digits = sum(float(q) ** 2 for q in self.params.primes[: level + 1])
+        return digits / float(self.params.special) ** 2 * SIGMA**2 * self._digit_power + self._rounding
 
     def slots(self, handle: ClearHandle) -> NDArray[np.float64]:
         """The values."""
@@ -166,15 +177,12 @@ class ClearEvaluator(Simulator[ClearHandle]):
             slots = slots + x.slots * w.slots
         return replace(total, slots=slots)
 
-    def _switched(self, a: ClearHandle, slots: NDArray[np.float64]) -> ClearHandle:
-        ring, primes = self.params.ring, self.params.primes[: a.level + 1]
-        digits = sum(float(q) ** 2 for q in primes) / float(self.params.special) ** 2 * SIGMA**2
-        noisy = self._noisy(slots, digits * self._digit_power + (1 + 2 * ring / 3) / 12, a.scale)
-        return ClearHandle(noisy, a.level, a.scale, 2)
+    def _switched(self, a: ClearHandle) -> ClearHandle:
+        return replace(a, slots=self._noisy(a.slots, self._switching(a.level), a.scale), size=2)
 
     def relinearise(self, a: ClearHandle) -> ClearHandle:
         """Back to two polynomials."""
-        return a if a.size == 2 else self._switched(a, a.slots)
+        return a if a.size == 2 else self._switched(a)
 
     def rescale(self, a: ClearHandle) -> ClearHandle:
         """Divide by the last prime."""
@@ -183,7 +191,7 @@ class ClearEvaluator(Simulator[ClearHandle]):
         if a.size != 2:  # rounding the third polynomial would cost a hundred times the error below
             raise CompileError("relinearise before rescaling")
         scale = a.scale / self.params.primes[a.level]
-        slots = self._noisy(a.slots, (1 + 2 * self.params.ring / 3) / 12, scale)
+        slots = self._noisy(a.slots, self._rounding, scale)
         return replace(a, slots=slots, level=a.level - 1, scale=scale)
 
     def mod_switch(self, a: ClearHandle, level: int) -> ClearHandle:
@@ -196,4 +204,7 @@ class ClearEvaluator(Simulator[ClearHandle]):
         """Left rotations."""
         if a.size != 2:
             raise CompileError("relinearise before rotating")
-        return [a if s == 0 else self._switched(a, np.roll(a.slots, -s)) for s in steps]
+        return [a if s == 0 else self._switched(self._rolled(a, s)) for s in steps]
+
+    def _rolled(self, a: ClearHandle, step: int) -> ClearHandle:
+        return replace(a, slots=np.roll(a.slots, -step))

@@ -89,5 +89,9 @@ class Scheme(ABC):
         """An evaluator in the clear; with `noise` it adds the modelled errors."""
 
     @abstractmethod
+    def variances(self, params: Parameters) -> Simulator[Any]:
+        """An evaluator in the clear, exact, in which decrypting gives the variance of honest errors."""
+
+    @abstractmethod
     def encoder(self, context: Any) -> Encoder:
         """SEAL's encoder; context: a SealContext."""

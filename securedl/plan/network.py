@@ -64,6 +64,12 @@ class Network(ABC):
         """
 
     @abstractmethod
+    def inside(self, point: int, sent: Array, points: Sequence[Checkpoint]) -> Iterator[Array]:
+        """Normalised values [samples, features] that are computed from those sent, exactly, in the segment
+        that ends at a point; the last ones are received there.
+        """
+
+    @abstractmethod
     def probed(self, flat: Array, points: Sequence[Checkpoint], limit: float) -> list[Exchange]:
         """What tests the segments: those of the samples, or for later ones values that test them better.
 

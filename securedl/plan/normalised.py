@@ -103,6 +103,16 @@ class Normalised(Network):
         seen = [values[point.value] for point in points]
         return [Exchange(*pair) for pair in pairwise(seen)]
 
+    def inside(self, point: int, sent: Array, points: Sequence[Checkpoint]) -> Iterator[Array]:
+        """See `Network`; value 2k of the network is what layer k reads, 2k + 1 its pre-activation."""
+        reads = [sent]
+        for value in range(points[point - 1].value, points[point].value):
+            layer, activation = divmod(value, 2)
+            reads = (
+                self.layers[layer].form.values(reads[0]) if activation else [self.layers[layer].affine(reads)]
+            )
+            yield from reversed(reads)
+
     def probed(self, flat: Array, points: Sequence[Checkpoint], limit: float) -> list[Exchange]:
         """The same."""
         return self.exchanges(flat, points)

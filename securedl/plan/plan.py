@@ -205,7 +205,16 @@ class Plan:
         One model is "encrypted" for all: the noise of its weights is drawn once.
         """
         noise = None if noise_seed is None else np.random.default_rng(noise_seed)
-        evaluator = self.program.scheme.simulator(self.program.params, noise)
+        return self._run(self.program.scheme.simulator(self.program.params, noise), talks)
+
+    def variances(self, talks: Iterable[Conversation]) -> list[list[Array]]:
+        """Of an honest server's errors in every normalised value [batch, features] that is received after the
+        query, for what each conversation sends; it is given these variances in place of values.
+        """
+        runs = self._run(self.program.scheme.variances(self.program.params), talks)
+        return [run.received for run in runs]
+
+    def _run(self, evaluator: Simulator[Any], talks: Iterable[Conversation]) -> list[Simulated]:
         weights = [evaluator.fresh(slots, shape) for shape, slots in self.weight_slots()]
         return [self._simulate(evaluator, weights, talk) for talk in talks]
 

@@ -90,6 +90,10 @@ class Layerwise(Network):
         """Normalised values [samples, features] through one layer."""
         return self.rounds.served[number].apply(sent, self.kernels[number])
 
+    def inside(self, point: int, sent: Array, points: Sequence[Checkpoint]) -> Iterator[Array]:
+        """See `Network`; each point ends a layer."""
+        return self.rounds.served[point - 1].inside(sent, self.kernels[point - 1])
+
     def _run(self, flat: Array) -> Generator[Exchange, None, Array]:
         """Layer by layer; returns the logits."""
         talk = self.rounds.converse(flat)

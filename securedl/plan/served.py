@@ -60,9 +60,13 @@ class Served(ABC):
     def apply(self, sent: Array, weights: Any) -> Array:
         """Normalised values [samples, features] through the layer, with its normalised weights."""
 
+    def inside(self, sent: Array, weights: Any) -> Iterator[Array]:
+        """All values computed on the way, the results last."""
+        yield self.apply(sent, weights)
+
     def peak(self, sent: Array, weights: Any) -> Array:
         """The largest magnitude [samples] of what is computed from normalised values [samples, features]."""
-        return np.asarray(np.abs(self.apply(sent, weights)).max(axis=1))
+        return np.asarray(np.max([np.abs(one).max(axis=1) for one in self.inside(sent, weights)], axis=0))
 
     @abstractmethod
     def values(self, weights: Any) -> Iterator[Values]:

@@ -75,21 +75,16 @@ class ServedChain(Served):
 
     def apply(self, sent: Array, weights: Sequence[Layer]) -> Array:
         """See `Served`; weights are the parts' layers, the constants of their polynomials among them."""
-        return list(self._inner(sent, weights))[-1]
+        return list(self.inside(sent, weights))[-1]
 
-    def _inner(self, sent: Array, weights: Sequence[Layer]) -> Iterator[Array]:
-        """All values after the one sent."""
+    def inside(self, sent: Array, weights: Sequence[Layer]) -> Iterator[Array]:
+        """See `Served`."""
         reads = [sent]
         for layer in weights:
             (value,) = [layer.affine(reads)] if layer.matrices else reads
             yield value
             reads = layer.form.values(value)
             yield from reads
-
-    def peak(self, sent: Array, weights: Sequence[Layer]) -> Array:
-        """See `Served`: of all values inside too."""
-        found = [np.abs(value).max(axis=1) for value in self._inner(sent, weights)]
-        return np.asarray(np.max(found, axis=0))
 
     def values(self, weights: Sequence[Layer]) -> Iterator[Values]:
         """See `Served`."""

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 SHOWN_ALARMS = 3
 SHOWN_SAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Blind:
+    """The largest change of one value that a comparison may miss.
+
+    Attributes:
+        change: in parts of what the value reaches on the calibration data. chance: of a miss. where: the
+            value of which this holds; of others smaller changes are seen.
+    """
+
+    change: float
+    chance: float
+    where: str
 
 
 @dataclass(frozen=True)
@@ -23,6 +37,10 @@ class Report:
         detection: fraction of answers tampered with -> chance that this call would have shown it.
         bound: at 95 % confidence, the fraction tampered with is at most this, after everything seen.
         skipped, clipped: samples that would have overflowed: not asked, or moved into the plan's range.
+        checked: answers of which every value was compared with the network's own. points: checkpoints at
+            which it was, the answer among them. blind: what such a comparison may miss.
+        alterable: where only probes are compared, so many answers could be altered before it were noticed
+            with 95 %.
     """
 
     passed: bool
@@ -34,27 +52,54 @@ class Report:
     bound: float = 1.0
     skipped: tuple[int, ...] = ()
     clipped: tuple[int, ...] = ()
+    checked: int = 0
+    points: int = 0
+    blind: Blind | None = None
+    alterable: int = 0
 
     def summary(self) -> str:
         """A few lines for a person."""
         verdict = "passed" if self.passed else f"FAILED, {_count(len(self.alarms), 'alarm')}"
-        if not self.probes and not self.checkpoints and self.passed:
+        if not self.probes and not self.checkpoints and not self.checked and self.passed:
             verdict = "nothing was checked"
-        lines = [
-            f"verification: {verdict}",
-            f"  {_count(self.probes, 'probe')} and {_count(self.checkpoints, 'checkpoint')} compared; "
-            f"largest deviation {self.worst_ratio:.3g} x its tolerance",
-        ]
+        probes = f"{_count(self.probes, 'probe')} and {_count(self.checkpoints, 'checkpoint')} compared"
+        largest = f"largest deviation {self.worst_ratio:.3g} x its tolerance"
+        lines = [f"verification: {verdict}"]
+        if self.blind is not None:
+            answers = "the one answer" if self.checked == 1 else f"all {self.checked} answers"
+            at = f"at {_count(self.points, 'checkpoint')}"
+            lines.append(f"  {answers} recomputed, every value {at}; {largest}")
+        else:
+            lines.append(f"  {probes}; {largest}")
         if self.alarms:
             more = len(self.alarms) - SHOWN_ALARMS
             lines.append(
                 "  " + "; ".join(self.alarms[:SHOWN_ALARMS]) + (f"; and {more} more" if more > 0 else "")
             )
-        chances = ", ".join(f"{f:.3g} -> {100 * p:.3g} %" for f, p in sorted(self.detection.items()))
-        shown = f"tampered fraction -> chance to notice: {chances}; " if chances else ""
-        lines.append(f"  {shown}at most {100 * self.bound:.2g} % tampered with (95 % confidence)")
+        lines += [f"  {line}" for line in (self._not_seen if self.blind is not None else self._chances)]
         lines += [f"  {line}" for line in self.outliers]
         return "\n".join(lines)
+
+    @property
+    def _not_seen(self) -> list[str]:
+        """Of a call all of whose answers were compared."""
+        assert self.blind is not None
+        change, chance = f"{self.blind.change:.2g}", f"1 in {1 / self.blind.chance:,.0f}"
+        return [
+            f"a change of more than {change} of a value's reach is missed with a chance below {chance} "
+            f"(worst: {self.blind.where})",
+            "not covered: smaller changes, and what a server learns from how you react",
+        ]
+
+    @property
+    def _chances(self) -> list[str]:
+        """Of a call whose probes were compared alone."""
+        chances = ", ".join(f"{f:.3g} -> {100 * p:.3g} %" for f, p in sorted(self.detection.items()))
+        shown = f"tampered fraction -> chance to notice: {chances}; " if chances else ""
+        lines = [f"{shown}at most {100 * self.bound:.2g} % tampered with (95 % confidence)"]
+        if self.alterable:
+            lines.append(f"{_count(self.alterable, 'answer')} could be altered before 95 % notice it")
+        return lines
 
     @property
     def outliers(self) -> list[str]:
@@ -79,6 +124,10 @@ class Report:
             "bound": self.bound,
             "skipped": list(self.skipped),
             "clipped": list(self.clipped),
+            "checked": self.checked,
+            "points": self.points,
+            "blind": None if self.blind is None else asdict(self.blind),
+            "alterable": self.alterable,
         }
 
 

@@ -15,6 +15,9 @@ from scipy import special, stats
 
 from securedl.errors import InputError
 
+#: Of the answers tampered with, for which reports give chances.
+FRACTIONS = (0.01, 0.1, 0.5, 1.0)
+
 
 def detection_probability(
     queries: int, probes: int, tampered: int, miss: float = 0.0, *, forced: int = 0
@@ -86,7 +89,7 @@ def _seen_forced(queries: int, probes: int, tampered: int, miss: float, forced: 
 def detection_by_fraction(
     queries: int,
     probes: int,
-    fractions: Iterable[float] = (0.01, 0.1, 0.5, 1.0),
+    fractions: Iterable[float] = FRACTIONS,
     miss: float = 0.0,
     *,
     forced: int = 0,
@@ -98,6 +101,27 @@ def detection_by_fraction(
         tampered = min(queries, max(1, math.ceil(fraction * queries - 1e-9)))
         found[fraction] = detection_probability(queries, probes, tampered, miss, forced=forced)
     return found
+
+
+def alterable(
+    queries: int, probes: int, miss: float = 0.0, *, forced: int = 0, confidence: float = 0.95
+) -> int:
+    """How many of the answers, probes among them, could be altered before it were noticed with this
+    confidence; all, where it never is.
+
+    Example: of 1,000 answers with 23 probes, 120.
+    """
+    _confidence(confidence)
+    if not probes:
+        return queries
+    low, high = 0, queries  # noticed from some number between them on
+    if detection_probability(queries, probes, queries, miss, forced=forced) < confidence:
+        return queries
+    while high - low > 1:
+        middle = (low + high) // 2
+        seen = detection_probability(queries, probes, middle, miss, forced=forced) >= confidence
+        low, high = (low, middle) if seen else (middle, high)
+    return low
 
 
 def upper_bound_tampered(checked: int, detected: int = 0, confidence: float = 0.95) -> float:

@@ -94,8 +94,13 @@ def deployed(model, batch: int = 32, **options) -> Server:
     return Server(securedl.Owner(securedl.compile(model, X, batch=batch, **options)))
 
 
-def predict(server: Server, x=QUERIES, probes=8, **options):
-    inference = server.owner.ask(x, probes)
+def ask(server: Server, x=QUERIES, probes=8, **options):
+    """Whatever earlier tests found."""
+    return server.owner.ask(x, probes, after_alarm="continue", **options)
+
+
+def predict(server: Server, x=QUERIES, probes=8, verify="every", **options):
+    inference = ask(server, x, probes, verify=verify)
     for batch in inference.batches:
         server.serve(batch, **options)
     return inference.answer({}, {})
@@ -155,7 +160,7 @@ class TestHonest:
 
     def test_several_batches(self, server):
         x = np.random.default_rng(2).uniform(-1, 1, (40, FEATURES))
-        inference = server.owner.ask(x, 8)
+        inference = ask(server, x, 8)
         assert len(inference.batches) == 2
         for batch in inference.batches:
             server.serve(batch)
@@ -170,7 +175,8 @@ class TestHonest:
         np.testing.assert_allclose(answer.logits, server.owner.plan.graph(QUERIES), atol=1e-3)
         assert answer.report.probes == 0
         assert answer.report.passed
-        assert answer.report.detection == {}
+        assert set(answer.report.detection.values()) == {1 - 1e-6}
+        assert predict(server, probes=0, verify="probes").report.detection == {}
 
     def test_one_sample(self, server):
         answer = predict(server, QUERIES[:1], probes=1)
@@ -227,14 +233,14 @@ class TestDishonest:
 
     def test_after_an_alarm_the_server_gets_zeros(self, server):
         """Nothing is raised, the bytes look as always, and the verdict stays with the client."""
-        inference = server.owner.ask(QUERIES, 8)
+        inference = ask(server, QUERIES, 8)
         (batch,) = inference.batches
         sent = server.serve(batch, scaled(server, 1, 3))
         read = Sent(server)
         assert np.abs(read(sent[0], 0)).max() > 0.01
         for index in (1, 2, 3):
             assert np.abs(read(sent[index], index)).max() < 1e-3
-        honest = server.serve(server.owner.ask(QUERIES, 8).batches[0])
+        honest = server.serve(ask(server, QUERIES, 8).batches[0])
         assert [[len(tile) for tile in tiles] for tiles in sent] == [
             [len(t) for t in tiles] for tiles in honest
         ]
@@ -242,7 +248,7 @@ class TestDishonest:
         assert not answer.report.passed
 
     def test_a_value_out_of_range_is_an_alarm_without_probes(self, server):
-        inference = server.owner.ask(QUERIES, 0)
+        inference = ask(server, QUERIES, 0)
         (batch,) = inference.batches
         sent = server.serve(batch, scaled(server, 0, 60))
         assert "out of range" in batch.alarms[0]
@@ -250,7 +256,7 @@ class TestDishonest:
         assert not inference.answer({}, {}).report.passed
 
     def test_probes_are_refilled_at_refreshes(self, server):
-        inference = server.owner.ask(QUERIES[:2], 8)
+        inference = ask(server, QUERIES[:2], 8)
         (batch,) = inference.batches
         probes = batch.checks[0]
         before = probes.lanes.copy()
@@ -269,7 +275,13 @@ class TestDishonest:
 
         owner = server.owner
         inference = Inference(
-            owner.keys, owner.plan, owner.verification, QUERIES, 8, [lambda lanes: Suspicious()]
+            owner.keys,
+            owner.plan,
+            owner.verification,
+            QUERIES,
+            8,
+            [lambda lanes: Suspicious()],
+            after_alarm="continue",
         )
         (batch,) = inference.batches
         server.serve(batch)
@@ -295,7 +307,13 @@ class TestDishonest:
 
         owner = server.owner
         inference = Inference(
-            owner.keys, owner.plan, owner.verification, QUERIES, 0, [lambda lanes: Careless()]
+            owner.keys,
+            owner.plan,
+            owner.verification,
+            QUERIES,
+            0,
+            [lambda lanes: Careless()],
+            after_alarm="continue",
         )
         (batch,) = inference.batches
         sent = server.serve(batch)
@@ -308,7 +326,7 @@ class TestDishonest:
         owner = server.owner
         posing = [lambda lanes: ProbeCheck(owner.verification, lanes)]
         with pytest.raises(InputError, match="checks need a name each"):
-            Inference(owner.keys, owner.plan, owner.verification, QUERIES, 8, posing)
+            Inference(owner.keys, owner.plan, owner.verification, QUERIES, 8, posing, after_alarm="continue")
 
     def test_a_batch_needs_no_check(self, server):
         owner = server.owner
@@ -342,7 +360,7 @@ class TestProtocol:
     @pytest.fixture
     def started(self, server):
         """A batch, and what an honest server sends at the first refresh."""
-        (batch,) = server.owner.ask(QUERIES, 8).batches
+        (batch,) = ask(server, QUERIES, 8).batches
         program = server.owner.program
         running = execute(
             program, server.evaluator, server.weights, server.load(batch.query(), program.query)
@@ -378,7 +396,7 @@ class TestProtocol:
             batch.refresh(0, tiles * count)
 
     def test_after_the_answer(self, server):
-        (batch,) = server.owner.ask(QUERIES, 8).batches
+        (batch,) = ask(server, QUERIES, 8).batches
         kept: list[Any] = []
         server.serve(batch, lambda index, tiles: kept.append(tiles) or tiles)
         last = server.dump(kept[-1])
@@ -394,7 +412,7 @@ class TestProtocol:
                 batch.refresh(0, [bad])
 
     def test_a_missing_answer(self, server):
-        inference = server.owner.ask(QUERIES, 8)
+        inference = ask(server, QUERIES, 8)
         with pytest.raises(ProtocolError, match="without an answer"):
             inference.answer({}, {})
 
@@ -423,17 +441,17 @@ class TestRefusals:
     def test_bad_samples(self, server, monkeypatch, x, message):
         monkeypatch.setattr(Keys, "encrypt", lambda *_: pytest.fail("something was encrypted"))
         with pytest.raises(InputError, match=message):
-            server.owner.ask(x)
+            ask(server, x)
 
     @pytest.mark.parametrize("outliers", ["Skip", "", None, True, 0])
     def test_bad_outliers(self, server, outliers):
         with pytest.raises(InputError, match="outliers must be 'raise', 'skip' or 'clip', got"):
-            server.owner.ask(QUERIES, outliers=outliers)
+            ask(server, QUERIES, outliers=outliers)
 
     @pytest.mark.parametrize("probes", [-1, True, 1.5, "8", None])
     def test_bad_probes(self, server, probes):
         with pytest.raises(InputError, match="probes"):
-            server.owner.ask(QUERIES, probes)
+            ask(server, QUERIES, probes)
 
 
 def test_units_of_columns_and_outputs_do_not_matter():
@@ -480,7 +498,7 @@ class TestOutliers:
 
     @staticmethod
     def answer(server: Server, x, outliers: str, probes: int = 8):
-        inference = server.owner.ask(x, probes, outliers)
+        inference = ask(server, x, probes, outliers=outliers)
         for batch in inference.batches:
             server.serve(batch)
         return inference.answer({}, {})
@@ -526,7 +544,7 @@ class TestOutliers:
         """As many batches of as many octets, placed by the same draws, whatever the samples are."""
 
         def sent(x) -> list[list[int]]:
-            inference = server.owner.ask(x, 8, outliers)
+            inference = ask(server, x, 8, outliers=outliers)
             return [[len(tile) for tile in batch.query()] for batch in inference.batches]
 
         seen = sent(QUERIES)
@@ -556,7 +574,7 @@ class TestOutliers:
         with pytest.raises(
             InputError, match=r"2 sample\(s\) would overflow.*x\[3\], x\[11\].*outliers='skip'"
         ):
-            server.owner.ask(self.queries(3, 11))
+            ask(server, self.queries(3, 11))
 
 
 def test_a_key_serves_its_term_and_no_more():

@@ -395,7 +395,7 @@ class TestAfterAFailure:
         torch.manual_seed(0)
         model, x = Normed().eval(), np.random.default_rng(0).normal(size=(30, 4))
         server = Server(securedl.compile(model, x, activations="client"))
-        inference = server.owner.ask(x[:1], 0)
+        inference = server.owner.ask(x[:1], 0, verify="probes")
         keys, program, seen, runs = server.owner.keys, server.program, list[Any](), 0
         real, read, refreshed = Batch._decrypt, Script._read, Batch.refresh
 

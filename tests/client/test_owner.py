@@ -194,9 +194,6 @@ class TestSaving:
         owner.save(tmp_path / "key", passphrase="p")
         found = securedl.Owner.load(tmp_path / "key", passphrase="p").verification.probes
         np.testing.assert_array_equal(found.fingerprint.samples, known.fingerprint.samples)
-        for (one, lanes), (two, others) in zip(known.tolerances, found.tolerances, strict=True):
-            np.testing.assert_array_equal(one, two)
-            np.testing.assert_array_equal(lanes, others)
 
     def test_the_file(self, owner, saved):
         assert saved.stat().st_mode & 0o077 == 0

@@ -157,7 +157,7 @@ class FakeOwner:
         self.model_id = np.random.default_rng(seed).bytes(16)
         self.made: list[int | str | None] = []
 
-    def ask(self, x: Any, probes: Any = 0, outliers: Any = "raise") -> Any:
+    def ask(self, x: Any, probes: Any = 0, *options: Any) -> Any:
         """x random batches."""
         return FakeInference(self, x, probes)
 

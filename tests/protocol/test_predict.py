@@ -178,7 +178,7 @@ def test_an_error_of_the_client_ends_the_stream(serve, monkeypatch) -> None:
         def refresh(self, index: int, tiles: list[bytes]) -> list[bytes]:
             raise ProtocolError("no")
 
-    def ask(owner: FakeOwner, x: int, probes: int, outliers: str) -> FakeInference:
+    def ask(owner: FakeOwner, x: int, probes: int, *options: str) -> FakeInference:
         inference = FakeInference(owner, x, probes)
         inference.batches[0] = Refusing(owner, 0)
         return inference

@@ -25,7 +25,7 @@ from securedl.client.ledger import Ledger
 from securedl.client.probes import Verification
 from securedl.display import SCREEN_LINES, SCREEN_WIDTH, Card, middle_left_out
 from securedl.plan.summary import plan_card
-from securedl.verify.report import Report
+from securedl.verify.report import Blind, Report
 
 ROOT = Path(__file__).parents[2]
 #: Modules that are public beside the names in `__all__`.
@@ -248,11 +248,19 @@ class TestAnswer:
         assert text.splitlines()[0] == "Answer for 297 samples, 10 outputs each"
         assert " ".join(map(str, answer.labels[:10])) + " ..." in text
         assert "verification  passed\n" in text
-        assert "23 probes; largest deviation 0.104 x its tolerance" in text
+        assert "23 probes and 4 checkpoints compared" in text
+        assert "largest deviation 0.104 x its tolerance" in text
         assert "time          98 ms: encrypt 2, server 80, refresh 0, decrypt 3" in text
         assert "1.70 MB: query 1.30, answer 0.40" in text
         assert not any(number in text for number in numbers(logits[:5]))
         assert Cells(answer._repr_html_()).tags == {"b", "table", "tr", "td"}
+
+    def test_every_answer_compared(self):
+        blind = Blind(4.6e-06, 1e-6, "output 2, lane 0")
+        report = Report(True, 23, 4, 0.104, checked=297, points=3, blind=blind)
+        text = repr(securedl.Answer(np.zeros((297, 10)), np.zeros(297, int), report, TIMINGS, TRAFFIC))
+        assert fits(text)
+        assert "all 297 answers recomputed, every value at 3 checkpoints" in text
 
     def test_an_alarm_is_loud(self):
         report = Report(False, 3, 0, 1e6, ("2 probe(s) differ at the answer of batch 1", "another"))

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from securedl.verify.report import Report
+from securedl.verify.report import Blind, Report
 
 GOOD = Report(True, 8, 1, 0.031, (), {0.01: 0.08, 1.0: 1.0}, 0.31)
 BAD = Report(False, 8, 16, float("inf"), tuple(f"probe {i} differs" for i in range(5)), {}, 1.0)
@@ -26,6 +26,34 @@ def test_summary():
     assert "nothing was checked" in Report(True, 0, 0, 0.0).summary()
 
 
+EVERY = Report(
+    True,
+    8,
+    1,
+    0.031,
+    checked=35,
+    points=2,
+    blind=Blind(4.6e-06, 1e-6, "output 2, lane 0"),
+    detection={1.0: 1.0},
+)
+
+
+def test_a_report_on_every_answer():
+    assert EVERY.summary().splitlines() == [
+        "verification: passed",
+        "  all 35 answers recomputed, every value at 2 checkpoints; largest deviation 0.031 x its tolerance",
+        "  a change of more than 4.6e-06 of a value's reach is missed with a chance below 1 in 1,000,000 "
+        "(worst: output 2, lane 0)",
+        "  not covered: smaller changes, and what a server learns from how you react",
+    ]
+    assert EVERY.to_dict()["blind"] == {"change": 4.6e-06, "chance": 1e-6, "where": "output 2, lane 0"}
+
+
+def test_how_many_answers_could_be_altered_is_told():
+    text = Report(True, 8, 1, 0.031, (), {1.0: 1.0}, 0.31, alterable=120).summary()
+    assert text.endswith("120 answers could be altered before 95 % notice it")
+
+
 OUTLIERS = Report(True, 8, 1, 0.031, skipped=(3,), clipped=tuple(range(12)))
 
 
@@ -39,7 +67,7 @@ def test_outliers_are_listed():
     assert OUTLIERS.to_dict()["clipped"] == list(range(12))
 
 
-@pytest.mark.parametrize("report", [GOOD, BAD, OUTLIERS])
+@pytest.mark.parametrize("report", [GOOD, BAD, OUTLIERS, EVERY])
 def test_json(report):
     found = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert found["passed"] == report.passed
@@ -50,7 +78,7 @@ def test_json(report):
 def test_checking_is_light():
     code = (
         "import sys, securedl.verify, securedl.verify.report, securedl.verify.placement, "
-        "securedl.verify.statistics, securedl.verify.comparison, securedl.verify.fingerprint, "
+        "securedl.verify.statistics, securedl.verify.fingerprint, "
         "securedl.verify.attacks; "
         "bad = [m for m in sys.modules if m.split('.')[0] in ('torch', 'tenseal', 'protocol') "
         "or m.startswith('securedl.he')]; sys.exit(str(bad) if bad else 0)"

@@ -1,0 +1,277 @@
+"""Every answer checked: honest errors are as large as computed, and what is larger is seen, in any slot."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import securedl
+from polyapprox import least_squares
+from securedl.client.tolerances import SIGMAS, Tolerance, tolerances
+from securedl.errors import FormatError, InputError
+from securedl.network.polynomial import PolynomialActivation
+from securedl.plan.network import within_headroom
+from securedl.plan.plan import Plan
+
+FEATURES = 6
+X = np.random.default_rng(0).normal(size=(200, FEATURES))
+
+
+def network(name: str, degree: int, width: int = 8) -> nn.Module:
+    fit = least_squares(name, degree, (-3.0, 3.0))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Linear(FEATURES, width), PolynomialActivation.of([fit], name), nn.Linear(width, width)]
+        return nn.Sequential(*layers, PolynomialActivation.of([fit], name), nn.Linear(width, 3)).double()
+
+
+def small_mlp() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(FEATURES, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+
+
+def small_cnn(activation: nn.Module) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), activation, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(64, 5)
+        ).double()
+
+
+def square() -> nn.Module:
+    return PolynomialActivation.of([least_squares("relu", 2, (-3.0, 3.0))], "relu")
+
+
+IMAGES = np.random.default_rng(1).uniform(0, 1, size=(100, 1, 8, 8))
+PLANS = {
+    "squares, a refresh a level": lambda: securedl.compile(network("relu", 2), X, batch=32, ring=4096),
+    "squares, no refresh": lambda: securedl.compile(network("relu", 2), X, batch=32, ring=16384, refreshes=0),
+    "cubics": lambda: securedl.compile(network("tanh", 3), X, batch=64, ring=8192),
+    "powers": lambda: securedl.compile(network("relu", 4), X, batch=16, ring=8192),
+    "plain weights": lambda: securedl.compile(network("relu", 2), X, batch=32, ring=8192, weights="plain"),
+    "one sample": lambda: securedl.compile(network("relu", 2), X, batch=1),
+    "a client's activations": lambda: securedl.compile(
+        small_mlp(),
+        X, batch=1, activations="client",
+    ),
+    "images, a client's activations": lambda: securedl.compile(
+        small_cnn(nn.ReLU()), IMAGES, batch=1, activations="client"
+    ),
+    "images in slots": lambda: securedl.compile(small_cnn(square()), IMAGES, batch=1),
+}  # fmt: skip
+#: Errors that a root mean square is made of, at least.
+ERRORS = 600
+
+
+@pytest.fixture(scope="module", params=PLANS, ids=str)
+def plan(request) -> Plan:
+    return PLANS[request.param]()
+
+
+def ratios(plan: Plan, allowed: list[Tolerance], flat: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Simulated errors of one batch in standard deviations, for each segment [batch, features]."""
+    points = plan.signature.checkpoints
+    exchanges = plan.network.exchanges(flat, points)
+
+    def talk():
+        for exchange in exchanges:
+            yield exchange.sent
+        return np.zeros((len(flat), 0))
+
+    (run,) = plan.simulate_talks([talk()], seed)
+    found = []
+    for number, (values, one) in enumerate(zip(run.received, exchanges, strict=True)):
+        *inside, exact = plan.network.inside(number + 1, one.sent, points)
+        np.testing.assert_allclose(exact, one.received, atol=1e-12)
+        grown = allowed[number].grown([one.sent, *inside])
+        found.append((values - exact) / allowed[number].deviations / grown[:, None])
+    return found
+
+
+def test_honest_errors_are_as_large_as_computed(plan):
+    """The simulator draws what `he.variance` adds up; where values are smaller than the largest, errors
+    are.
+    """
+    allowed = tolerances(plan)
+    flat = plan.samples[-plan.batch :]
+    fewest = min(one.deviations.size for one in allowed)
+    runs = [ratios(plan, allowed, flat, seed) for seed in range(-(-ERRORS // fewest))]
+    for found in zip(*runs, strict=True):
+        assert 0.1 < np.sqrt(np.mean(np.square(found))) < 1.25
+        assert np.abs(found).max() < 6.0
+
+
+@settings(max_examples=8)
+@given(seed=st.integers(0, 10**6), size=st.floats(0.0, 4.0), corner=st.booleans())
+def test_also_of_inputs_unlike_the_data(plan, seed, size, corner):
+    """Up to the corners of the box, wherever nothing overflows."""
+    random = np.random.default_rng(seed)
+    low, high = plan.signature.box
+    box = random.uniform(-1, 1, (plan.batch, len(low)))
+    flat = (low + high) / 2 + (np.sign(box) if corner else box) * (high - low) / 2 * min(1.0, size / 4)
+    flat[~within_headroom(plan.network, flat, plan.program.scheme.value_limit)] = plan.neutral
+    for found in ratios(plan, tolerances(plan), flat, seed):
+        assert np.abs(found).max() < 6.5
+
+
+def served(owner: securedl.Owner, x: np.ndarray, change=None, **options):
+    """An answer by the real evaluator in this process; change(point, slots [tiles, n]) is added to what it
+    sends.
+    """
+    server = Server(owner)
+    inference = owner.ask(x, after_alarm="continue", **options)
+    for batch in inference.batches:
+        server.serve(batch, change)
+    return inference.answer({}, {})
+
+
+class Server:
+    """Keys and weights, and a hand that adds to ciphertexts: it needs no key for that."""
+
+    def __init__(self, owner: securedl.Owner) -> None:
+        from securedl.he.record import unpack_key
+        from securedl.he.vector import VectorEvaluator
+
+        self.program, params = owner.program, owner.program.params
+        self.evaluator = VectorEvaluator(params)
+        keys = {step: unpack_key(params, owner.key(step)) for step in self.program.rotations}
+        relinearisation = unpack_key(params, owner.key(None)) if self.program.relinearises else []
+        self.evaluator.set_keys(relinearisation, keys)
+        pairs = zip(owner.weights(), self.program.weight_shapes, strict=True)
+        self.weights = [self.evaluator.load_packed(data, shape) for data, shape in pairs]
+
+    def serve(self, batch, change=None) -> None:
+        from securedl.he.record import pack, unpack
+        from securedl.program.drive import drive
+        from securedl.program.execute import execute
+
+        program, params, e = self.program, self.program.params, self.evaluator
+
+        def load(tiles, port):
+            return [e.load(unpack(params, tile, port.fresh)) for tile in tiles]
+
+        def dump(point, tiles, port):
+            if change is not None:
+                tiles = [self._changed(tile, port, change(point, k)) for k, tile in enumerate(tiles)]
+            return [pack(params, e.sent(tile, port.sent)) for tile in tiles]
+
+        def refresh(request):
+            down, up = program.refreshes[request.index]
+            return load(batch.refresh(request.index, dump(request.index + 1, request.tiles, down)), up)
+
+        answer = drive(execute(program, e, self.weights, load(batch.query(), program.query)), refresh)
+        batch.finish(dump(len(program.refreshes) + 1, answer, program.answer))
+
+    def _changed(self, tile, port, added):
+        from dataclasses import replace
+
+        from securedl.client.coefficients import encoded
+
+        if added is None:
+            return tile
+        plain = encoded(self.program.params, added, port.sent)
+        return self.evaluator.add(tile, self.evaluator.load(replace(plain, seed=None)))
+
+
+def data(plan: Plan, count: int) -> np.ndarray:
+    return plan.samples[-count:].reshape(count, *plan.input_shape)
+
+
+def test_every_answer_of_an_honest_server_passes(plan):
+    owner = securedl.Owner(plan, ahead=0)
+    answer = served(owner, data(plan, 20))
+    report = answer.report
+    assert report.passed, report.alarms
+    assert (report.checked, report.points) == (20, len(plan.signature.checkpoints) - 1)
+    assert 0 < report.worst_ratio < 0.9
+    assert "all 20 answers recomputed" in report.summary()
+    assert report.detection[0.01] == pytest.approx(1.0, abs=2e-6)
+
+
+def test_a_push_in_any_one_slot_is_seen(plan):
+    """By twice what is allowed there; by a hundredth of it nothing is."""
+    owner, random = securedl.Owner(plan, ahead=0), np.random.default_rng(0)
+    server, n = Server(owner), plan.program.params.ring // 2
+    for point, (layout, allowed) in enumerate(
+        zip([c.sent for c in plan.signature.checkpoints[1:]], owner.verification.tolerances, strict=True), 1
+    ):
+        port = plan.signature.sent[point - 1]
+        length = plan.program.params.ring if port.coefficients else n
+        for _ in range(4):
+            lane = random.integers(plan.batch)
+            feature = random.integers(allowed.deviations.shape[1])
+            tiles = _where(layout, port.tiles, length, lane, feature)
+            for times, seen in ((2.5, True), (0.01, False)):
+                grown = allowed.deviations[lane, feature] * SIGMAS * times
+
+                def change(at, tile, point=point, tiles=tiles, grown=grown):
+                    return tiles[tile] * grown if at == point else None
+
+                (batch, *_) = owner.ask(data(plan, 1), probes=0).batches
+                server.serve(batch, change)
+                assert bool(batch.alarms) == seen, (point, lane, feature, times, batch.alarms)
+
+
+def _where(layout, tiles: int, length: int, lane: int, feature: int) -> np.ndarray:
+    """One in a place [tiles, length] from which the layout reads this value, found by trying."""
+    for tile in range(tiles):
+        marks = np.zeros((tiles, length))
+        marks[tile] = np.arange(1, length + 1)
+        read = layout.unpack(marks).reshape(-1, layout.unpack(marks).shape[-1])[lane, feature]
+        if read:
+            found = np.zeros((tiles, length))
+            # Parts of a sum are read together: the first of them.
+            low, high = 0, length
+            while high - low > 1:
+                middle = (low + high) // 2
+                half = np.zeros((tiles, length))
+                half[tile, low:middle] = 1
+                inside = layout.unpack(half).reshape(-1, layout.unpack(half).shape[-1])[lane, feature]
+                low, high = (low, middle) if inside else (middle, high)
+            found[tile, low] = 1.0
+            return found
+    raise AssertionError("no tile has this value")
+
+
+def test_what_is_compared_is_the_callers_choice(plan):
+    owner = securedl.Owner(plan, ahead=0)
+    last = len(plan.signature.checkpoints) - 1
+    length = plan.program.params.ring // (1 if plan.signature.sent[-1].coefficients else 2)
+
+    def change(point, tile):  # of one sample's lane by far too much
+        if point != last or tile:
+            return None
+        return np.full(length, 0.05)
+
+    assert not served(owner, data(plan, 3), change, probes=0).report.passed
+    assert not served(owner, data(plan, 3), change, probes=4, verify="probes").report.passed
+    silent = served(owner, data(plan, 3), change, probes=4, verify="none").report
+    assert silent.passed
+    assert (silent.probes, silent.checked) == (0, 0)
+    assert "nothing was checked" in silent.summary()
+    with pytest.raises(InputError, match="verify must be one of 'every', 'probes', 'none', got 'all'"):
+        owner.ask(data(plan, 1), verify="all")
+
+
+def test_tolerances_are_kept_with_the_owner(tmp_path):
+    owner = securedl.Owner(PLANS["cubics"](), ahead=0)
+    owner.verification.prepare()
+    owner.save(tmp_path / "owner", passphrase="p")
+    found = securedl.Owner.load(tmp_path / "owner", passphrase="p", ahead=0).verification
+    assert found.seed == owner.verification.seed
+    for one, two in zip(owner.verification.tolerances, found._allowed, strict=True):
+        np.testing.assert_array_equal(one.deviations, two.deviations)
+        assert (one.power, one.together) == (two.power, two.together)
+    with pytest.raises(FormatError, match="not a tolerance"):
+        Tolerance.from_arrays({"rule": np.array([1])})
+
+
+def test_two_owners_of_a_plan_have_other_probes():
+    plan = PLANS["squares, a refresh a level"]()
+    one, two = (securedl.Owner(plan, ahead=0).verification for _ in range(2))
+    assert not np.array_equal(one.probes.fingerprint.samples, two.probes.fingerprint.samples)
