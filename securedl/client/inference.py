@@ -24,6 +24,7 @@ from securedl.client.display import answer_card
 from securedl.client.keys import Keys
 from securedl.client.probes import ProbeCheck, Verification
 from securedl.client.recompute import RecomputeCheck
+from securedl.client.threads import one_thread
 from securedl.client.tolerances import MISS
 from securedl.display import Card
 from securedl.errors import InputError, ProtocolError
@@ -89,11 +90,11 @@ def read_only(values: Array) -> Array:
 
 
 def _undisturbed(work: Callable[Concatenate[Batch, _P], _R]) -> Callable[Concatenate[Batch, _P], _R]:
-    """A part of a batch's work during which no encryptions of zero are made ahead."""
+    """A part of a batch's work during which nothing else is done."""
 
     @wraps(work)
     def run(batch: Batch, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with batch._keys.zeros.working():
+        with batch._keys.zeros.working(), one_thread():
             return work(batch, *args, **kwargs)
 
     return run

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from securedl.client.ledger import Ledger
 from securedl.client.tolerances import MISS, Tolerance, tolerances
 from securedl.network.graph import Array
-from securedl.plan.network import Exchange, of, under, within_headroom
+from securedl.plan.network import Exchange, Network, of, under, within_headroom
 from securedl.plan.plan import Plan
 from securedl.verify.check import Check, Finding, Segment
 from securedl.verify.fingerprint import Fingerprint
@@ -54,6 +54,11 @@ class Verification:
     seed: int = field(default_factory=lambda: secrets.randbits(SEED_BITS), repr=False)
     _saved: Fingerprint | None = field(default=None, repr=False)
     _allowed: list[Tolerance] | None = field(default=None, repr=False)
+
+    @cached_property
+    def network(self) -> Network:
+        """To compute answers again."""
+        return self.plan.network.in_single()
 
     @cached_property
     def tolerances(self) -> list[Tolerance]:

@@ -15,12 +15,13 @@ class RecomputeCheck(Check):
     name = "recomputed"
 
     def __init__(self, verification: Verification) -> None:
-        self._plan, self._allowed = verification.plan, verification.tolerances
+        self._points, self._network = verification.plan.signature.checkpoints, verification.network
+        self._allowed = verification.tolerances
 
     def segment(self, segment: Segment) -> Finding:
         """All lanes."""
-        points, allowed = self._plan.signature.checkpoints, self._allowed[segment.point - 1]
-        *inside, exact = self._plan.network.inside(segment.point, segment.sent, points)
+        allowed = self._allowed[segment.point - 1]
+        *inside, exact = self._network.inside(segment.point, segment.sent, self._points)
         ratios = allowed.ratios(segment.received - exact, allowed.grown([segment.sent, *inside]))
         wrong = int((ratios > 1).sum())
         alarms = (f"{wrong} lane(s) differ from the network's at the {segment.where}",) if wrong else ()

@@ -8,12 +8,13 @@ computes it by itself: a server has no say in it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from securedl.errors import FormatError
 from securedl.network.graph import Array
@@ -49,17 +50,23 @@ class Tolerance:
         """How much larger errors may be in each lane [batch] for these values [batch, features]: those sent,
         and on the way.
         """
-        found = np.array([sizes(value, self.together) for value in values])
-        grown: Array = np.maximum(1.0, (found / self.sizes[: len(found), None]).max(axis=0)) ** self.power
-        return grown
+        grown = np.ones(len(values[0]))
+        for value, usual in zip(values, self.sizes.tolist(), strict=False):
+            np.maximum(grown, sizes(value, self.together) / usual, out=grown)
+        return grown if self.power == 1 else np.asarray(grown**self.power)
 
-    def ratios(self, errors: Array, grown: Array, lanes: NDArray[np.int64] | slice = slice(None)) -> Array:
-        """The largest of errors [lanes, features] over its tolerance, of each lane; infinite if one is no
+    def ratios(self, errors: Array, grown: Array) -> Array:
+        """The largest of errors [batch, features] over its tolerance, of each lane; infinite if one is no
         number.
         """
         with np.errstate(all="ignore"):
-            worst = (np.abs(errors) / self.deviations[lanes]).max(axis=1) / (SIGMAS * grown)
-        return np.where(np.isfinite(worst), worst, np.inf)
+            worst = (np.abs(errors) * self._inverse).max(axis=1) / grown
+        worst[np.isnan(worst)] = np.inf
+        return np.asarray(worst)
+
+    @cached_property
+    def _inverse(self) -> Array:
+        return 1.0 / (SIGMAS * self.deviations)
 
     @property
     def blind(self) -> tuple[float, int, int]:
@@ -91,7 +98,7 @@ class Tolerance:
 def sizes(values: Array, together: bool) -> Array:
     """Of each lane [batch] of values [batch, features]; see `Tolerance`."""
     if together:
-        return np.full(len(values), np.sqrt(np.einsum("ij,ij", values, values)))
+        return np.full(len(values), math.sqrt(np.vdot(values, values)))
     return np.asarray(np.abs(values).max(axis=1))
 
 

@@ -117,7 +117,7 @@ class ClearEvaluator(Simulator[ClearHandle]):
         return 1 / 12 + SIGMA**2 * (shape.size > 1)
 
     def _switching(self, level: int) -> Any:
-        """The same of a key switch."""
+        """The same of a key switch, for each slot."""
         digits = sum(float(q) ** 2 for q in self.params.primes[: level + 1])
         return digits / float(self.params.special) ** 2 * SIGMA**2 * self._digit_power + self._rounding
 
@@ -201,7 +201,9 @@ class ClearEvaluator(Simulator[ClearHandle]):
         return replace(a, level=level)
 
     def rotate(self, a: ClearHandle, steps: Sequence[int]) -> list[ClearHandle]:
-        """Left rotations."""
+        """Left rotations. Several share one decomposition, and what is large of their errors turns with
+        them.
+        """
         if a.size != 2:
             raise CompileError("relinearise before rotating")
         return [a if s == 0 else self._switched(self._rolled(a, s)) for s in steps]

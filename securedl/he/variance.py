@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from securedl.errors import CompileError
 from securedl.he.clear import ClearEvaluator, ClearHandle
 from securedl.he.record import Shape
 
@@ -108,6 +109,20 @@ class VarianceEvaluator(ClearEvaluator):
         """See `ClearEvaluator`."""
         found = super().rescale(a)
         return self._erring(found, a, self._rounding, found.scale)
+
+    def rotate(self, a: ClearHandle, steps: Sequence[int]) -> list[ClearHandle]:
+        """See `ClearEvaluator`. Which rotations share a decomposition is for each evaluator to choose: an
+        error counts as large wherever it would be with one of them.
+        """
+        if a.size != 2:
+            raise CompileError("relinearise before rotating")
+        power = self._switching(a.level)
+        found = list[ClearHandle]()
+        for step in steps:
+            rolled = self._rolled(a, step)
+            both = np.maximum(power, np.roll(power, -step))
+            found.append(self._erring(rolled, rolled, both, a.scale) if step else a)
+        return found
 
     def _rolled(self, a: ClearHandle, step: int) -> ClearHandle:
         rolled, variance = super()._rolled(a, step), cast(Uncertain, a).variance

@@ -123,18 +123,27 @@ class Geometry:
         return f"{sizes[0]} -> {sizes[1]}, kernel {self.rows.taps}x{self.columns.taps}{extra}"
 
     def convolve(self, x: Array, kernel: Array) -> Array:
-        """[samples, *image] to [samples, *output], in double precision."""
+        """[samples, *image] to [samples, *output], in double precision, or in that of a kernel in single."""
+        if self.dense:
+            flat = x.reshape(len(x), -1).astype(kernel.dtype, copy=False) @ kernel.reshape(self.maps, -1).T
+            return np.asarray(flat.reshape(len(x), *self.output))
         import torch  # a client that is never asked for this needs none
 
+        dtype = np.float32 if kernel.dtype == np.float32 else np.float64
         found = torch.nn.functional.conv2d(
-            torch.from_numpy(np.require(x, np.float64, ["C", "W"])),
-            torch.from_numpy(np.require(kernel, np.float64, ["C", "W"])),
+            torch.from_numpy(np.require(x, dtype, ["C", "W"])),
+            torch.from_numpy(np.require(kernel, dtype, ["C", "W"])),
             stride=(self.rows.stride, self.columns.stride),
             padding=(self.rows.padding, self.columns.padding),
             dilation=(self.rows.dilation, self.columns.dilation),
             groups=self.groups,
         )
         return np.asarray(found)
+
+    @property
+    def dense(self) -> bool:
+        """Whether it is a product with a matrix, of images of one pixel."""
+        return self.groups == 1 and self.image[1:] == self.output[1:] == (1, 1) == self.kernel[2:]
 
     def to_list(self) -> list[Any]:
         """For a file."""

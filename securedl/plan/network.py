@@ -69,6 +69,10 @@ class Network(ABC):
         that ends at a point; the last ones are received there.
         """
 
+    def in_single(self) -> Network:
+        """The same, where it can be with weights in single precision, which compute `inside` faster."""
+        return self
+
     @abstractmethod
     def probed(self, flat: Array, points: Sequence[Checkpoint], limit: float) -> list[Exchange]:
         """What tests the segments: those of the samples, or for later ones values that test them better.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -89,6 +89,11 @@ class Layerwise(Network):
     def _layer(self, number: int, sent: Array) -> Array:
         """Normalised values [samples, features] through one layer."""
         return self.rounds.served[number].apply(sent, self.kernels[number])
+
+    def in_single(self) -> Layerwise:
+        """See `Network`."""
+        pairs = zip(self.rounds.served, self.kernels, strict=True)
+        return replace(self, kernels=tuple(served.in_single(kernel) for served, kernel in pairs))
 
     def inside(self, point: int, sent: Array, points: Sequence[Checkpoint]) -> Iterator[Array]:
         """See `Network`; each point ends a layer."""

@@ -64,6 +64,10 @@ class Served(ABC):
         """All values computed on the way, the results last."""
         yield self.apply(sent, weights)
 
+    def in_single(self, weights: Any) -> Any:
+        """The same weights in single precision, where honest errors are larger than what that changes."""
+        return weights
+
     def peak(self, sent: Array, weights: Any) -> Array:
         """The largest magnitude [samples] of what is computed from normalised values [samples, features]."""
         return np.asarray(np.max([np.abs(one).max(axis=1) for one in self.inside(sent, weights)], axis=0))
@@ -165,6 +169,10 @@ class ServedLinear(Served):
         """See `Served`."""
         images = sent.reshape(-1, *self.layer.geometry.image)
         return self.layer.apply(images, weights).reshape(len(sent), -1)
+
+    def in_single(self, weights: Array) -> Array:
+        """See `Served`: errors of the coefficient form are some 10^-5 of the values."""
+        return weights.astype(np.float32)
 
     def values(self, weights: Array) -> Iterator[Values]:
         """See `Served`."""
