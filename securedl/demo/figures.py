@@ -48,7 +48,13 @@ def collect_figures(
         "max_logit_error": error,
         "logit_range": float(np.ptp(polynomial)),
         "refreshes": len(plan.program.refreshes),
-        "verification": {"honest": {"probes": answer.report.probes, "passed": answer.report.passed}},
+        "verification": {
+            "honest": {
+                "checked": answer.report.checked,
+                "probes": answer.report.probes,
+                "passed": answer.report.passed,
+            }
+        },
     }
 
 
