@@ -126,7 +126,7 @@ def answered(plan: Plan, flat: Array, push: Push | None = None) -> Array:
     points, talk, point = plan.signature.checkpoints, plan.signature.converse(flat), 1
     sent = next(talk)
     while True:
-        *_, received = plan.network.inside(point, sent, points)
+        *_, (received, _) = plan.network.inside(point, sent, points)
         if push is not None and push.point == point:
             received = received.copy()
             received[push.lane, push.feature] += push.amount

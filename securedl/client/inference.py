@@ -32,8 +32,8 @@ from securedl.network.graph import Array
 from securedl.plan.plan import Plan, finish
 from securedl.plan.signature import Signature
 from securedl.verify.check import Check, Finding, RangeCheck, Segment
-from securedl.verify.placement import Placement, Probes, place
-from securedl.verify.report import Report
+from securedl.verify.placement import EMPTY, Placement, Probes, place
+from securedl.verify.report import Blind, Report
 from securedl.verify.statistics import FRACTIONS, alterable, detection_by_fraction, upper_bound_tampered
 
 _log = logging.getLogger(__name__)
@@ -105,14 +105,21 @@ class Batch:
 
     Args:
         values: samples and probes [batch, features], in the network's own units.
-        number: of the batch in its call. checks: what looks at each segment, in order.
+        number: of the batch in its call. checks: what looks at each segment, in order. alarmed: is told of
+            the first alarm at once, for a call may never end.
 
     Attributes:
         findings: what each check found, by its name and then by segment: the last one is the answer's.
     """
 
     def __init__(
-        self, keys: Keys, signature: Signature, values: Array, number: int, checks: Sequence[Check]
+        self,
+        keys: Keys,
+        signature: Signature,
+        values: Array,
+        number: int,
+        checks: Sequence[Check],
+        alarmed: Callable[[], None] | None = None,
     ) -> None:
         self._keys, self._signature, self.checks, self._number = keys, signature, checks, number
         self._values, self._failed = values, False
@@ -121,6 +128,7 @@ class Batch:
         self._next = 0
         self.answer: Array | None = None
         self.alarms: list[str] = []
+        self._alarmed = alarmed
         self.findings: dict[str, list[Finding]] = {check.name: [] for check in checks}
         if len(self.findings) < len(checks):
             raise InputError(f"checks need a name each, got {[check.name for check in checks]}")
@@ -157,13 +165,13 @@ class Batch:
         except Exception as error:
             if not self._failed:
                 _log.exception("the client's part of batch %d failed at %d", self._number + 1, point)
-                self.alarms.append(f"what came at checkpoint {point} cannot be gone on with: {error}")
+                self._alarm(f"what came at checkpoint {point} cannot be gone on with: {error}")
             self._start_over()
             outputs = len(self._signature.output_scale)
             rest = outputs if layout is None else math.prod(layout.shape) // len(values)
             return np.full((len(values), rest), np.nan)
         if layout is not None and not np.abs(found).max() <= SENDABLE:
-            self.alarms.append(f"what came at checkpoint {point} leads to a value that cannot be encrypted")
+            self._alarm(f"what came at checkpoint {point} leads to a value that cannot be encrypted")
         return found
 
     def _start_over(self) -> None:
@@ -208,6 +216,7 @@ class Batch:
     def _check(self, point: int, values: Array, where: str) -> None:
         assert self._sent is not None  # a query came before
         segment = Segment(point, read_only(self._sent), read_only(values), where)
+        before = bool(self.alarms)  # then zeros were sent, and what comes back says nothing more
         for check in self.checks:
             try:
                 finding = check.segment(segment)
@@ -216,8 +225,14 @@ class Batch:
                 finding = Finding(worst=math.inf, alarms=(f"{check.name} failed at the {where}: {error}",))
             if not finding.worst <= 1 and not finding.alarms:
                 finding = replace(finding, alarms=(f"{check.name} alarms at the {where}",))
-            self.findings[check.name].append(finding)
-            self.alarms += finding.alarms
+            self.findings[check.name].append(Finding() if before else finding)
+            if not before:
+                self._alarm(*finding.alarms)
+
+    def _alarm(self, *alarms: str) -> None:
+        if alarms and not self.alarms and self._alarmed is not None:
+            self._alarmed()
+        self.alarms += alarms
 
     @property
     def worst(self) -> float:
@@ -262,7 +277,7 @@ class Inference:
         verify: str = "every",
         after_alarm: str = "refuse",
     ) -> None:
-        self._verify = choice(verify, "verify", VERIFY)
+        self._verify, self._alarm = choice(verify, "verify", VERIFY), False
         verification.ledger.allow(after_alarm)
         self._verification, self._output = verification, plan.signature.output
         signature = plan.signature
@@ -282,9 +297,14 @@ class Inference:
             *checks,
         )
         self.batches = [
-            Batch(keys, signature, part, number, [make(lanes) for make in makers])
+            Batch(keys, signature, part, number, [make(lanes) for make in makers], self._alarmed)
             for number, (part, lanes) in enumerate(zip(values, self._placement.probe, strict=True))
         ]
+
+    def _alarmed(self) -> None:
+        """Once a call."""
+        self._verification.ledger.alarms += not self._alarm
+        self._alarm = True
 
     @staticmethod
     def _wish(probes: Wish) -> Probes:
@@ -307,13 +327,27 @@ class Inference:
         probabilities = self._output.probabilities(logits)
         return Answer(logits, labels, self._report(), timings, traffic, probabilities)
 
+    @property
+    def _blind(self) -> Blind | None:
+        """Of all batches, the worst."""
+        checks = [check for batch in self.batches for check in batch.checks]
+        found = [check.blind for check in checks if isinstance(check, RecomputeCheck)]
+        return max(found, key=lambda blind: blind.change, default=None)
+
+    @property
+    def _checked(self) -> int:
+        """Samples of batches without an alarm, after which values are compared no more."""
+        pairs = zip(self._placement.data, self.batches, strict=True)
+        quiet = [row for row, batch in pairs if not batch.alarms]
+        held = np.concatenate([np.zeros(0, dtype=np.int64), *quiet])
+        return int(np.isin(held[held != EMPTY], self._screened.skipped, invert=True).sum())
+
     def _report(self) -> Report:
         alarms = tuple(alarm for batch in self.batches for alarm in batch.alarms)
         compared = [batch.compared(ProbeCheck.name) for batch in self.batches]
         probes = sum(answers for _, answers in compared)
         ledger = self._verification.ledger
         ledger.checked += probes
-        ledger.alarms += bool(alarms)
         ledger.alarmed += sum(
             answers for (_, answers), batch in zip(compared, self.batches, strict=True) if batch.alarms
         )
@@ -323,9 +357,9 @@ class Inference:
         if every:
             fractions = dict.fromkeys(fractions or FRACTIONS, 1.0 - MISS)
         return Report(
-            checked=len(self._screened.samples) - len(self._screened.skipped) if every else 0,
+            checked=self._checked if every else 0,
             points=len(self._verification.tolerances) if every else 0,
-            blind=self._verification.blind if every else None,
+            blind=self._blind,
             alterable=0 if every else alterable(lanes, probes, forced=self._placement.forced),
             passed=not alarms,
             probes=probes,

@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.client.ledger import Ledger
-from securedl.client.tolerances import MISS, Tolerance, tolerances
+from securedl.client.tolerances import Tolerance, sent_tiles, tolerances
 from securedl.network.graph import Array
-from securedl.plan.network import Exchange, Network, of, under, within_headroom
+from securedl.plan.network import Exchange, Network, Inner, of, under, within_headroom
 from securedl.plan.plan import Plan
 from securedl.verify.check import Check, Finding, Segment
 from securedl.verify.fingerprint import Fingerprint
 from securedl.verify.placement import EMPTY
-from securedl.verify.report import Blind
 
 SEED_BITS = 62
 #: Probes in a fingerprint: one ciphertext of them, but at least 16 and at most 128.
@@ -65,15 +64,6 @@ class Verification:
         """Of each segment."""
         return self._allowed or tolerances(self.plan)
 
-    @property
-    def blind(self) -> Blind:
-        """The least exact place of all, for values as large as those of the calibration data."""
-        found = [(*allowed.blind, number) for number, allowed in enumerate(self.tolerances, 1)]
-        change, lane, feature, point = max(found)
-        last = point == len(found)
-        where = f"output {feature}" if last else f"value {feature} at refresh {point}"
-        return Blind(change, MISS, f"{where}, lane {lane}")
-
     @cached_property
     def probes(self) -> Probed:
         """Sensitive, natural and wide samples."""
@@ -82,8 +72,8 @@ class Verification:
         exchanges = network.probed(fingerprint.samples, points, plan.program.scheme.value_limit)
         grown = []
         for number, (exchange, allowed) in enumerate(zip(exchanges, self.tolerances, strict=True)):
-            *inside, _ = network.inside(number + 1, exchange.sent, points)
-            grown.append(allowed.grown([exchange.sent, *inside]))
+            *stages, _ = network.inside(number + 1, exchange.sent, points)
+            grown.append(np.ones(0) if allowed.tiles else allowed.grown(stages))
         return Probed(fingerprint, tuple(exchanges), tuple(grown))
 
     def prepare(self) -> None:
@@ -121,14 +111,14 @@ class Verification:
         """The inverse of `to_arrays`; what was made is not made again."""
         ledger, seed = Ledger.from_array(arrays["ledger"]), int(arrays["seed"])
         probes = of("probe", arrays)
-        segments = len(plan.signature.checkpoints) - 1
-        parts = [of(f"tolerance{number}", arrays) for number in range(segments)]
+        tiles = sent_tiles(plan)
+        parts = [of(f"tolerance{number}", arrays) for number in range(len(tiles))]
         return cls(
             plan,
             ledger,
             seed,
             Fingerprint.from_arrays(probes) if probes else None,
-            [Tolerance.from_arrays(part) for part in parts] if parts[0] else None,
+            [Tolerance.from_arrays(*pair) for pair in zip(parts, tiles, strict=True)] if parts[0] else None,
         )
 
 
@@ -151,7 +141,7 @@ class ProbeCheck(Check):
         known, number = self._verification.probes, segment.point - 1
         probed, which = self.lanes != EMPTY, np.maximum(self.lanes, 0)
         allowed = self._verification.tolerances[number]
-        grown = allowed.grown([segment.sent]) if allowed.together else known.grown[number][which]
+        grown = allowed.grown([Inner(segment.sent, 1)]) if allowed.tiles else known.grown[number][which]
         ratios = allowed.ratios(segment.received - known.exchanges[number].received[which], grown)
         wrong = int((ratios[probed] > 1).sum())
         alarms = (f"{wrong} probe(s) differ at the {segment.where}",) if wrong else ()

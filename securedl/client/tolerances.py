@@ -9,7 +9,7 @@ computes it by itself: a server has no say in it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,15 +18,17 @@ import numpy as np
 
 from securedl.errors import FormatError
 from securedl.network.graph import Array
-from securedl.plan.network import Conversation, Exchange
+from securedl.plan.layouts import Layout
+from securedl.plan.network import Conversation, Exchange, Inner
 from securedl.plan.plan import Plan
 
 #: Standard deviations of an honest error that are allowed: of 10^12 normal ones the largest is 7.1.
 SIGMAS = 8.0
 #: A change by so many standard deviations more than are allowed is missed once in a million times.
 MISSED_SIGMAS, MISS = 4.75, 1e-6
-#: Ciphertext batches of calibration samples whose errors are computed.
-BATCHES = 4
+#: Calibration samples of which the sizes of values are known, in so many ciphertext batches at most; and
+#: those of them whose errors are computed.
+SIZED, BATCHES, PACKED = 128, 64, 4
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -36,24 +38,24 @@ class Tolerance:
     Attributes:
         deviations: standard deviations of values [batch, features] that are received, where the values that
             they come from are no larger than `sizes`.
-        sizes: of what is sent, and of each value on the way. An error grows with these.
-        power: with which power of them. together: all lanes share polynomials, and a size is the root of the
-            sum of all squares; else it is the largest magnitude in a lane.
+        sizes: of what is sent, and of each value on the way that is not a polynomial's. Errors grow with
+            these.
+        tiles: layout of what is sent, where lanes share polynomials: its size is then the root of the sum of
+            squares in a ciphertext, the largest. Else None, and a size is the largest magnitude in a lane.
     """
 
     deviations: Array
     sizes: Array
-    power: int
-    together: bool
+    tiles: Layout | None
 
-    def grown(self, values: Sequence[Array]) -> Array:
-        """How much larger errors may be in each lane [batch] for these values [batch, features]: those sent,
-        and on the way.
-        """
-        grown = np.ones(len(values[0]))
-        for value, usual in zip(values, self.sizes.tolist(), strict=False):
-            np.maximum(grown, sizes(value, self.together) / usual, out=grown)
-        return grown if self.power == 1 else np.asarray(grown**self.power)
+    def grown(self, stages: Sequence[Inner]) -> Array:
+        """How much larger errors may be in each lane [batch] for these values: those sent, and on the way."""
+        batch = len(stages[0].values)
+        if self.tiles is not None:
+            return np.full(batch, max(1.0, energy(self.tiles, stages[0].values) / float(self.sizes[0])))
+        entering = [stage for stage in stages if stage.degree]
+        ratios = [peaks(stage.values) / size for stage, size in zip(entering, self.sizes, strict=True)]
+        return growth(ratios, [stage.degree for stage in entering])
 
     def ratios(self, errors: Array, grown: Array) -> Array:
         """The largest of errors [batch, features] over its tolerance, of each lane; infinite if one is no
@@ -68,59 +70,87 @@ class Tolerance:
     def _inverse(self) -> Array:
         return 1.0 / (SIGMAS * self.deviations)
 
-    @property
-    def blind(self) -> tuple[float, int, int]:
-        """The change of a normalised value that is missed with a chance of `MISS`, where it is largest: lane
-        and feature.
-        """
-        lane, feature = np.unravel_index(np.argmax(self.deviations), self.deviations.shape)
-        return (SIGMAS + MISSED_SIGMAS) * float(self.deviations[lane, feature]), int(lane), int(feature)
+    @cached_property
+    def widest(self) -> Array:
+        """The largest standard deviation in each lane [batch]."""
+        return np.asarray(self.deviations.max(axis=1))
 
     def to_arrays(self) -> dict[str, Any]:
-        """For the owner's file."""
-        rule = np.array([self.power, self.together], dtype=np.int64)
-        return {"deviations": self.deviations, "sizes": self.sizes, "rule": rule}
+        """For the owner's file; what is sent where is in the plan."""
+        return {"deviations": self.deviations, "sizes": self.sizes}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Any]) -> Tolerance:
+    def from_arrays(cls, arrays: Mapping[str, Any], tiles: Layout | None) -> Tolerance:
         """The inverse of `to_arrays`.
 
         Raises:
             FormatError: not such arrays.
         """
         try:
-            power, together = arrays["rule"].tolist()
-            return cls(arrays["deviations"], arrays["sizes"], power, bool(together))
-        except (KeyError, ValueError, TypeError) as error:
-            raise FormatError(f"not a tolerance: {error}") from error
+            return cls(arrays["deviations"], arrays["sizes"], tiles)
+        except KeyError as error:
+            raise FormatError(f"not a tolerance: {error} is missing") from error
 
 
-def sizes(values: Array, together: bool) -> Array:
-    """Of each lane [batch] of values [batch, features]; see `Tolerance`."""
-    if together:
-        return np.full(len(values), math.sqrt(np.vdot(values, values)))
+def peaks(values: Array) -> Array:
+    """The largest magnitude in each lane [batch] of values [batch, features]."""
     return np.asarray(np.abs(values).max(axis=1))
 
 
+def energy(layout: Layout, values: Array) -> float:
+    """The root of the sum of squares in a ciphertext of values [batch, features], the largest of all."""
+    return math.sqrt(max(np.vdot(tile, tile) for tile in layout.pack(values)))
+
+
+def growth(ratios: Sequence[Any], degrees: Sequence[int]) -> Array:
+    """How much errors grow where values are so many times as large (at least 1) as those they are known for:
+    those sent, and the results of each affine map on the way; and then enter polynomials of these degrees.
+
+    An affine map passes the error of what it reads on, and adds one of its weights that grows with its size.
+    A polynomial of degree d multiplies errors by its slope, which grows with the power d - 1.
+    """
+    grown, read = np.ones(np.shape(ratios[0])), np.ones(np.shape(ratios[0]))
+    for ratio, degree in zip(ratios, degrees, strict=True):
+        above = np.maximum(1.0, ratio)
+        grown = np.maximum(grown, read) * above ** (degree - 1)
+        read = above**degree
+    return np.asarray(np.maximum(grown, read))
+
+
+def sent_tiles(plan: Plan) -> list[Layout | None]:
+    """Of each segment, the layout of what is sent where it stands in coefficients."""
+    points = plan.signature.checkpoints
+    return [
+        point.back if port.coefficients else None
+        for point, port in zip(points, plan.signature.back, strict=False)
+    ]
+
+
 def tolerances(plan: Plan) -> list[Tolerance]:
-    """Of each segment, without any server: for values as large as some calibration samples have them."""
-    signature, network = plan.signature, plan.network
-    points = signature.checkpoints
-    batches = [network.exchanges(part, points) for part in plan.batches(plan.samples[: BATCHES * plan.batch])]
-    variances = plan.variances(_as_they_are(batch) for batch in batches)
+    """Of each segment, without any server: for values as large as the calibration samples have them."""
+    points, network = plan.signature.checkpoints, plan.network
+    batches = [network.exchanges(part, points) for part in plan.batches(plan.samples[:SIZED])][:BATCHES]
+    few = max(1, min(len(batches), PACKED))
+    variances = plan.variances(_as_they_are(batch) for batch in batches[:few])
     found = []
-    for number, (port, power) in enumerate(zip(signature.sent, _powers(plan), strict=True)):
-        largest = []
+    for number, tiles in enumerate(sent_tiles(plan)):
+        sizes = list[list[float]]()
+        degrees = list[int]()
         for batch in batches:
-            sent = batch[number].sent
-            values = [sent, *list(network.inside(number + 1, sent, points))[:-1]]
-            largest.append([sizes(value, port.coefficients).max() for value in values])
-        variance = np.max([batch[number] for batch in variances], axis=0)
+            *stages, _ = network.inside(number + 1, batch[number].sent, points)
+            entering = [stage for stage in stages if stage.degree]
+            degrees = [stage.degree for stage in entering]
+            if tiles is not None:
+                sizes.append([energy(tiles, batch[number].sent)])
+            else:
+                sizes.append([float(peaks(stage.values).max()) for stage in entering])
         tiny = np.finfo(np.float64).tiny
-        deviations = np.sqrt(np.maximum(variance, tiny))
-        found.append(
-            Tolerance(deviations, np.maximum(np.max(largest, axis=0), tiny), power, port.coefficients)
-        )
+        largest, seen = (np.maximum(np.max(some, axis=0), tiny) for some in (sizes, sizes[:few]))
+        deviations = np.sqrt(np.max([batch[number] for batch in variances], axis=0))
+        deviations = np.maximum(deviations, tiny) * growth(list(largest / seen), degrees[: len(largest)])
+        if tiles is not None:
+            deviations = np.full_like(deviations, deviations.max())
+        found.append(Tolerance(deviations, largest, tiles))
     return found
 
 
@@ -129,14 +159,3 @@ def _as_they_are(exchanges: list[Exchange]) -> Conversation:
     for exchange in exchanges:
         yield exchange.sent
     return np.zeros((len(exchanges[0].sent), 0))
-
-
-def _powers(plan: Plan) -> Iterator[int]:
-    """Of each segment: products of values there, and one, for those of weights and values."""
-    power = 1
-    for step in plan.program.steps:
-        if step.refreshes:
-            yield power
-            power = 1
-        power += step.multiplies
-    yield power

@@ -1,16 +1,17 @@
 """Variances of errors, carried along with values: how far an honest answer may lie from the exact one.
 
-The errors are those that `clear.ClearEvaluator` draws. Those of different slots, and of different operands,
-count as independent; a value and its own square are not, so where both go into a sum its deviation may be
-larger by the square root of how many such terms there are. An error depends on the values that it is
-multiplied by; in slots they count as the largest among them, so that the variance holds for all values of
-this size, wherever they stand.
+The errors are those that `clear.ClearEvaluator` draws. Those of different slots, and of different
+ciphertexts, count as independent; a value and its powers are *kin*, and their errors add up as if they were
+one. An error depends on the values that it is multiplied by. In slots they count as the largest of their
+ciphertext, and in coefficients as many as in the fullest ciphertext of a step, so that the variance holds
+for all values of this size, wherever they stand.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -18,38 +19,28 @@ from numpy.typing import NDArray
 
 from securedl.errors import CompileError
 from securedl.he.clear import ClearEvaluator, ClearHandle
+from securedl.he.params import Parameters
 from securedl.he.record import Shape
+
+_KIN = itertools.count()
 
 
 @dataclass(frozen=True, eq=False)
 class Uncertain(ClearHandle):
     """Exact slots, and the variance of the error in each: [n], or one number for all. Of complex slots it is
     that of the real part, and of the imaginary part.
+
+    Attributes:
+        kin: the same for a value and its powers, and how far they are rotated.
     """
 
     variance: Any = 0.0
+    kin: tuple[int, int] = field(default_factory=lambda: (next(_KIN), 0))
 
 
-def _power(slots: NDArray[Any]) -> Any:
-    """|slots|². What is computed is taken to be as large in every slot as it is in any."""
-    if np.iscomplexobj(slots):
-        return slots.real**2 + slots.imag**2
-    return np.abs(slots).max() ** 2
-
-
-def _of_product(a: ClearHandle, b: ClearHandle) -> Any:
-    """(a + e)(b + f) is off by a·f + b·e + e·f, and (a + e)² by 2a·e + e²."""
-    x, y = cast(Uncertain, a), cast(Uncertain, b)
-    if a is b:
-        return 4 * _power(a.slots) * x.variance + 3 * x.variance**2
-    return _power(a.slots) * y.variance + (_power(b.slots) + y.variance) * x.variance
-
-
-def _of_term(x: ClearHandle, w: ClearHandle) -> Any:
-    """The same of a value and a weight, which is what it is."""
-    one, two = cast(Uncertain, x), cast(Uncertain, w)
-    weight = _power(w.slots) if np.iscomplexobj(w.slots) else w.slots * w.slots
-    return _power(x.slots) * two.variance + (weight + two.variance) * one.variance
+def _squares(slots: NDArray[Any]) -> NDArray[np.float64]:
+    """|slots|²."""
+    return np.asarray(slots.real**2 + slots.imag**2 if np.iscomplexobj(slots) else slots * slots)
 
 
 class VarianceEvaluator(ClearEvaluator):
@@ -59,13 +50,24 @@ class VarianceEvaluator(ClearEvaluator):
     Example: (a + e)·w with w exact, a = 3, w = 2 and V(e) = 1e-12 has the variance 4e-12.
     """
 
-    def __init__(self, params: Any) -> None:
+    def __init__(self, params: Parameters) -> None:
         super().__init__(params)
+        self._fullest = 0.0
+
+    def _size(self, a: ClearHandle) -> float:
+        """The square of a value, as large as any in the ciphertext; of coefficients, which all add up, the
+        mean.
+        """
+        squares = _squares(a.slots)
+        if np.iscomplexobj(a.slots):
+            return max(self._fullest, float(squares.mean()))
+        return float(squares.max())
 
     def _erring(self, a: ClearHandle, of: ClearHandle, variance: Any, scale: float) -> Uncertain:
         """`a` with the error of `of`, and one of coefficients of this variance beside it."""
-        own = getattr(of, "variance", 0.0) + self.params.ring / 2 * variance / scale**2
-        return Uncertain(a.slots, a.level, a.scale, a.size, own)
+        given = of if isinstance(of, Uncertain) else Uncertain(of.slots, of.level, of.scale)
+        own = given.variance + self.params.ring / 2 * variance / scale**2
+        return Uncertain(a.slots, a.level, a.scale, a.size, own, given.kin)
 
     def fresh(self, slots: NDArray[np.float64], shape: Shape) -> Uncertain:
         """See `Simulator`."""
@@ -88,19 +90,42 @@ class VarianceEvaluator(ClearEvaluator):
 
     def add(self, a: ClearHandle, b: ClearHandle) -> ClearHandle:
         """See `ClearEvaluator`."""
-        total, one, two = cast(Uncertain, super().add(a, b)), cast(Uncertain, a), cast(Uncertain, b)
-        return replace(total, variance=4 * one.variance if a is b else one.variance + two.variance)
+        total, one, two = super().add(a, b), cast(Uncertain, a), cast(Uncertain, b)
+        variance = one.variance + two.variance
+        if one.kin == two.kin:
+            variance = variance + 2 * np.sqrt(one.variance * two.variance)
+        return Uncertain(total.slots, total.level, total.scale, total.size, variance, one.kin)
 
     def multiply(self, a: ClearHandle, b: ClearHandle) -> ClearHandle:
-        """See `ClearEvaluator`."""
-        product = super().multiply(a, b)
-        return Uncertain(product.slots, product.level, product.scale, product.size, _of_product(a, b))
+        """See `ClearEvaluator`: (a + e)(b + f) is off by a·f + b·e + e·f."""
+        product, one, two = super().multiply(a, b), cast(Uncertain, a), cast(Uncertain, b)
+        first, second = self._size(a) * two.variance, self._size(b) * one.variance
+        variance = first + second + one.variance * two.variance
+        if one.kin == two.kin:
+            variance = variance + 2 * np.sqrt(first * second) + 2 * one.variance * two.variance
+        return Uncertain(product.slots, product.level, product.scale, product.size, variance, one.kin)
 
     def dot(self, xs: Sequence[ClearHandle], ws: Sequence[ClearHandle]) -> ClearHandle:
-        """See `ClearEvaluator`."""
-        total = super().dot(xs, ws)
-        variance = sum(_of_term(x, w) for x, w in zip(xs, ws, strict=True))
-        return replace(cast(Uncertain, total), variance=variance)
+        """See `ClearEvaluator`. A weight is what it is, slot by slot."""
+        total, variance = super().dot(xs, ws), cast(Any, 0.0)
+        kin: dict[tuple[int, int], Any] = {}
+        for x, w in zip(cast(Sequence[Uncertain], xs), cast(Sequence[Uncertain], ws), strict=True):
+            variance = variance + (self._size(x) + x.variance) * w.variance
+            # Beside a weight a real value's own error keeps its place; of kin, deviations add up.
+            kin[x.kin] = kin.get(x.kin, 0.0) + np.sqrt(_squares(w.slots) * x.variance)
+        for deviation in kin.values():
+            variance = variance + deviation**2
+        return Uncertain(total.slots, total.level, total.scale, total.size, variance)
+
+    def merged_products(
+        self, sums: Sequence[tuple[Sequence[ClearHandle], Sequence[ClearHandle]]], of: int
+    ) -> list[ClearHandle]:
+        """See `Arithmetic`. Every answer errs as if it read the fullest of all ciphertexts."""
+        squares = {id(x): float(_squares(x.slots).mean()) for xs, _ in sums for x in xs}
+        self._fullest = max(squares.values(), default=0.0)
+        found = super().merged_products(sums, of)
+        self._fullest = 0.0
+        return found
 
     def _switched(self, a: ClearHandle) -> ClearHandle:
         return self._erring(super()._switched(a), a, self._switching(a.level), a.scale)
@@ -125,7 +150,7 @@ class VarianceEvaluator(ClearEvaluator):
         return found
 
     def _rolled(self, a: ClearHandle, step: int) -> ClearHandle:
-        rolled, variance = super()._rolled(a, step), cast(Uncertain, a).variance
-        return replace(
-            cast(Uncertain, rolled), variance=np.roll(variance, -step) if np.ndim(variance) else variance
-        )
+        rolled, given = super()._rolled(a, step), cast(Uncertain, a)
+        variance = np.roll(given.variance, -step) if np.ndim(given.variance) else given.variance
+        number, turned = given.kin
+        return replace(cast(Uncertain, rolled), variance=variance, kin=(number, turned + step))

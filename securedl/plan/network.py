@@ -27,6 +27,16 @@ class Exchange(NamedTuple):
     received: Array
 
 
+class Inner(NamedTuple):
+    """Normalised values [samples, features] on their way through a segment, and the degree of the polynomial
+    that
+    they enter there: 1 where only affine maps read them, 0 for what a polynomial gave.
+    """
+
+    values: Array
+    degree: int
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What crosses the link at one checkpoint, as the client must know it.
@@ -64,9 +74,9 @@ class Network(ABC):
         """
 
     @abstractmethod
-    def inside(self, point: int, sent: Array, points: Sequence[Checkpoint]) -> Iterator[Array]:
-        """Normalised values [samples, features] that are computed from those sent, exactly, in the segment
-        that ends at a point; the last ones are received there.
+    def inside(self, point: int, sent: Array, points: Sequence[Checkpoint]) -> Iterator[Inner]:
+        """Those sent and all that is computed from them, exactly, in the segment that ends at a point; the
+        last ones are received there.
         """
 
     def in_single(self) -> Network:

@@ -14,7 +14,7 @@ from securedl.network.graph import Array, matrix_arrays, matrix_from
 from securedl.plan.diagonals import LayerValues
 from securedl.plan.forms import FORMS, Form
 from securedl.plan.layouts import Interleaved, described, descriptor
-from securedl.plan.network import Checkpoint, Exchange, Network, of, under
+from securedl.plan.network import Checkpoint, Exchange, Network, Inner, of, under
 from securedl.program.program import Program
 from securedl.program.steps import Values
 
@@ -103,15 +103,21 @@ class Normalised(Network):
         seen = [values[point.value] for point in points]
         return [Exchange(*pair) for pair in pairwise(seen)]
 
-    def inside(self, point: int, sent: Array, points: Sequence[Checkpoint]) -> Iterator[Array]:
+    def inside(self, point: int, sent: Array, points: Sequence[Checkpoint]) -> Iterator[Inner]:
         """See `Network`; value 2k of the network is what layer k reads, 2k + 1 its pre-activation."""
+        start, end = points[point - 1].value, points[point].value
         reads = [sent]
-        for value in range(points[point - 1].value, points[point].value):
+        for value in range(start, end):
             layer, activation = divmod(value, 2)
-            reads = (
-                self.layers[layer].form.values(reads[0]) if activation else [self.layers[layer].affine(reads)]
-            )
-            yield from reversed(reads)
+            form = self.layers[layer].form
+            if value == start:
+                yield Inner(sent, form.degree if activation else 1)
+            if activation:
+                reads = form.values(reads[0])
+                yield from (Inner(read, 0) for read in reversed(reads))
+            else:
+                reads = [self.layers[layer].affine(reads)]
+                yield Inner(reads[0], form.degree if value + 1 < end else 1)
 
     def probed(self, flat: Array, points: Sequence[Checkpoint], limit: float) -> list[Exchange]:
         """The same."""

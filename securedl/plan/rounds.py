@@ -10,7 +10,7 @@ import numpy as np
 
 from securedl.network.graph import Array
 from securedl.network.script import ChainLayer, Script
-from securedl.plan.network import Checkpoint, Conversation, Exchange, Network, of, under
+from securedl.plan.network import Checkpoint, Conversation, Exchange, Network, Inner, of, under
 from securedl.plan.served import Served, ServedLinear, served_from
 from securedl.plan.served_chain import ServedChain, chain_from
 from securedl.program.program import Program
@@ -95,7 +95,7 @@ class Layerwise(Network):
         pairs = zip(self.rounds.served, self.kernels, strict=True)
         return replace(self, kernels=tuple(served.in_single(kernel) for served, kernel in pairs))
 
-    def inside(self, point: int, sent: Array, points: Sequence[Checkpoint]) -> Iterator[Array]:
+    def inside(self, point: int, sent: Array, points: Sequence[Checkpoint]) -> Iterator[Inner]:
         """See `Network`; each point ends a layer."""
         return self.rounds.served[point - 1].inside(sent, self.kernels[point - 1])
 

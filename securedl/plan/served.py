@@ -17,6 +17,7 @@ from securedl.plan.bands import Bands
 from securedl.plan.diagonals import LayerValues
 from securedl.plan.forms import FORMS, Form
 from securedl.plan.layouts import Interleaved, Layout
+from securedl.plan.network import Inner
 from securedl.program.steps import Values
 
 #: What is sent to a linear layer counts as so many parts of what is received. At 128 times the limit of that
@@ -60,9 +61,15 @@ class Served(ABC):
     def apply(self, sent: Array, weights: Any) -> Array:
         """Normalised values [samples, features] through the layer, with its normalised weights."""
 
-    def inside(self, sent: Array, weights: Any) -> Iterator[Array]:
-        """All values computed on the way, the results last."""
-        yield self.apply(sent, weights)
+    @property
+    def degree(self) -> int:
+        """Of the polynomial that what is sent enters first; 1 where there is none."""
+        return 1
+
+    def inside(self, sent: Array, weights: Any) -> Iterator[Inner]:
+        """What is sent and all that is computed from it, the results last."""
+        yield Inner(sent, self.degree)
+        yield Inner(self.apply(sent, weights), 0)
 
     def in_single(self, weights: Any) -> Any:
         """The same weights in single precision, where honest errors are larger than what that changes."""
@@ -70,7 +77,8 @@ class Served(ABC):
 
     def peak(self, sent: Array, weights: Any) -> Array:
         """The largest magnitude [samples] of what is computed from normalised values [samples, features]."""
-        return np.asarray(np.max([np.abs(one).max(axis=1) for one in self.inside(sent, weights)], axis=0))
+        _, *found = self.inside(sent, weights)
+        return np.asarray(np.max([np.abs(stage.values).max(axis=1) for stage in found], axis=0))
 
     @abstractmethod
     def values(self, weights: Any) -> Iterator[Values]:
@@ -239,6 +247,11 @@ class ServedPolynomial(Served):
         """See `Served`; weights are the form's constant, [features] or none."""
         (found,) = replace(self.form, constant=weights).values(sent)
         return found
+
+    @property
+    def degree(self) -> int:
+        """See `Served`."""
+        return self.form.degree
 
     def values(self, weights: Array) -> Iterator[Values]:
         """See `Served`."""

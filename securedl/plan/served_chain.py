@@ -13,7 +13,7 @@ from securedl.network.script import ChainLayer
 from securedl.plan.diagonals import LayerValues
 from securedl.plan.forms import FORMS, Form
 from securedl.plan.layouts import Layout, described, descriptor
-from securedl.plan.network import of, under
+from securedl.plan.network import Inner, of, under
 from securedl.plan.normalised import Layer, LayerPlaces
 from securedl.plan.served import Served
 from securedl.program.program import Program
@@ -75,16 +75,19 @@ class ServedChain(Served):
 
     def apply(self, sent: Array, weights: Sequence[Layer]) -> Array:
         """See `Served`; weights are the parts' layers, the constants of their polynomials among them."""
-        return list(self.inside(sent, weights))[-1]
+        *_, last = self.inside(sent, weights)
+        return last.values
 
-    def inside(self, sent: Array, weights: Sequence[Layer]) -> Iterator[Array]:
+    def inside(self, sent: Array, weights: Sequence[Layer]) -> Iterator[Inner]:
         """See `Served`."""
         reads = [sent]
+        yield Inner(sent, 1 if weights[0].matrices else weights[0].form.degree)
         for layer in weights:
-            (value,) = [layer.affine(reads)] if layer.matrices else reads
-            yield value
-            reads = layer.form.values(value)
-            yield from reads
+            if layer.matrices:
+                reads = [layer.affine(reads)]
+                yield Inner(reads[0], layer.form.degree)
+            reads = layer.form.values(reads[0])
+            yield from (Inner(read, 0) for read in reversed(reads))
 
     def values(self, weights: Sequence[Layer]) -> Iterator[Values]:
         """See `Served`."""

@@ -17,7 +17,7 @@ class Blind:
 
     Attributes:
         change: in parts of what the value reaches on the calibration data. chance: of a miss. where: the
-            value of which this holds; of others smaller changes are seen.
+            least exact segment; elsewhere smaller changes are seen.
     """
 
     change: float
@@ -65,8 +65,9 @@ class Report:
         probes = f"{_count(self.probes, 'probe')} and {_count(self.checkpoints, 'checkpoint')} compared"
         largest = f"largest deviation {self.worst_ratio:.3g} x its tolerance"
         lines = [f"verification: {verdict}"]
-        if self.blind is not None:
-            answers = "the one answer" if self.checked == 1 else f"all {self.checked} answers"
+        if self.blind is not None and self.checked:
+            answers = "the one answer" if self.checked == 1 else f"{self.checked} answers"
+            answers = f"all {answers}" if self.passed and self.checked > 1 else answers
             at = f"at {_count(self.points, 'checkpoint')}"
             lines.append(f"  {answers} recomputed, every value {at}; {largest}")
         else:
@@ -76,7 +77,10 @@ class Report:
             lines.append(
                 "  " + "; ".join(self.alarms[:SHOWN_ALARMS]) + (f"; and {more} more" if more > 0 else "")
             )
-        lines += [f"  {line}" for line in (self._not_seen if self.blind is not None else self._chances)]
+        if self.blind is None:
+            lines += [f"  {line}" for line in self._chances]
+        elif self.checked:
+            lines += [f"  {line}" for line in self._not_seen]
         lines += [f"  {line}" for line in self.outliers]
         return "\n".join(lines)
 

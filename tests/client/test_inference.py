@@ -286,10 +286,12 @@ class TestDishonest:
         (batch,) = inference.batches
         server.serve(batch)
         report = inference.answer({}, {}).report
-        assert report.probes == (batch.checks[0].lanes >= 0).sum()
-        assert report.alarms.count("hm") == 5
+        # All that comes after the first alarm is made of zeros, and is not counted.
+        assert report.checkpoints == (batch.checks[0].lanes >= 0).sum()
+        assert report.probes == 0
+        assert report.alarms == ("hm",)
         assert report.worst_ratio >= 2.0
-        assert batch.compared("suspicious") == (4 * len(batch.checks[0].lanes), len(batch.checks[0].lanes))
+        assert batch.compared("suspicious") == (len(batch.checks[0].lanes), 0)
 
     @pytest.mark.parametrize("worst", [np.nan, np.inf, 7.0, ValueError("values")])
     def test_no_check_passes_by_what_it_forgets(self, server, worst):

@@ -58,7 +58,7 @@ def responses(owner: securedl.Owner, kinds: dict[str, bool]) -> dict[str, list[f
                     sent = batch._sent
                     assert sent is not None
                     *_, exact = owner.plan.network.inside(point + 1, sent, owner.plan.signature.checkpoints)
-                    values = exact + (0.0 if honest else 10.0)
+                    values = exact.values + (0.0 if honest else 10.0)
                     began = _response(owner, batch, evaluator, port, point, values)
                 found[f"{kind}, {whose}"].append(began)
     return found

@@ -10,12 +10,22 @@ from scipy import stats
 
 from securedl.errors import InputError
 from securedl.verify.statistics import (
+    alterable,
     detection_by_fraction,
     detection_probability,
     poisson_limit,
     upper_bound_tampered,
     wilson_interval,
 )
+
+
+@given(st.integers(1, 300), st.integers(1, 30), st.sampled_from([0.0, 0.1]))
+def test_one_more_than_can_be_altered_is_noticed(queries, probes, miss):
+    probes = min(probes, queries)
+    found = alterable(queries, probes, miss)
+    assert detection_probability(queries, probes, found, miss) < 0.95 or found == 0
+    assert found == queries or detection_probability(queries, probes, found + 1, miss) >= 0.95
+    assert alterable(queries, 0) == queries
 
 
 @pytest.mark.parametrize("miss", [0.0, 0.3, 1.0])
