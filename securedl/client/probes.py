@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from securedl.client.ledger import Ledger
 from securedl.client.tolerances import Tolerance, sent_tiles, tolerances
 from securedl.network.graph import Array
-from securedl.plan.network import Exchange, Network, Inner, of, under, within_headroom
+from securedl.plan.network import Exchange, Inner, Network, of, under, within_headroom
 from securedl.plan.plan import Plan
 from securedl.verify.check import Check, Finding, Segment
 from securedl.verify.fingerprint import Fingerprint

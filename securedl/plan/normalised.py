@@ -14,7 +14,7 @@ from securedl.network.graph import Array, matrix_arrays, matrix_from
 from securedl.plan.diagonals import LayerValues
 from securedl.plan.forms import FORMS, Form
 from securedl.plan.layouts import Interleaved, described, descriptor
-from securedl.plan.network import Checkpoint, Exchange, Network, Inner, of, under
+from securedl.plan.network import Checkpoint, Exchange, Inner, Network, of, under
 from securedl.program.program import Program
 from securedl.program.steps import Values
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from securedl.network.graph import Array
 from securedl.network.script import ChainLayer, Script
-from securedl.plan.network import Checkpoint, Conversation, Exchange, Network, Inner, of, under
+from securedl.plan.network import Checkpoint, Conversation, Exchange, Inner, Network, of, under
 from securedl.plan.served import Served, ServedLinear, served_from
 from securedl.plan.served_chain import ServedChain, chain_from
 from securedl.program.program import Program
