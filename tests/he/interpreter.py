@@ -95,7 +95,9 @@ class _Arrays:
         return getattr(np, name)
 
     def empty(self, *args: Any, **kwargs: Any) -> NDArray[Any]:
-        array = np.empty(*args, **kwargs)
+        # Zeros, as fresh memory of the system is: kernels compute on the padding of rows too, which nobody
+        # reads, and what another test left there may be no integer.
+        array = np.zeros(*args, **kwargs)
         self._memory.register(array)
         return array
 
