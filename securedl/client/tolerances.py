@@ -29,6 +29,8 @@ MISSED_SIGMAS, MISS = 4.75, 1e-6
 #: Calibration samples of which the sizes of values are known, in so many ciphertext batches at most; and
 #: those of them whose errors are computed.
 SIZED, BATCHES, PACKED = 128, 64, 4
+#: Samples that go through the network in the clear at a time, at least.
+AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -128,30 +130,54 @@ def sent_tiles(plan: Plan) -> list[Layout | None]:
 
 def tolerances(plan: Plan) -> list[Tolerance]:
     """Of each segment, without any server: for values as large as the calibration samples have them."""
-    points, network = plan.signature.checkpoints, plan.network
-    batches = [network.exchanges(part, points) for part in plan.batches(plan.samples[:SIZED])][:BATCHES]
-    few = max(1, min(len(batches), PACKED))
-    variances = plan.variances(_as_they_are(batch) for batch in batches[:few])
+    layouts = sent_tiles(plan)
+    batches = plan.batches(plan.samples[:SIZED])[:BATCHES]
+    sized = [_Sizes(tiles) for tiles in layouts]
+    packed = list[list[Exchange]]()
+    each = max(1, AT_ONCE // plan.batch)
+    for part in (batches[at : at + each] for at in range(0, len(batches), each)):
+        exchanges = plan.network.exchanges(np.concatenate(part), plan.signature.checkpoints)
+        for number, exchange in enumerate(exchanges):
+            sized[number].see(plan, number + 1, exchange.sent)
+        for k in range(min(len(part), PACKED - len(packed))):
+            rows = slice(k * plan.batch, (k + 1) * plan.batch)
+            packed.append([Exchange(one.sent[rows], one.received[rows]) for one in exchanges])
+    variances = plan.variances(_as_they_are(exchanges) for exchanges in packed)
     found = []
-    for number, tiles in enumerate(sent_tiles(plan)):
-        sizes = list[list[float]]()
-        degrees = list[int]()
-        for batch in batches:
-            *stages, _ = network.inside(number + 1, batch[number].sent, points)
-            entering = [stage for stage in stages if stage.degree]
-            degrees = [stage.degree for stage in entering]
-            if tiles is not None:
-                sizes.append([energy(tiles, batch[number].sent)])
-            else:
-                sizes.append([float(peaks(stage.values).max()) for stage in entering])
+    for number, (tiles, sizes) in enumerate(zip(layouts, sized, strict=True)):
         tiny = np.finfo(np.float64).tiny
-        largest, seen = (np.maximum(np.max(some, axis=0), tiny) for some in (sizes, sizes[:few]))
-        deviations = np.sqrt(np.max([batch[number] for batch in variances], axis=0))
-        deviations = np.maximum(deviations, tiny) * growth(list(largest / seen), degrees[: len(largest)])
+        largest, seen = (
+            np.maximum(np.max(some, axis=0), tiny) for some in (sizes.found, sizes.found[: len(packed)])
+        )
+        deviations = np.sqrt(np.max([one[number] for one in variances], axis=0))
+        deviations = np.maximum(deviations, tiny) * growth(list(largest / seen), sizes.degrees)
         if tiles is not None:
             deviations = np.full_like(deviations, deviations.max())
         found.append(Tolerance(deviations, largest, tiles))
     return found
+
+
+class _Sizes:
+    """Those of one segment's values.
+
+    Attributes:
+        found: of each ciphertext batch, as of a `Tolerance`. degrees: of the polynomials that they enter.
+    """
+
+    def __init__(self, tiles: Layout | None) -> None:
+        self._tiles, self.degrees = tiles, [1]
+        self.found = list[list[float]]()
+
+    def see(self, plan: Plan, point: int, sent: Array) -> None:
+        """Some batches, sent before a point: values [batches · batch, features]."""
+        if self._tiles is not None:
+            self.found += [[energy(self._tiles, rows)] for rows in np.split(sent, len(sent) // plan.batch)]
+            return
+        *stages, _ = plan.network.inside(point, sent, plan.signature.checkpoints)
+        entering = [stage for stage in stages if stage.degree]
+        self.degrees = [stage.degree for stage in entering]
+        by_batch = [peaks(stage.values).reshape(-1, plan.batch).max(axis=1) for stage in entering]
+        self.found += np.array(by_batch).T.tolist()
 
 
 def _as_they_are(exchanges: list[Exchange]) -> Conversation:

@@ -223,7 +223,9 @@ def test_key_switching_errs_where_it_is_expected(evaluator):
     assert 0.2 < worst < 0.8
 
 
-@pytest.mark.parametrize("options", [{}, {"ring": 32768, "refreshes": 0}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"ring": 32768, "refreshes": 0}, marks=pytest.mark.slow)], ids=str
+)
 def test_a_polynomial_of_high_degree_does_not_blind(options):
     """Tolerances are plain for the calibration samples, and for others a few times as wide; a change by
     twice what the report calls blind is seen. Once they grew with the 64th power.

@@ -28,8 +28,15 @@ def plan_of(wine, activations: str, batch: int) -> securedl.Plan:
     return securedl.compile(network, split.x_train, batch=batch, activations=activations)
 
 
-@pytest.mark.parametrize("activations", ["server", "client"])
-@pytest.mark.parametrize("batch", [1, 64])
+@pytest.mark.parametrize(
+    ("activations", "batch"),
+    [
+        ("server", 64),
+        ("client", 1),
+        pytest.param("server", 1, marks=pytest.mark.slow),
+        pytest.param("client", 64, marks=pytest.mark.slow),
+    ],
+)
 def test_the_smallest_push_that_changes_a_label_is_noticed(wine, activations, batch):
     found = detected("wine", plan_of(wine, activations, batch), wine[0].x_test, runs=12, honest=64, keys=1)
     assert (found.noticed, found.alarms) == (12, 0), str(found)
