@@ -30,7 +30,7 @@ MISSED_SIGMAS, MISS = 4.75, 1e-6
 #: those of them whose errors are computed.
 SIZED, BATCHES, PACKED = 128, 64, 4
 #: Samples that go through the network in the clear at a time, at least.
-AT_ONCE = 16
+SIZED_AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -134,7 +134,7 @@ def tolerances(plan: Plan) -> list[Tolerance]:
     batches = plan.batches(plan.samples[:SIZED])[:BATCHES]
     sized = [_Sizes(tiles) for tiles in layouts]
     packed = list[list[Exchange]]()
-    each = max(1, AT_ONCE // plan.batch)
+    each = max(1, SIZED_AT_ONCE // plan.batch)
     for part in (batches[at : at + each] for at in range(0, len(batches), each)):
         exchanges = plan.network.exchanges(np.concatenate(part), plan.signature.checkpoints)
         for number, exchange in enumerate(exchanges):
