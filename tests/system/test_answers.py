@@ -45,21 +45,20 @@ def test_the_smallest_push_that_changes_a_label_is_noticed(wine, activations, ba
 
 def test_such_a_push_does_change_the_label(wine, tmp_path):
     """What the server adds is what was meant: nothing looks, and the label is another."""
-    plan, x = plan_of(wine, "server", 64), wine[0].x_test
+    plan, x = plan_of(wine, "server", 64), np.resize(wine[0].x_test, (64, wine[0].x_test.shape[1]))
     owner, executor = securedl.Owner(plan), Pushing(plan)
-    flat, random = plan.checked(x)[:20], np.random.default_rng(0)
-    (batch,) = plan.batches(flat)
-    honest = answered(plan, batch)[:20].argmax(axis=1)
+    batch, random = plan.checked(x), np.random.default_rng(0)
+    honest = answered(plan, batch).argmax(axis=1)
     address = f"unix:{tmp_path}/server"
     server = protocol.Server(tmp_path / "store", address, executor=executor)
     with server, protocol.Client(address, owner) as client:
         client.upload()
-        np.testing.assert_array_equal(client.predict(x[:20], probes=0).labels, honest)
+        np.testing.assert_array_equal(client.predict(x, probes=0).labels, honest)
         changed = 0
         for lane in range(8):
-            # Lanes are the caller's to choose: samples stand in another order in each query.
+            # Samples stand in another order in each query: whose label it is, nobody can tell.
             push = smallest(plan, batch, lane, random)
             executor.push = Push(push.point, lane, push.feature, 20.0 * np.sign(push.amount))
-            labels = client.predict(x[:20], probes=0, verify="none", after_alarm="continue").labels
+            labels = client.predict(x, probes=0, verify="none", after_alarm="continue").labels
             changed += not np.array_equal(labels, honest)
         assert changed >= 1
