@@ -2,8 +2,7 @@
 
 A client knows what it sent at the checkpoint before. So what comes back is the network's own value and an
 error, whose variance follows from the program, the weights and how large the values are
-(`securedl.he.variance`). An owner
-computes it by itself: a server has no say in it.
+(`securedl.he.variance`). An owner computes it by itself: a server has no say in it.
 """
 
 from __future__ import annotations

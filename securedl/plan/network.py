@@ -29,8 +29,7 @@ class Exchange(NamedTuple):
 
 class Inner(NamedTuple):
     """Normalised values [samples, features] on their way through a segment, and the degree of the polynomial
-    that
-    they enter there: 1 where only affine maps read them, 0 for what a polynomial gave.
+    that they enter there: 1 where only affine maps read them, 0 for what a polynomial gave.
     """
 
     values: Array

@@ -107,8 +107,6 @@ class Step(ABC):
     level: int
     #: Whether the client is asked: what `run` gives goes to it, and what comes back is the result.
     refreshes: ClassVar[bool] = False
-    #: Whether values are multiplied by values.
-    multiplies: ClassVar[bool] = False
 
     @abstractmethod
     def reads(self) -> tuple[int, ...]:
@@ -306,8 +304,6 @@ class Multiply(Step):
     right: int
     level: int
     scale: float
-
-    multiplies: ClassVar[bool] = True
 
     def reads(self) -> tuple[int, ...]:
         return (self.left, self.right)

@@ -34,7 +34,8 @@ class Report:
         probes: how many probe answers were compared. checkpoints: how many comparisons at refreshes.
         worst_ratio: largest deviation / tolerance of all; above 1 is an alarm.
         alarms: what differed and where, short.
-        detection: fraction of answers tampered with -> chance that this call would have shown it.
+        detection: fraction of answers tampered with -> chance that this call would have shown it, of changes
+            that are larger than `blind` says, or that show on a probe.
         bound: at 95 % confidence, the fraction tampered with is at most this, after everything seen.
         skipped, clipped: samples that would have overflowed: not asked, or moved into the plan's range.
         checked: answers of which every value was compared with the network's own. points: checkpoints at

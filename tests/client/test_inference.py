@@ -99,6 +99,15 @@ def ask(server: Server, x=QUERIES, probes=8, **options):
     return server.owner.ask(x, probes, after_alarm="continue", **options)
 
 
+def checked(server: Server, probes: int, check: type[Check]) -> Inference:
+    """A call with one more check."""
+    owner = server.owner
+    return Inference(
+        owner.keys, owner.plan, owner.verification, QUERIES, probes, [lambda lanes: check()],
+        after_alarm="continue",
+    )  # fmt: skip
+
+
 def predict(server: Server, x=QUERIES, probes=8, verify="every", **options):
     inference = ask(server, x, probes, verify=verify)
     for batch in inference.batches:
@@ -273,16 +282,7 @@ class TestDishonest:
             def segment(self, segment: Segment) -> Finding:
                 return Finding(compared=len(segment.received), worst=2.0, alarms=("hm",))
 
-        owner = server.owner
-        inference = Inference(
-            owner.keys,
-            owner.plan,
-            owner.verification,
-            QUERIES,
-            8,
-            [lambda lanes: Suspicious()],
-            after_alarm="continue",
-        )
+        inference = checked(server, 8, Suspicious)
         (batch,) = inference.batches
         server.serve(batch)
         report = inference.answer({}, {}).report
@@ -307,16 +307,7 @@ class TestDishonest:
                     raise worst
                 return Finding(compared=1, worst=worst)
 
-        owner = server.owner
-        inference = Inference(
-            owner.keys,
-            owner.plan,
-            owner.verification,
-            QUERIES,
-            0,
-            [lambda lanes: Careless()],
-            after_alarm="continue",
-        )
+        inference = checked(server, 0, Careless)
         (batch,) = inference.batches
         sent = server.serve(batch)
         assert np.abs(Sent(server)(sent[0], 0)).max() < 1e-3
