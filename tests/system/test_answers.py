@@ -7,7 +7,7 @@ import pytest
 
 import protocol
 import securedl
-from bench.detection import Push, Pushing, answered, detected, smallest
+from bench.detection.answers import Push, Pushing, answered, detected, smallest
 from securedl.demo.data import HIDDEN, load_split, train_network
 
 pytestmark = pytest.mark.he

@@ -1,6 +1,6 @@
 """What tampering with one answer is noticed: through a server's own sockets, on ciphertexts, without any key.
 
-    python -m bench.detection [--quick] [--runs N] [--honest N] [--json FILE]
+    python -m bench.detection answers [--quick] [--runs N] [--honest N] [--json FILE]
 
 A server adds to one value of one sample, at a refresh or in the answer, as little as changes that sample's
 label.
@@ -17,7 +17,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +29,7 @@ from protocol.executor import Evaluation, Executor, Here
 from protocol.models import LoadedModel
 from securedl.client.coefficients import encoded
 from securedl.demo.data import HIDDEN, load_split, train_network
-from securedl.files import check_writable, write_atomically
+from securedl.files import write_atomically
 from securedl.he.params import Parameters
 from securedl.he.record import CUT_BITS, Record, Shape
 from securedl.network.graph import Array
@@ -254,17 +253,14 @@ def _wide(plan: Plan, random: np.random.Generator, count: int) -> Array:
     return flat
 
 
-def main() -> None:
-    """The command line."""
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(prog="bench.detection", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one table, few runs")
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Of the command line."""
     parser.add_argument("--runs", type=int, help=f"pushes a plan ({RUNS})")
     parser.add_argument("--honest", type=int, help=f"honest answers a plan ({HONEST})")
-    parser.add_argument("--json", type=Path, help="write the figures there")
-    chosen = parser.parse_args()
-    if chosen.json is not None:
-        check_writable(chosen.json)
+
+
+def main(chosen: argparse.Namespace) -> int:
+    """The table; 1 where too little was noticed, or an honest server accused."""
     runs = chosen.runs or (20 if chosen.quick else RUNS)
     honest = chosen.honest or (200 if chosen.quick else HONEST)
     keys, rows = 2 if chosen.quick else KEYS, list[Found]()
@@ -274,8 +270,4 @@ def main() -> None:
         print(rows[-1], flush=True)
         if chosen.json is not None:
             write_atomically(chosen.json, json.dumps([vars(row) for row in rows], indent=1).encode())
-    sys.exit(any(row.alarms or row.noticed < 0.999 * row.runs for row in rows))
-
-
-if __name__ == "__main__":
-    main()
+    return int(any(row.alarms or row.noticed < 0.999 * row.runs for row in rows))

@@ -1,0 +1,1 @@
+"""What checks notice of what a server, or whoever alters a network, does."""
