@@ -6,7 +6,8 @@ No probe is needed, no lane is left out, and nothing more is asked of the server
 from __future__ import annotations
 
 from securedl.client.probes import Verification
-from securedl.client.tolerances import MISS, MISSED_SIGMAS, SIGMAS
+from securedl.client.tolerances import MISS, MISSED_SIGMAS
+from securedl.he.variance import SIGMAS
 from securedl.verify.check import Check, Finding, Segment
 from securedl.verify.report import Blind
 

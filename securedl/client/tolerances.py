@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 
 from securedl.errors import FormatError
+from securedl.he.variance import SIGMAS
 from securedl.network.graph import Array
 from securedl.plan.layouts import Layout
 from securedl.plan.network import Conversation, Exchange, Inner
 from securedl.plan.plan import Plan
 
-#: Standard deviations of an honest error that are allowed: of 10^12 normal ones the largest is 7.1.
-SIGMAS = 8.0
 #: A change by so many standard deviations more than are allowed is missed once in a million times.
 MISSED_SIGMAS, MISS = 4.75, 1e-6
 #: Calibration samples of which the sizes of values are known, in so many ciphertext batches at most; and

@@ -5,6 +5,11 @@ ciphertexts, count as independent; a value and its powers are *kin*, and their e
 one. An error depends on the values that it is multiplied by. In slots they count as the largest of their
 ciphertext, and in coefficients as many as in the fullest ciphertext of a step, so that the variance holds
 for all values of this size, wherever they stand.
+
+Rounding multiplies an error by the secret key, and key switching one by the switch key's own. Both stay as
+they are, so a slot in which such a polynomial is large errs more for as long as the key lives: its square
+there is exponential, and over all keys the error has the tail of Laplace's distribution, not of the normal
+one. So the largest such part is carried beside the variance.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,18 +28,61 @@ from securedl.he.params import Parameters
 from securedl.he.record import Shape
 
 _KIN = itertools.count()
+#: How far tails are bounded: an error is so many deviations off with a chance of exp(-32).
+SIGMAS = 8.0
+
+
+class Error(NamedTuple):
+    """Variances of errors, each [n] or one number for all slots.
+
+    Attributes:
+        variance: of the whole. here: of what this slot of the secret key is multiplied by. there: the largest
+            part that one slot of another polynomial of the keys is.
+    """
+
+    variance: Any = 0.0
+    here: Any = 0.0
+    there: Any = 0.0
+
+    def times(self, square: Any) -> Error:
+        """Of an error times a value of this square."""
+        return Error(*(part * square for part in self))
+
+    def rolled(self, step: int) -> Error:
+        """Of a value that is rotated."""
+        variance, here, there = (np.roll(part, -step) for part in self)
+        return Error(variance, 0.0, np.maximum(here, there))
+
+    def beside(self, other: Error) -> Error:
+        """Of a sum, where errors are independent but for the secret key."""
+        there = np.maximum(self.there, other.there)
+        return Error(self.variance + other.variance, self.here + other.here, there)
+
+    def with_kin(self, other: Error) -> Error:
+        """Of a sum where errors add up."""
+        return Error(*((np.sqrt(one) + np.sqrt(two)) ** 2 for one, two in zip(self, other, strict=True)))
+
+    @property
+    def normal(self) -> Any:
+        """The variance of a normal error that is `SIGMAS` deviations off as rarely as this one.
+
+        A normal part and products of two normal ones, K the largest variance of these, are sub-gamma: above
+        sqrt(2 V x) + sqrt(K / 2) x with a chance of exp(-x) (Boucheron, Lugosi and Massart, Concentration
+        Inequalities, 2013, section 2.4).
+        """
+        largest = np.maximum(self.here, self.there)
+        return (np.sqrt(self.variance) + SIGMAS / 2 * np.sqrt(largest / 2)) ** 2
 
 
 @dataclass(frozen=True, eq=False)
 class Uncertain(ClearHandle):
-    """Exact slots, and the variance of the error in each: [n], or one number for all. Of complex slots it is
-    that of the real part, and of the imaginary part.
+    """Exact slots, and how they err; of complex slots so does the real part, and the imaginary one.
 
     Attributes:
         kin: the same for a value and its powers, and how far they are rotated.
     """
 
-    variance: Any = 0.0
+    error: Error = field(default_factory=Error)
     kin: tuple[int, int] = field(default_factory=lambda: (next(_KIN), 0))
 
 
@@ -63,59 +111,64 @@ class VarianceEvaluator(ClearEvaluator):
             return max(self._fullest, float(squares.mean()))
         return float(squares.max())
 
-    def _erring(self, a: ClearHandle, of: ClearHandle, variance: Any, scale: float) -> Uncertain:
-        """`a` with the error of `of`, and one of coefficients of this variance beside it."""
+    def _erring(self, a: ClearHandle, of: ClearHandle, more: Error, scale: float) -> Uncertain:
+        """`a` with the error of `of`, and beside it one whose coefficients have these variances."""
         given = of if isinstance(of, Uncertain) else Uncertain(of.slots, of.level, of.scale)
-        own = given.variance + self.params.ring / 2 * variance / scale**2
+        own = given.error.beside(more.times(self.params.ring / 2 / scale**2))
         return Uncertain(a.slots, a.level, a.scale, a.size, own, given.kin)
 
     def fresh(self, slots: NDArray[np.float64], shape: Shape) -> Uncertain:
         """See `Simulator`."""
         found = super().fresh(slots, shape)
-        return self._erring(found, found, self._encrypting(shape), shape.scale)
+        return self._erring(found, found, Error(self._encrypting(shape)), shape.scale)
 
     def slots(self, handle: ClearHandle) -> NDArray[np.float64]:
-        """The variance in each slot, [n]."""
-        return np.broadcast_to(cast(Uncertain, handle).variance, handle.slots.shape)
+        """The variance in each slot, [n], of a normal error with as long a tail."""
+        return np.broadcast_to(cast(Uncertain, handle).error.normal, handle.slots.shape)
 
     def coefficients(self, handle: ClearHandle) -> NDArray[np.float64]:
-        """The variance of each coefficient, [N], all alike: slots are sums of N of them."""
-        ring = self.params.ring
-        return np.full(ring, 2 / ring * self.slots(handle).mean())
+        """The variance of each coefficient, [N], all alike: slots are sums of N of them, and no slot counts
+        for much.
+        """
+        variance, ring = cast(Uncertain, handle).error.variance, self.params.ring
+        return np.full(ring, 2 / ring * np.broadcast_to(variance, handle.slots.shape).mean())
 
     def moved(self, a: ClearHandle, power: int, divisor: int = 1) -> ClearHandle:
         """See `ClearEvaluator`."""
         moved = super().moved(a, power, divisor)
-        return replace(cast(Uncertain, moved), variance=cast(Uncertain, a).variance / divisor**2)
+        return replace(cast(Uncertain, moved), error=cast(Uncertain, a).error.times(divisor**-2))
 
     def add(self, a: ClearHandle, b: ClearHandle) -> ClearHandle:
         """See `ClearEvaluator`."""
         total, one, two = super().add(a, b), cast(Uncertain, a), cast(Uncertain, b)
-        variance = one.variance + two.variance
-        if one.kin == two.kin:
-            variance = variance + 2 * np.sqrt(one.variance * two.variance)
-        return Uncertain(total.slots, total.level, total.scale, total.size, variance, one.kin)
+        both = Error.with_kin if one.kin == two.kin else Error.beside
+        return Uncertain(
+            total.slots, total.level, total.scale, total.size, both(one.error, two.error), one.kin
+        )
 
     def multiply(self, a: ClearHandle, b: ClearHandle) -> ClearHandle:
         """See `ClearEvaluator`: (a + e)(b + f) is off by a·f + b·e + e·f."""
         product, one, two = super().multiply(a, b), cast(Uncertain, a), cast(Uncertain, b)
-        first, second = self._size(a) * two.variance, self._size(b) * one.variance
-        variance = first + second + one.variance * two.variance
-        if one.kin == two.kin:
-            variance = variance + 2 * np.sqrt(first * second) + 2 * one.variance * two.variance
-        return Uncertain(product.slots, product.level, product.scale, product.size, variance, one.kin)
+        kin = one.kin == two.kin
+        both = Error.with_kin if kin else Error.beside
+        error = both(two.error.times(self._size(a)), one.error.times(self._size(b)))
+        more = Error((3 if kin else 1) * one.error.variance * two.error.variance)
+        return Uncertain(
+            product.slots, product.level, product.scale, product.size, error.beside(more), one.kin
+        )
 
     def dot(self, xs: Sequence[ClearHandle], ws: Sequence[ClearHandle]) -> ClearHandle:
         """See `ClearEvaluator`. A weight is what it is, slot by slot."""
-        total, variance = super().dot(xs, ws), cast(Any, 0.0)
-        kin: dict[tuple[int, int], Any] = {}
+        total, error = super().dot(xs, ws), Error()
+        kin: dict[tuple[int, int], Error] = {}
         for x, w in zip(cast(Sequence[Uncertain], xs), cast(Sequence[Uncertain], ws), strict=True):
-            variance = variance + (self._size(x) + x.variance) * w.variance
+            error = error.beside(Error((self._size(x) + x.error.variance) * w.error.variance))
             # Beside a weight a real value's own error keeps its place; of kin, deviations add up.
-            kin[x.kin] = kin.get(x.kin, 0.0) + np.sqrt(_squares(w.slots) * x.variance)
-        for deviation in kin.values():
-            variance = variance + deviation**2
-        return Uncertain(total.slots, total.level, total.scale, total.size, variance)
+            part = x.error.times(_squares(w.slots))
+            kin[x.kin] = kin[x.kin].with_kin(part) if x.kin in kin else part
+        for one in kin.values():
+            error = error.beside(one)
+        return Uncertain(total.slots, total.level, total.scale, total.size, error)
 
     def merged_products(
         self, sums: Sequence[tuple[Sequence[ClearHandle], Sequence[ClearHandle]]], of: int
@@ -127,13 +180,22 @@ class VarianceEvaluator(ClearEvaluator):
         self._fullest = 0.0
         return found
 
+    @property
+    def _rounded(self) -> Error:
+        """Of coefficients: rounding's error times the secret key."""
+        return Error(self._rounding, self._rounding)
+
     def _switched(self, a: ClearHandle) -> ClearHandle:
-        return self._erring(super()._switched(a), a, self._switching(a.level), a.scale)
+        return self._erring(super()._switched(a), a, self._switch(self._switching(a.level)), a.scale)
+
+    def _switch(self, power: Any) -> Error:
+        """Of coefficients: a key switch's, whose variance in each slot is given."""
+        return Error(power, self._rounding, power - self._rounding)
 
     def rescale(self, a: ClearHandle) -> ClearHandle:
         """See `ClearEvaluator`."""
         found = super().rescale(a)
-        return self._erring(found, a, self._rounding, found.scale)
+        return self._erring(found, a, self._rounded, found.scale)
 
     def rotate(self, a: ClearHandle, steps: Sequence[int]) -> list[ClearHandle]:
         """See `ClearEvaluator`. Which rotations share a decomposition is for each evaluator to choose: an
@@ -145,12 +207,11 @@ class VarianceEvaluator(ClearEvaluator):
         found = list[ClearHandle]()
         for step in steps:
             rolled = self._rolled(a, step)
-            both = np.maximum(power, np.roll(power, -step))
+            both = self._switch(np.maximum(power, np.roll(power, -step)))
             found.append(self._erring(rolled, rolled, both, a.scale) if step else a)
         return found
 
     def _rolled(self, a: ClearHandle, step: int) -> ClearHandle:
         rolled, given = super()._rolled(a, step), cast(Uncertain, a)
-        variance = np.roll(given.variance, -step) if np.ndim(given.variance) else given.variance
         number, turned = given.kin
-        return replace(cast(Uncertain, rolled), variance=variance, kin=(number, turned + step))
+        return replace(cast(Uncertain, rolled), error=given.error.rolled(step), kin=(number, turned + step))
