@@ -48,7 +48,7 @@ SAMPLES, QUICK_SAMPLES = 1 << 16, 1 << 10
 THROUGHPUT, CLIENT_BATCH = "throughput", 64
 #: Client and server on one machine.
 LINK = securedl.Link(1.0, 10_000.0)
-STAGES = ("encrypt", "waiting", "refresh", "decrypt", "rest")
+STAGES = ("encrypt", "waiting", "refresh", "verify", "decrypt", "rest")
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _shared(
 def shares(answers: list[Answer]) -> dict[str, float]:
     """Of the time of all calls, by stage."""
     total = sum(answer.timings["total"] for answer in answers)
-    keys = {"encrypt": "encrypt", "waiting": "server", "refresh": "refresh", "decrypt": "decrypt"}
+    keys = {name: "server" if name == "waiting" else name for name in STAGES[:-1]}
     found = {stage: sum(one.timings[key] for one in answers) / total for stage, key in keys.items()}
     return {**found, "rest": 1 - sum(found.values())}
 

@@ -4,7 +4,8 @@ The rules against a server that uses the client as a decryption oracle live here
 A *structural* violation (wrong bytes, order, shapes) raises ProtocolError or FormatError, which the
 server may see. A *value* violation (a probe that differs, a value out of range) changes nothing that
 the server can see: later refreshes of that batch carry encryptions of zeros, and the verdict stays in
-the report.
+the report. Checks that take long look at a segment after its response has left (`Check.later`): so the time
+that a server sees is not theirs, and zeros begin one refresh later.
 """
 
 from __future__ import annotations
@@ -122,7 +123,8 @@ class Batch:
         alarmed: Callable[[], None] | None = None,
     ) -> None:
         self._keys, self._signature, self.checks, self._number = keys, signature, checks, number
-        self._values, self._failed = values, False
+        self._values, self._failed, self._zeros = values, False, False
+        self._waiting = list[tuple[Check, Segment]]()
         self._talk = signature.converse(values)
         self._sent: Array | None = None
         self._next = 0
@@ -197,7 +199,8 @@ class Batch:
         fresh = self._go_on(values, point).copy()
         for check in self.checks:
             check.refill(point, fresh)
-        fresh *= not self.alarms
+        self._zeros = bool(self.alarms)
+        fresh *= not self._zeros
         self._sent = np.nan_to_num(fresh, copy=False, posinf=0.0, neginf=0.0)
         return self._encrypt(point, fresh)
 
@@ -211,23 +214,39 @@ class Batch:
         point = len(self._signature.checkpoints) - 1
         values = self._decrypt(tiles, point)
         self._check(point, values, f"answer of batch {self._number + 1}")
+        self.settle()
         self.answer = self._go_on(values, point)
+
+    @_undisturbed
+    def settle(self) -> None:
+        """What may be looked at after a response has left: best while the server works on it."""
+        waiting, self._waiting = self._waiting, []
+        for check, segment in waiting:
+            self._look(check, segment)
 
     def _check(self, point: int, values: Array, where: str) -> None:
         assert self._sent is not None  # a query came before
         segment = Segment(point, read_only(self._sent), read_only(values), where)
-        before = bool(self.alarms)  # then zeros were sent, and what comes back says nothing more
+        self.settle()
         for check in self.checks:
-            try:
-                finding = check.segment(segment)
-            except Exception as error:  # raised, it would tell the server what the values are
-                _log.exception("the check %r failed", check.name)
-                finding = Finding(worst=math.inf, alarms=(f"{check.name} failed at the {where}: {error}",))
-            if not finding.worst <= 1 and not finding.alarms:
-                finding = replace(finding, alarms=(f"{check.name} alarms at the {where}",))
-            self.findings[check.name].append(Finding() if before else finding)
-            if not before:
-                self._alarm(*finding.alarms)
+            if self._zeros:  # what comes back for them says nothing more
+                self.findings[check.name].append(Finding())
+            elif check.later:
+                self._waiting.append((check, segment))
+            else:
+                self._look(check, segment)
+
+    def _look(self, check: Check, segment: Segment) -> None:
+        try:
+            finding = check.segment(segment)
+        except Exception as error:  # raised, it would tell the server what the values are
+            _log.exception("the check %r failed", check.name)
+            alarm = f"{check.name} failed at the {segment.where}: {error}"
+            finding = Finding(worst=math.inf, alarms=(alarm,))
+        if not finding.worst <= 1 and not finding.alarms:
+            finding = replace(finding, alarms=(f"{check.name} alarms at the {segment.where}",))
+        self.findings[check.name].append(finding)
+        self._alarm(*finding.alarms)
 
     def _alarm(self, *alarms: str) -> None:
         if alarms and not self.alarms and self._alarmed is not None:

@@ -20,6 +20,7 @@ class RecomputeCheck(Check):
     """
 
     name = "recomputed"
+    later = True
 
     def __init__(self, verification: Verification) -> None:
         self._points, self._network = verification.plan.signature.checkpoints, verification.network

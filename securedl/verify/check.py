@@ -53,9 +53,12 @@ class Check(ABC):
 
     Attributes:
         name: what the batch keeps its findings under; no two checks of a batch have one name.
+        later: whether it looks at a segment while the server works on the next one, so that nobody waits for
+            it. What it finds takes effect one refresh later, and before the answer is given.
     """
 
     name: ClassVar[str]
+    later: ClassVar[bool] = False
 
     @abstractmethod
     def segment(self, segment: Segment) -> Finding:

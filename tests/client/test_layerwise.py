@@ -329,10 +329,12 @@ class TestDishonest:
 
             def refresh(self, index: int, tiles: list[bytes]) -> list[bytes]:
                 fresh = self.batch.refresh(index, tiles)
-                seen.append(
-                    (self.batch.alarms, keys.decrypt(fresh[0], program.refreshes[index][1].fresh, True))
-                )
+                alarmed = bool(self.batch.alarms)  # of a probe, at once
+                seen.append((alarmed, keys.decrypt(fresh[0], program.refreshes[index][1].fresh, True)))
                 return fresh
+
+            def settle(self) -> None:
+                self.batch.settle()
 
             def finish(self, tiles: list[bytes]) -> None:
                 self.batch.finish(tiles)

@@ -310,6 +310,7 @@ def test_an_alarm_counts_although_the_call_never_ends():
     evaluator: Any = backend("vector").open(params)
     tiles = [evaluator.load(unpack(params, tile, shape)) for tile in wild * port.tiles]
     batch.refresh(0, [pack(params, evaluator.sent(tile, port.sent)) for tile in tiles])
+    batch.settle()
     with pytest.raises(AlarmError, match="1 earlier call"):
         owner.ask(data(plan, 1))
 

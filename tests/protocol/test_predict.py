@@ -6,9 +6,20 @@ import threading
 import time
 
 import pytest
-from protocol_fakes import FakeBackend, FakeEvaluator, FakeOwner, predict, small_program
+from protocol_fakes import (
+    FakeBackend,
+    FakeBatch,
+    FakeEvaluator,
+    FakeInference,
+    FakeOwner,
+    predict,
+    small_program,
+)
 
 from protocol import Client
+from protocol import messages_pb2 as pb
+from protocol.asking import _Asking
+from protocol.expect import Expected
 from securedl.errors import InputError, ProtocolError, ServerError
 from securedl.he.weights import HeldWeights
 
@@ -27,7 +38,7 @@ def test_upload_and_queries(serve) -> None:
     assert sent.blobs == len(owner.program.weight_shapes) + 1 + len(owner.program.rotations)
     assert progress[-1] == (sent.bytes, sent.bytes)
     assert (again.blobs, again.bytes) == (0, 0)
-    assert set(answer.timings) == {"encrypt", "server", "refresh", "decrypt", "total"}
+    assert set(answer.timings) == {"encrypt", "server", "refresh", "verify", "decrypt", "total"}
     assert set(answer.traffic) == {"query", "refresh", "fresh", "answer"}
     assert all(count > 0 for count in answer.traffic.values())
 
@@ -171,9 +182,25 @@ def test_a_failing_evaluator_is_one_sentence(serve, caplog) -> None:
     assert "transparent ciphertext" in caplog.text
 
 
-def test_an_error_of_the_client_ends_the_stream(serve, monkeypatch) -> None:
-    from protocol_fakes import FakeBatch, FakeInference
+def test_a_server_that_goes_away_escapes_no_check(serve, monkeypatch) -> None:
+    settled: list[bool] = []
+    send = _Asking.send
 
+    def gone(asking: _Asking, expected: Expected, *rest) -> None:
+        if expected.kind == pb.FRESH:
+            raise ServerError("gone")
+        send(asking, expected, *rest)
+
+    monkeypatch.setattr(_Asking, "send", gone)
+    monkeypatch.setattr(FakeBatch, "settle", lambda _: settled.append(True))
+    with Client(serve().address, FakeOwner()) as client:
+        client.upload()
+        with pytest.raises(ServerError, match="gone"):
+            predict(client, 1)
+    assert settled == [True]
+
+
+def test_an_error_of_the_client_ends_the_stream(serve, monkeypatch) -> None:
     class Refusing(FakeBatch):
         def refresh(self, index: int, tiles: list[bytes]) -> list[bytes]:
             raise ProtocolError("no")
