@@ -24,6 +24,7 @@ from securedl.arguments import choice
 from securedl.client.display import answer_card
 from securedl.client.keys import Keys
 from securedl.client.probes import ProbeCheck, Verification
+from securedl.client.projected import ProjectionCheck
 from securedl.client.recompute import RecomputeCheck
 from securedl.client.threads import one_thread
 from securedl.client.tolerances import MISS
@@ -32,9 +33,9 @@ from securedl.errors import InputError, ProtocolError
 from securedl.network.graph import Array
 from securedl.plan.plan import Plan, finish
 from securedl.plan.signature import Signature
-from securedl.verify.check import Check, Finding, RangeCheck, Segment
+from securedl.verify.check import Check, Finding, RangeCheck, Segment, ValueCheck
 from securedl.verify.placement import EMPTY, Placement, Probes, place
-from securedl.verify.report import Blind, Report
+from securedl.verify.report import Report
 from securedl.verify.statistics import FRACTIONS, alterable, detection_by_fraction, upper_bound_tampered
 
 _log = logging.getLogger(__name__)
@@ -265,6 +266,11 @@ class Batch:
         return (sum(counts), 0) if self.answer is None else (sum(counts[:-1]), counts[-1] if counts else 0)
 
 
+def _every(verification: Verification) -> ValueCheck:
+    known = verification.projected
+    return RecomputeCheck(verification) if known is None else ProjectionCheck(known)
+
+
 class Inference:
     """One predict call: samples and probes placed in batches.
 
@@ -312,7 +318,7 @@ class Inference:
         makers: tuple[Callable[[NDArray[np.int64]], Check], ...] = (
             *([partial(ProbeCheck, verification)] if known else ()),
             lambda lanes: RangeCheck(limit),
-            *([lambda lanes: RecomputeCheck(verification)] if verify == "every" else ()),
+            *([lambda lanes: _every(verification)] if verify == "every" else ()),
             *checks,
         )
         self.batches = [
@@ -347,11 +353,11 @@ class Inference:
         return Answer(logits, labels, self._report(), timings, traffic, probabilities)
 
     @property
-    def _blind(self) -> Blind | None:
-        """Of all batches, the worst."""
+    def _values(self) -> ValueCheck | None:
+        """What compared all values: of all batches, the most blind."""
         checks = [check for batch in self.batches for check in batch.checks]
-        found = [check.blind for check in checks if isinstance(check, RecomputeCheck)]
-        return max(found, key=lambda blind: blind.change, default=None)
+        found = [check for check in checks if isinstance(check, ValueCheck)]
+        return max(found, key=lambda check: check.blind.change, default=None)
 
     @property
     def _checked(self) -> int:
@@ -371,14 +377,17 @@ class Inference:
             answers for (_, answers), batch in zip(compared, self.batches, strict=True) if batch.alarms
         )
         lanes = self._placement.data.size
-        every = self._verify == "every"
+        values, points = self._values, len(self._verification.tolerances)
+        every = values is not None and values.points == points
         fractions = detection_by_fraction(lanes, probes, forced=self._placement.forced) if probes else {}
         if every:
             fractions = dict.fromkeys(fractions or FRACTIONS, 1.0 - MISS)
         return Report(
-            checked=self._checked if every else 0,
-            points=len(self._verification.tolerances) if every else 0,
-            blind=self._blind,
+            how=values.name if values else RecomputeCheck.name,
+            checked=self._checked if values else 0,
+            points=values.points if values else 0,
+            open=points - values.points if values else 0,
+            blind=values.blind if values else None,
             alterable=0 if every else alterable(lanes, probes, forced=self._placement.forced),
             passed=not alarms,
             probes=probes,

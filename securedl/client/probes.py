@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.client.ledger import Ledger
+from securedl.client.projected import Projected
 from securedl.client.tolerances import Tolerance, sent_tiles, tolerances
 from securedl.network.graph import Array
 from securedl.plan.network import Exchange, Inner, Network, of, under, within_headroom
@@ -46,11 +47,13 @@ class Verification:
 
     Attributes:
         ledger: counts over all calls. seed: of the probes, a secret of each owner.
+        projected: what every answer is checked by, of a client who is to do without weights.
     """
 
     plan: Plan
     ledger: Ledger = field(default_factory=Ledger)
     seed: int = field(default_factory=lambda: secrets.randbits(SEED_BITS), repr=False)
+    projected: list[Projected | None] | None = field(default=None, repr=False)
     _saved: Fingerprint | None = field(default=None, repr=False)
     _allowed: list[Tolerance] | None = field(default=None, repr=False)
 
@@ -113,13 +116,10 @@ class Verification:
         probes = of("probe", arrays)
         tiles = sent_tiles(plan)
         parts = [of(f"tolerance{number}", arrays) for number in range(len(tiles))]
-        return cls(
-            plan,
-            ledger,
-            seed,
-            Fingerprint.from_arrays(probes) if probes else None,
-            [Tolerance.from_arrays(*pair) for pair in zip(parts, tiles, strict=True)] if parts[0] else None,
-        )
+        pairs = zip(parts, tiles, strict=True)
+        allowed = [Tolerance.from_arrays(*pair) for pair in pairs] if parts[0] else None
+        saved = Fingerprint.from_arrays(probes) if probes else None
+        return cls(plan, ledger, seed, _saved=saved, _allowed=allowed)
 
 
 class ProbeCheck(Check):

@@ -140,6 +140,25 @@ class Geometry:
         )
         return np.asarray(found)
 
+    def back(self, y: Array, kernel: Array) -> Array:
+        """The transposed map: [rows, *output] to [rows, *image], so that Σ y·convolve(x) = Σ back(y)·x."""
+        if self.dense:
+            flat = y.reshape(len(y), -1) @ kernel.reshape(self.maps, -1)
+            return np.asarray(flat.reshape(len(y), *self.image))
+        import torch
+        from torch.nn.grad import conv2d_input
+
+        found = conv2d_input(  # type: ignore[no-untyped-call]
+            (len(y), *self.image),
+            torch.from_numpy(np.require(kernel, kernel.dtype, ["C", "W"])),
+            torch.from_numpy(np.require(y, kernel.dtype, ["C", "W"])),
+            stride=(self.rows.stride, self.columns.stride),
+            padding=(self.rows.padding, self.columns.padding),
+            dilation=(self.rows.dilation, self.columns.dilation),
+            groups=self.groups,
+        )
+        return np.asarray(found)
+
     @property
     def dense(self) -> bool:
         """Whether it is a product with a matrix, of images of one pixel."""

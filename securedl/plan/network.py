@@ -12,6 +12,7 @@ import numpy as np
 
 from securedl.network.graph import Array
 from securedl.plan.layouts import Layout
+from securedl.plan.projection import Projection
 from securedl.program.program import Program
 from securedl.program.steps import Values
 
@@ -76,6 +77,12 @@ class Network(ABC):
     def inside(self, point: int, sent: Array, points: Sequence[Checkpoint]) -> Iterator[Inner]:
         """Those sent and all that is computed from them, exactly, in the segment that ends at a point; the
         last ones are received there.
+        """
+
+    @abstractmethod
+    def projected(self, point: int, rows: Array, points: Sequence[Checkpoint]) -> Projection | None:
+        """These combinations of the values that are received at a point, rows [combinations, features]; None
+        where they are no affine function of what a client knows.
         """
 
     def in_single(self) -> Network:

@@ -12,9 +12,10 @@ from scipy import sparse
 
 from securedl.network.graph import Array, matrix_arrays, matrix_from
 from securedl.plan.diagonals import LayerValues
-from securedl.plan.forms import FORMS, Form
+from securedl.plan.forms import FORMS, NONE, Form
 from securedl.plan.layouts import Interleaved, described, descriptor
 from securedl.plan.network import Checkpoint, Exchange, Inner, Network, of, under
+from securedl.plan.projection import Projection
 from securedl.program.program import Program
 from securedl.program.steps import Values
 
@@ -44,6 +45,20 @@ class Layer:
         """Normalised pre-activation [samples, out]."""
         total = sum((m @ s.T).T for m, s in zip(self.matrices, sources, strict=True))
         return np.asarray(total + self.bias)
+
+
+def projection(rows: Array, chain: Sequence[Form | Layer]) -> Projection | None:
+    """Combinations [combinations, features] of what is computed one after another; None where a polynomial
+    comes after an affine map, for then what comes back is no affine function of what a client knows.
+    """
+    form, rest = (chain[0], chain[1:]) if isinstance(chain[0], Form) else (NONE, chain)
+    if not rest:
+        return Projection.pointwise(rows, form)
+    layer, *more = rest
+    if more or not isinstance(layer, Layer):
+        return None
+    columns = tuple(np.asarray((matrix.T @ rows.T).T) for matrix in layer.matrices)
+    return Projection(rows, columns, rows @ layer.bias, form)
 
 
 class LayerPlaces(NamedTuple):
@@ -118,6 +133,11 @@ class Normalised(Network):
             else:
                 reads = [self.layers[layer].affine(reads)]
                 yield Inner(reads[0], form.degree if value + 1 < end else 1)
+
+    def projected(self, point: int, rows: Array, points: Sequence[Checkpoint]) -> Projection | None:
+        """See `Network`."""
+        parts = [divmod(value, 2) for value in range(points[point - 1].value, points[point].value)]
+        return projection(rows, [self.layers[k].form if after else self.layers[k] for k, after in parts])
 
     def probed(self, flat: Array, points: Sequence[Checkpoint], limit: float) -> list[Exchange]:
         """The same."""

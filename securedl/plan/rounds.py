@@ -11,6 +11,7 @@ import numpy as np
 from securedl.network.graph import Array
 from securedl.network.script import ChainLayer, Script
 from securedl.plan.network import Checkpoint, Conversation, Exchange, Inner, Network, of, under
+from securedl.plan.projection import Projection
 from securedl.plan.served import Served, ServedLinear, served_from
 from securedl.plan.served_chain import ServedChain, chain_from
 from securedl.program.program import Program
@@ -98,6 +99,10 @@ class Layerwise(Network):
     def inside(self, point: int, sent: Array, points: Sequence[Checkpoint]) -> Iterator[Inner]:
         """See `Network`; each point ends a layer."""
         return self.rounds.served[point - 1].inside(sent, self.kernels[point - 1])
+
+    def projected(self, point: int, rows: Array, points: Sequence[Checkpoint]) -> Projection | None:
+        """See `Network`."""
+        return self.rounds.served[point - 1].projected(rows, self.kernels[point - 1])
 
     def _run(self, flat: Array) -> Generator[Exchange, None, Array]:
         """Layer by layer; returns the logits."""

@@ -18,6 +18,7 @@ from securedl.plan.diagonals import LayerValues
 from securedl.plan.forms import FORMS, Form
 from securedl.plan.layouts import Interleaved, Layout
 from securedl.plan.network import Inner
+from securedl.plan.projection import Projection
 from securedl.program.steps import Values
 
 #: What is sent to a linear layer counts as so many parts of what is received. At 128 times the limit of that
@@ -70,6 +71,10 @@ class Served(ABC):
         """What is sent and all that is computed from it, the results last."""
         yield Inner(sent, self.degree)
         yield Inner(self.apply(sent, weights), 0)
+
+    @abstractmethod
+    def projected(self, rows: Array, weights: Any) -> Projection | None:
+        """These combinations of the results (`Network.projected`)."""
 
     def in_single(self, weights: Any) -> Any:
         """The same weights in single precision, where honest errors are larger than what that changes."""
@@ -178,6 +183,11 @@ class ServedLinear(Served):
         images = sent.reshape(-1, *self.layer.geometry.image)
         return self.layer.apply(images, weights).reshape(len(sent), -1)
 
+    def projected(self, rows: Array, weights: Array) -> Projection | None:
+        """See `Served`."""
+        back = self.layer.geometry.back(rows.reshape(-1, *self.layer.geometry.output), weights)
+        return Projection(rows, (back.reshape(len(rows), -1),), np.zeros(len(rows)))
+
     def in_single(self, weights: Array) -> Array:
         """See `Served`: errors of the coefficient form are some 10^-5 of the values."""
         return weights.astype(np.float32)
@@ -247,6 +257,10 @@ class ServedPolynomial(Served):
         """See `Served`; weights are the form's constant, [features] or none."""
         (found,) = replace(self.form, constant=weights).values(sent)
         return found
+
+    def projected(self, rows: Array, weights: Array) -> Projection | None:
+        """See `Served`."""
+        return Projection.pointwise(rows, replace(self.form, constant=weights))
 
     @property
     def degree(self) -> int:

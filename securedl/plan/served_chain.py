@@ -14,7 +14,8 @@ from securedl.plan.diagonals import LayerValues
 from securedl.plan.forms import FORMS, Form
 from securedl.plan.layouts import Layout, described, descriptor
 from securedl.plan.network import Inner, of, under
-from securedl.plan.normalised import Layer, LayerPlaces
+from securedl.plan.normalised import Layer, LayerPlaces, projection
+from securedl.plan.projection import Projection
 from securedl.plan.served import Served
 from securedl.program.program import Program
 from securedl.program.steps import Values
@@ -88,6 +89,14 @@ class ServedChain(Served):
                 yield Inner(reads[0], layer.form.degree)
             reads = layer.form.values(reads[0])
             yield from (Inner(read, 0) for read in reversed(reads))
+
+    def projected(self, rows: Array, weights: Sequence[Layer]) -> Projection | None:
+        """See `Served`."""
+        chain: list[Form | Layer] = []
+        for layer in weights:
+            chain += [layer] if layer.matrices else []
+            chain += [layer.form] if layer.form.degree > 1 else []
+        return projection(rows, chain)
 
     def values(self, weights: Sequence[Layer]) -> Iterator[Values]:
         """See `Served`."""

@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from securedl.network.graph import Array
+from securedl.verify.report import Blind
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +69,29 @@ class Check(ABC):
 
     def refill(self, point: int, values: Array) -> None:  # noqa: B027 - most checks change nothing
         """Change, in place, the values [batch, features] that start the next segment; nothing by default."""
+
+
+class ValueCheck(Check):
+    """Compares all values of every lane, one way or another.
+
+    Attributes:
+        points: how many checkpoints it compares them at. blind: the largest change of a value that it may
+            have missed so far.
+    """
+
+    points: int
+    blind: Blind
+
+    def _blinder(self, change: float, segment: Segment) -> None:
+        if change > self.blind.change:
+            self.blind = Blind(change, self.blind.chance, f"the {segment.where}")
+
+    @staticmethod
+    def _found(ratios: Array, segment: Segment) -> Finding:
+        """From the largest deviation of each lane over its tolerance [batch]."""
+        wrong = int((ratios > 1).sum())
+        alarms = (f"{wrong} lane(s) differ from the network's at the {segment.where}",) if wrong else ()
+        return Finding(len(ratios), float(ratios.max()), alarms)
 
 
 class RangeCheck(Check):

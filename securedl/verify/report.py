@@ -38,8 +38,10 @@ class Report:
             that are larger than `blind` says, or that show on a probe.
         bound: at 95 % confidence, the fraction tampered with is at most this, after everything seen.
         skipped, clipped: samples that would have overflowed: not asked, or moved into the plan's range.
-        checked: answers of which every value was compared with the network's own. points: checkpoints at
-            which it was, the answer among them. blind: what such a comparison may miss.
+        checked: answers of which every value was compared with the network's own. how: each by itself
+            ("recomputed"), or all in secret random combinations ("projected"). points: checkpoints at which
+            they were, the answer among them. open: those at which they could not be. blind: what such a
+            comparison may miss.
         alterable: where only probes are compared, so many answers could be altered before it were noticed
             with 95 %.
     """
@@ -54,7 +56,9 @@ class Report:
     skipped: tuple[int, ...] = ()
     clipped: tuple[int, ...] = ()
     checked: int = 0
+    how: str = "recomputed"
     points: int = 0
+    open: int = 0
     blind: Blind | None = None
     alterable: int = 0
 
@@ -70,7 +74,7 @@ class Report:
             answers = "the one answer" if self.checked == 1 else f"{self.checked} answers"
             answers = f"all {answers}" if self.passed and self.checked > 1 else answers
             at = f"at {_count(self.points, 'checkpoint')}"
-            lines.append(f"  {answers} recomputed, every value {at}; {largest}")
+            lines.append(f"  {answers} {self.how}, every value {at}; {largest}")
         else:
             lines.append(f"  {probes}; {largest}")
         if self.alarms:
@@ -78,10 +82,10 @@ class Report:
             lines.append(
                 "  " + "; ".join(self.alarms[:SHOWN_ALARMS]) + (f"; and {more} more" if more > 0 else "")
             )
-        if self.blind is None:
-            lines += [f"  {line}" for line in self._chances]
-        elif self.checked:
+        if self.checked:
             lines += [f"  {line}" for line in self._not_seen]
+        if self.blind is None or self.open:
+            lines += [f"  {line}" for line in self._chances]
         lines += [f"  {line}" for line in self.outliers]
         return "\n".join(lines)
 
@@ -90,10 +94,11 @@ class Report:
         """Of a call all of whose answers were compared."""
         assert self.blind is not None
         change, chance = f"{self.blind.change:.2g}", f"1 in {1 / self.blind.chance:,.0f}"
+        missing = f"what is done before {_count(self.open, 'other checkpoint')}, " if self.open else ""
         return [
             f"a change of more than {change} of a value's reach is missed with a chance below {chance} "
             f"(worst: {self.blind.where})",
-            "not covered: smaller changes, and what a server learns from how you react",
+            f"not covered: {missing}smaller changes, and what a server learns from how you react",
         ]
 
     @property
@@ -130,7 +135,9 @@ class Report:
             "skipped": list(self.skipped),
             "clipped": list(self.clipped),
             "checked": self.checked,
+            "how": self.how,
             "points": self.points,
+            "open": self.open,
             "blind": None if self.blind is None else asdict(self.blind),
             "alterable": self.alterable,
         }
