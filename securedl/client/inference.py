@@ -105,8 +105,8 @@ class Batch:
 
     Args:
         values: samples and probes [batch, features], in the network's own units.
-        number: of the batch in its call. checks: what looks at each segment, in order. alarmed: is told of
-            the first alarm at once, for a call may never end.
+        number: of the batch in its call. checks: what looks at each segment, in order. seen: is told of
+            each checkpoint, and whether there has been an alarm, for a call may never end.
 
     Attributes:
         findings: what each check found, by its name and then by segment: the last one is the answer's.
@@ -119,7 +119,7 @@ class Batch:
         values: Array,
         number: int,
         checks: Sequence[Check],
-        alarmed: Callable[[], None] | None = None,
+        seen: Callable[[bool], None] = lambda alarm: None,
     ) -> None:
         self._keys, self._signature, self.checks, self._number = keys, signature, checks, number
         self._values, self._failed = values, False
@@ -128,7 +128,7 @@ class Batch:
         self._next = 0
         self.answer: Array | None = None
         self.alarms: list[str] = []
-        self._alarmed = alarmed
+        self._seen = seen
         self.findings: dict[str, list[Finding]] = {check.name: [] for check in checks}
         if len(self.findings) < len(checks):
             raise InputError(f"checks need a name each, got {[check.name for check in checks]}")
@@ -195,6 +195,7 @@ class Batch:
         self._next += 1
         self._check(point, values, f"refresh {point} of batch {self._number + 1}")
         fresh = self._go_on(values, point).copy()
+        self._seen(bool(self.alarms))
         for check in self.checks:
             check.refill(point, fresh)
         fresh *= not self.alarms
@@ -212,6 +213,7 @@ class Batch:
         values = self._decrypt(tiles, point)
         self._check(point, values, f"answer of batch {self._number + 1}")
         self.answer = self._go_on(values, point)
+        self._seen(bool(self.alarms))
 
     def _check(self, point: int, values: Array, where: str) -> None:
         assert self._sent is not None  # a query came before
@@ -230,8 +232,6 @@ class Batch:
                 self._alarm(*finding.alarms)
 
     def _alarm(self, *alarms: str) -> None:
-        if alarms and not self.alarms and self._alarmed is not None:
-            self._alarmed()
         self.alarms += alarms
 
     @property
@@ -259,6 +259,7 @@ class Inference:
         verify: "every" compares every value of every answer with the network's own, probes among them;
             "probes" compares those only; with "none" there are no probes either.
         after_alarm: "refuse" stops at an owner's first alarm, "continue" asks nevertheless.
+        server: its address, for the ledger.
 
     Raises:
         AlarmError: an earlier call ended with an alarm.
@@ -276,8 +277,9 @@ class Inference:
         outliers: str = "raise",
         verify: str = "every",
         after_alarm: str = "refuse",
+        server: str = "",
     ) -> None:
-        self._verify, self._alarm = choice(verify, "verify", VERIFY), False
+        self._verify = choice(verify, "verify", VERIFY)
         verification.ledger.allow(after_alarm)
         self._verification, self._output = verification, plan.signature.output
         signature = plan.signature
@@ -288,7 +290,8 @@ class Inference:
         self._placement: Placement = place(len(flat), plan.batch, wish, len(known) if known else 0)
         samples = known.samples if known else np.zeros((0, flat.shape[1]))
         values = self._placement.assemble(flat, samples, plan.neutral)
-        verification.ledger.ask(len(values))
+        asked = len(flat) - len(self._screened.skipped)
+        self._entry = verification.ledger.ask(len(values), asked, verify, server)
         limit = plan.program.scheme.value_limit * RANGE_SLACK
         makers: tuple[Callable[[NDArray[np.int64]], Check], ...] = (
             *([partial(ProbeCheck, verification)] if known else ()),
@@ -297,14 +300,9 @@ class Inference:
             *checks,
         )
         self.batches = [
-            Batch(keys, signature, part, number, [make(lanes) for make in makers], self._alarmed)
+            Batch(keys, signature, part, number, [make(lanes) for make in makers], self._entry.see)
             for number, (part, lanes) in enumerate(zip(values, self._placement.probe, strict=True))
         ]
-
-    def _alarmed(self) -> None:
-        """Once a call."""
-        self._verification.ledger.alarms += not self._alarm
-        self._alarm = True
 
     @staticmethod
     def _wish(probes: Wish) -> Probes:
@@ -347,17 +345,18 @@ class Inference:
         compared = [batch.compared(ProbeCheck.name) for batch in self.batches]
         probes = sum(answers for _, answers in compared)
         ledger = self._verification.ledger
-        ledger.checked += probes
-        ledger.alarmed += sum(
+        every = self._verify == "every"
+        checked = self._checked if every else 0
+        alarmed = sum(
             answers for (_, answers), batch in zip(compared, self.batches, strict=True) if batch.alarms
         )
+        self._entry.end(probes, alarmed, checked, alarms)
         lanes = self._placement.data.size
-        every = self._verify == "every"
         fractions = detection_by_fraction(lanes, probes, forced=self._placement.forced) if probes else {}
         if every:
             fractions = dict.fromkeys(fractions or FRACTIONS, 1.0 - MISS)
         return Report(
-            checked=self._checked if every else 0,
+            checked=checked,
             points=len(self._verification.tolerances) if every else 0,
             blind=self._blind,
             alterable=0 if every else alterable(lanes, probes, forced=self._placement.forced),
