@@ -65,8 +65,9 @@ class SecretSide(Protocol):
         outliers: str = "raise",
         verify: str = "every",
         after_alarm: str = "refuse",
+        server: str = "",
     ) -> Inference:
-        """The owner's side of one predict call."""
+        """The owner's side of one predict call to the server of this address."""
 
 
 @dataclass(frozen=True)
@@ -271,7 +272,7 @@ class Client:
             ProtocolError: the server broke the protocol, or has another model.
         """
         self._link.check_open()  # making probes takes long
-        inference = self._owner.ask(x, probes, outliers, verify, after_alarm)
+        inference = self._owner.ask(x, probes, outliers, verify, after_alarm, self._link.address)
         known, clock = self._model(), Clock()
         doing = "nothing is lost and nothing was learnt: the query can be repeated"
         with self._link.stream("Predict", doing) as stream:

@@ -211,6 +211,41 @@ def plan(path: Annotated[Path, typer.Argument(help="A file that Plan.save wrote.
     print(load_plan(path).summary())
 
 
+@app.command()
+def ledger(
+    path: Annotated[Path, typer.Argument(help="A file that was given as Owner(plan, ledger=...).")],
+    json: JsonOption = None,
+) -> None:
+    """Print what owners asked, what was checked and alarmed, and how much can have been tampered with."""
+    from securedl.client.ledger_summary import ledger_figures, ledger_text
+
+    check_writable(json)
+    figures = ledger_figures(path)
+    print(ledger_text(figures))
+    _write_json(json, figures)
+
+
+@app.command()
+def probes(
+    samples: Annotated[int, typer.Option(help="How many samples of your own are asked.")],
+    fraction: Annotated[float, typer.Option(help="Of the answers tampered with, above 0 and at most 1.")],
+    confidence: Annotated[float, typer.Option(help="Chance to notice it, between 0 and 1.")] = 0.95,
+    miss: Annotated[float, typer.Option(help="Chance that a tampered probe shows nothing.")] = 0.0,
+    json: JsonOption = None,
+) -> None:
+    """Tell how many probes it takes where they alone are compared, as for servers that return labels only."""
+    from securedl.verify.statistics import probes_needed
+
+    check_writable(json)
+    needed = probes_needed(samples, fraction, confidence, miss)
+    print(
+        f"{needed:,} probes at random places among {samples:,} samples notice tampering with "
+        f"{100 * fraction:g} % of the answers with {100 * confidence:g} %"
+    )
+    given = {"samples": samples, "fraction": fraction, "confidence": confidence, "miss": miss}
+    _write_json(json, {**given, "probes": needed})
+
+
 def _write_json(path: Path | None, figures: Any) -> None:
     if path is not None:
         write_atomically(path, dumps(figures, indent=1).encode(), mode=0o644)

@@ -107,8 +107,8 @@ class Batch:
 
     Args:
         values: samples and probes [batch, features], in the network's own units.
-        number: of the batch in its call. checks: what looks at each segment, in order. alarmed: is told of
-            the first alarm at once, for a call may never end.
+        number: of the batch in its call. checks: what looks at each segment, in order. seen: is told of
+            each checkpoint, and whether there has been an alarm, for a call may never end.
 
     Attributes:
         findings: what each check found, by its name and then by segment: the last one is the answer's.
@@ -121,17 +121,17 @@ class Batch:
         values: Array,
         number: int,
         checks: Sequence[Check],
-        alarmed: Callable[[], None] | None = None,
+        seen: Callable[[bool], None] = lambda alarm: None,
     ) -> None:
         self._keys, self._signature, self.checks, self._number = keys, signature, checks, number
         self._values, self._failed, self._zeros = values, False, False
-        self._waiting = list[tuple[Check, Segment]]()
+        self._waiting, self._settled = list[tuple[Check, Segment]](), True
         self._talk = signature.converse(values)
         self._sent: Array | None = None
         self._next = 0
         self.answer: Array | None = None
         self.alarms: list[str] = []
-        self._alarmed = alarmed
+        self._seen = seen
         self.findings: dict[str, list[Finding]] = {check.name: [] for check in checks}
         if len(self.findings) < len(checks):
             raise InputError(f"checks need a name each, got {[check.name for check in checks]}")
@@ -215,20 +215,24 @@ class Batch:
         point = len(self._signature.checkpoints) - 1
         values = self._decrypt(tiles, point)
         self._check(point, values, f"answer of batch {self._number + 1}")
-        self.settle()
         self.answer = self._go_on(values, point)
+        self.settle()
 
     @_undisturbed
     def settle(self) -> None:
         """What may be looked at after a response has left: best while the server works on it."""
-        waiting, self._waiting = self._waiting, []
+        if self._settled:
+            return
+        waiting, self._waiting, self._settled = self._waiting, [], True
         for check, segment in waiting:
             self._look(check, segment)
+        self._seen(bool(self.alarms))
 
     def _check(self, point: int, values: Array, where: str) -> None:
         assert self._sent is not None  # a query came before
         segment = Segment(point, read_only(self._sent), read_only(values), where)
         self.settle()
+        self._settled = False
         for check in self.checks:
             if self._zeros:  # what comes back for them says nothing more
                 self.findings[check.name].append(Finding())
@@ -250,8 +254,6 @@ class Batch:
         self._alarm(*finding.alarms)
 
     def _alarm(self, *alarms: str) -> None:
-        if alarms and not self.alarms and self._alarmed is not None:
-            self._alarmed()
         self.alarms += alarms
 
     @property
@@ -284,6 +286,7 @@ class Inference:
         verify: "every" compares every value of every answer with the network's own, probes among them;
             "probes" compares those only; with "none" there are no probes either.
         after_alarm: "refuse" stops at an owner's first alarm, "continue" asks nevertheless.
+        server: its address, for the ledger.
 
     Raises:
         AlarmError: an earlier call ended with an alarm.
@@ -301,8 +304,9 @@ class Inference:
         outliers: str = "raise",
         verify: str = "every",
         after_alarm: str = "refuse",
+        server: str = "",
     ) -> None:
-        self._verify, self._alarm = choice(verify, "verify", VERIFY), False
+        self._verify = choice(verify, "verify", VERIFY)
         verification.ledger.allow(after_alarm)
         self._verification, self._output = verification, plan.signature.output
         signature = plan.signature
@@ -313,7 +317,8 @@ class Inference:
         self._placement: Placement = place(len(flat), plan.batch, wish, len(known) if known else 0)
         samples = known.samples if known else np.zeros((0, flat.shape[1]))
         values = self._placement.assemble(flat, samples, plan.neutral)
-        verification.ledger.ask(len(values))
+        asked = len(flat) - len(self._screened.skipped)
+        self._entry = verification.ledger.ask(len(values), asked, verify, server)
         limit = plan.program.scheme.value_limit * RANGE_SLACK
         makers: tuple[Callable[[NDArray[np.int64]], Check], ...] = (
             *([partial(ProbeCheck, verification)] if known else ()),
@@ -322,14 +327,9 @@ class Inference:
             *checks,
         )
         self.batches = [
-            Batch(keys, signature, part, number, [make(lanes) for make in makers], self._alarmed)
+            Batch(keys, signature, part, number, [make(lanes) for make in makers], self._entry.see)
             for number, (part, lanes) in enumerate(zip(values, self._placement.probe, strict=True))
         ]
-
-    def _alarmed(self) -> None:
-        """Once a call."""
-        self._verification.ledger.alarms += not self._alarm
-        self._alarm = True
 
     @staticmethod
     def _wish(probes: Wish) -> Probes:
@@ -372,19 +372,20 @@ class Inference:
         compared = [batch.compared(ProbeCheck.name) for batch in self.batches]
         probes = sum(answers for _, answers in compared)
         ledger = self._verification.ledger
-        ledger.checked += probes
-        ledger.alarmed += sum(
-            answers for (_, answers), batch in zip(compared, self.batches, strict=True) if batch.alarms
-        )
-        lanes = self._placement.data.size
         values, points = self._values, len(self._verification.tolerances)
         every = values is not None and values.points == points
+        checked = self._checked if values else 0
+        alarmed = sum(
+            answers for (_, answers), batch in zip(compared, self.batches, strict=True) if batch.alarms
+        )
+        self._entry.end(probes, alarmed, checked, alarms)
+        lanes = self._placement.data.size
         fractions = detection_by_fraction(lanes, probes, forced=self._placement.forced) if probes else {}
         if every:
             fractions = dict.fromkeys(fractions or FRACTIONS, 1.0 - MISS)
         return Report(
             how=values.name if values else RecomputeCheck.name,
-            checked=self._checked if values else 0,
+            checked=checked,
             points=values.points if values else 0,
             open=points - values.points if values else 0,
             blind=values.blind if values else None,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -39,26 +42,56 @@ class Ledger:
         Raises:
             AlarmError: there was one, and `after_alarm` is not "continue". InputError: it is no such word.
         """
-        if choice(after_alarm, "after_alarm", AFTER_ALARM) == "refuse" and self.alarms:
+        refuse = choice(after_alarm, "after_alarm", AFTER_ALARM) == "refuse"
+        with self.turn(lasting=False):
+            pass  # other processes' alarms count too
+        if refuse and self.alarms:
             raise AlarmError(
                 f"{self.alarms} earlier call(s) of this owner ended with an alarm: the server's answers were "
                 "not the network's. Let the server see no reaction; make a new Owner of the plan for another "
                 "one. after_alarm='continue' asks nevertheless"
             )
 
-    def ask(self, batches: int) -> None:
-        """Count batches against the key's fixed term.
+    def ask(self, batches: int, samples: int = 0, verify: str = "every", server: str = "") -> Entry:
+        """Enter a call, before anything of it is sent, and count its batches against the key's fixed term.
+
+        Args:
+            samples: that are asked, probes not among them. verify: how they are checked. server: its address,
+                if known.
 
         Raises:
             InputError: the key has served its term; an owner who reacts to alarms leaks at most
                 log2(Q + 1) bits over Q queries, and the term bounds Q.
         """
-        if self.batches + batches > KEY_TERM:
-            raise InputError(
-                f"this key has served {self.batches} of {KEY_TERM} batches and cannot serve {batches} more: "
-                "make a new Owner of the same plan and upload it"
-            )
-        self.batches += batches
+        with self.turn():
+            if self.batches + batches > KEY_TERM:
+                raise InputError(
+                    f"this key has served {self.batches} of {KEY_TERM} batches and cannot serve {batches} "
+                    "more: make a new Owner of the same plan and upload it"
+                )
+            self.batches += batches
+            return Entry(self, self.enter(batches, samples, verify, server))
+
+    @contextmanager
+    def turn(self, lasting: bool = True) -> Iterator[None]:
+        """The time in which counts are read and changed: nobody else's counting comes between.
+
+        Args:
+            lasting: what was counted outlives a failure of power when the block ends.
+        """
+        yield
+
+    def enter(self, batches: int, samples: int, verify: str, server: str) -> int:
+        """Write that a call is asked, within a turn; the number of its entry."""
+        return 0
+
+    def note(self, number: int, alarm: bool) -> None:
+        """Write that one more checkpoint of a call was seen, and whether there has been an alarm."""
+
+    def conclude(
+        self, number: int, seconds: float, probes: int, alarmed: int, recomputed: int, alarms: Sequence[str]
+    ) -> None:
+        """Write a call's verdict, within a turn."""
 
     def to_array(self) -> NDArray[np.int64]:
         """For the owner's file."""
@@ -68,3 +101,34 @@ class Ledger:
     def from_array(cls, counts: NDArray[np.int64]) -> Ledger:
         """The inverse of `to_array`."""
         return cls(*(int(count) for count in counts))
+
+
+class Entry:
+    """One call in a ledger: that it was asked, what its checkpoints showed so far, and the verdict."""
+
+    def __init__(self, ledger: Ledger, number: int) -> None:
+        self._ledger, self._number = ledger, number
+        self._alarm, self._began = False, time.monotonic()
+
+    def see(self, alarm: bool) -> None:
+        """One more checkpoint, and whether there has been an alarm: at once, for a call may never end.
+
+        The same is done in either case: a server sees how long it takes.
+        """
+        with self._ledger.turn(lasting=False):
+            self._ledger.alarms += alarm and not self._alarm
+            self._alarm = self._alarm or alarm
+            self._ledger.note(self._number, self._alarm)
+
+    def end(self, probes: int, alarmed: int, recomputed: int, alarms: Sequence[str]) -> None:
+        """The verdict.
+
+        Args:
+            probes: answers of probes compared. alarmed: those in batches with an alarm. recomputed: answers
+                compared with the network's own, in batches without an alarm. alarms: what differed and where.
+        """
+        seconds = time.monotonic() - self._began
+        with self._ledger.turn():
+            self._ledger.checked += probes
+            self._ledger.alarmed += alarmed
+            self._ledger.conclude(self._number, seconds, probes, alarmed, recomputed, alarms)

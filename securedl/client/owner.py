@@ -21,6 +21,7 @@ from securedl.client.display import owner_card
 from securedl.client.given import check_plan
 from securedl.client.inference import Inference, Wish
 from securedl.client.keys import Keys
+from securedl.client.ledger_file import LedgerFile
 from securedl.client.preparing import prepared, processors
 from securedl.client.probes import Verification
 from securedl.errors import InputError, KeyFileError
@@ -48,26 +49,43 @@ class Owner:
         processes: how many may encrypt weights, where there are enough; as many as there are processors by
             default, and 1 is this process alone.
         ahead: for how many queries, of a batch each, encryptions are prepared in idle time; 0 for none.
+        ledger: a file in which every call is entered before anything is sent, made if there is none; several
+            owners and processes may share it. Without one, calls are counted here and in a saved owner.
 
     Raises:
-        InputError: not a plan, or no such numbers.
+        InputError: not a plan, no such numbers, or a file that is no ledger or cannot be written.
 
     Attributes:
         plan: the plan. keys: the secret key and what is done with it.
         verification: probes with their tolerances, and what has been seen so far.
     """
 
-    def __init__(self, plan: Plan, processes: int | None = None, ahead: int = AHEAD) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        processes: int | None = None,
+        ahead: int = AHEAD,
+        ledger: str | Path | None = None,
+    ) -> None:
         check_plan(plan)
         _check_work(processes, ahead)
         keys = Keys(plan.program.params, ahead=_stock(plan.signature, ahead))
-        self._set(plan, keys, secrets.token_bytes(16), Verification(plan), processes)
+        self._set(plan, keys, secrets.token_bytes(16), Verification(plan), processes, ledger)
 
     def _set(
-        self, plan: Plan, keys: Keys, key_id: bytes, verification: Verification, processes: int | None
+        self,
+        plan: Plan,
+        keys: Keys,
+        key_id: bytes,
+        verification: Verification,
+        processes: int | None,
+        ledger: str | Path | None,
     ) -> None:
         self.plan, self.keys, self.verification = plan, keys, verification
         self._key_id, self._processes = key_id, processes
+        if ledger is not None:
+            path = checked_path(ledger, "ledger")
+            verification.ledger = LedgerFile(path, self.model_id.hex(), verification.ledger)
 
     def __repr__(self) -> str:
         return owner_card(self.model_id, self.plan, self.verification).text()
@@ -114,6 +132,7 @@ class Owner:
         outliers: str = "raise",
         verify: str = "every",
         after_alarm: str = "refuse",
+        server: str = "",
     ) -> Inference:
         """The client's side of one predict call.
 
@@ -122,6 +141,7 @@ class Owner:
             outliers: what is done about samples that would overflow: "raise", "skip" or "clip".
             verify: whose answers are compared: "every", "probes" or "none".
             after_alarm: "refuse" or "continue", where an earlier call ended with an alarm.
+            server: its address, for the ledger.
 
         Raises:
             AlarmError: one did, and this call is not to go on.
@@ -130,7 +150,7 @@ class Owner:
         """
         with self.keys.zeros.working():
             return Inference(
-                self.keys, self.plan, self.verification, x, probes, (), outliers, verify, after_alarm
+                self.keys, self.plan, self.verification, x, probes, (), outliers, verify, after_alarm, server
             )
 
     def save(self, path: str | Path, passphrase: str) -> None:
@@ -158,16 +178,22 @@ class Owner:
 
     @classmethod
     def load(
-        cls, path: str | Path, passphrase: str, processes: int | None = None, ahead: int = AHEAD
+        cls,
+        path: str | Path,
+        passphrase: str,
+        processes: int | None = None,
+        ahead: int = AHEAD,
+        ledger: str | Path | None = None,
     ) -> Owner:
         """The owner that `save` wrote.
 
         Args:
-            processes, ahead: as of an Owner.
+            processes, ahead, ledger: as of an Owner. What the ledger has counted since `save` counts.
 
         Raises:
             KeyFileError: no such file, not an owner's file, a wrong passphrase or a damaged file.
-            InputError: a path or a passphrase of a wrong type, or no such numbers.
+            InputError: a path or a passphrase of a wrong type, no such numbers, or a ledger that cannot
+                be used.
         """
         _check_work(processes, ahead)
         source = checked_path(path, "Owner.load")
@@ -191,7 +217,7 @@ class Owner:
             keys = Keys(plan.program.params, arrays["key"].tobytes(), _stock(plan.signature, ahead))
             owner = cls.__new__(cls)
             verification = Verification.from_arrays(plan, arrays)
-            owner._set(plan, keys, arrays["key_id"].tobytes(), verification, processes)
+            owner._set(plan, keys, arrays["key_id"].tobytes(), verification, processes, ledger)
         return owner
 
 

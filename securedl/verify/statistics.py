@@ -7,6 +7,7 @@ Clopper and Pearson (Biometrika 26, 1934) and Wilson (J. Am. Stat. Assoc. 22, 19
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Any
 
@@ -122,6 +123,36 @@ def alterable(
         seen = detection_probability(queries, probes, middle, miss, forced=forced) >= confidence
         low, high = (low, middle) if seen else (middle, high)
     return low
+
+
+def probes_needed(samples: int, fraction: float, confidence: float = 0.95, miss: float = 0.0) -> int:
+    """The least number of probes, at random places among so many samples, that notices tampering with a
+    fraction of all answers with this confidence, as `detection_by_fraction` has it.
+
+    Args:
+        miss: as of `detection_probability`. Where a server returns labels only, count with what was measured
+            for its kind of tampering: it moves no label of many probes.
+
+    Example: among 1,000 samples, 5 % of the answers, 95 %: 57.
+    """
+    if samples < 1:
+        raise InputError(f"samples {samples}; expected 1 or more")
+    if not 0.0 < fraction <= 1.0:
+        raise InputError(f"fraction {fraction}; expected above 0, and at most 1")
+    if not 0.0 <= miss < 1.0:
+        raise InputError(
+            f"miss {miss}; expected 0 or more, and below 1: probes that show nothing are no help"
+        )
+    _confidence(confidence)
+
+    def noticed(probes: int) -> bool:
+        found = detection_by_fraction(samples + probes, probes, [fraction], miss)
+        return found[fraction] >= confidence
+
+    most = 1
+    while not noticed(most):
+        most *= 2
+    return bisect_left(range(most), True, key=noticed)
 
 
 def upper_bound_tampered(checked: int, detected: int = 0, confidence: float = 0.95) -> float:

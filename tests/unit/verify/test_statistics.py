@@ -14,6 +14,7 @@ from securedl.verify.statistics import (
     detection_by_fraction,
     detection_probability,
     poisson_limit,
+    probes_needed,
     upper_bound_tampered,
     wilson_interval,
 )
@@ -86,6 +87,32 @@ def test_detection_grows_with_probes_and_tampering(data):
         assert 0 <= detection_probability(n, k, f, miss, forced=forced) <= 1
 
 
+@pytest.mark.parametrize("miss", [0.0, 0.4])
+@pytest.mark.parametrize("fraction", [0.004, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize("samples", [1, 2, 7, 100, 1000])
+def test_probes_needed_are_the_fewest(samples, fraction, miss):
+    def noticed(probes):
+        answers = samples + probes
+        tampered = max(1, int(np.ceil(round(fraction * answers, 9))))
+        hits = np.arange(probes + 1)
+        return 1 - np.sum(stats.hypergeom.pmf(hits, answers, tampered, probes) * miss**hits)
+
+    for confidence in (0.5, 0.95):
+        found = probes_needed(samples, fraction, confidence, miss)
+        assert noticed(found) >= confidence - 1e-9
+        assert found == 1 or noticed(found - 1) < confidence + 1e-9
+        fewer = np.unique(np.linspace(0, found - 1, 9, dtype=int))
+        assert all(noticed(probes) < confidence + 1e-9 for probes in fewer)
+
+
+def test_probes_needed_by_hand():
+    """All of 10 answers show on one probe. One of two, a sample and a probe, does so in half of the cases."""
+    assert probes_needed(10, 1.0) == 1
+    assert probes_needed(1, 0.5, 0.5) == 1
+    assert probes_needed(1000, 0.05) == 57
+    assert detection_probability(1057, 57, 53) >= 0.95 > detection_probability(1056, 56, 53)
+
+
 def test_detection_by_hand():
     assert detection_probability(100, 10, 1) == pytest.approx(0.1)
     assert detection_probability(10, 10, 1) == 1.0
@@ -142,6 +169,10 @@ def test_poisson_limit():
         lambda: upper_bound_tampered(1, 2),
         lambda: upper_bound_tampered(1, 0, 1.0),
         lambda: wilson_interval(-1, 2),
+        lambda: probes_needed(0, 0.5),
+        lambda: probes_needed(5, 0.0),
+        lambda: probes_needed(5, 0.5, 1.0),
+        lambda: probes_needed(5, 0.5, 0.9, miss=1.0),
     ],
 )
 def test_impossible_counts_are_refused(call):
