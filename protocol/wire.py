@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
-from google.protobuf.unknown_fields import UnknownFieldSet
 
 from protocol import messages_pb2 as pb
 from securedl.errors import ProtocolError
@@ -36,18 +35,19 @@ M = TypeVar("M")
 
 
 def parse(kind: type[M], raw: bytes) -> M:
-    """The message in `raw`, which must be the one way to write it: no unknown or repeated fields.
+    """The message in `raw`, which must be the one way to write it: what is known, in order, once.
 
     Raises:
-        ProtocolError: the bytes are not such a message.
+        ProtocolError: the bytes are not such a message, or not written that way.
     """
     message: Any = kind()
     try:
         message.ParseFromString(raw)
     except DecodeError as error:
         raise ProtocolError(f"{len(raw)} bytes are not a {kind.__name__} message") from error
-    if message.ByteSize() != len(raw) or len(UnknownFieldSet(message)):
-        raise ProtocolError(f"a {kind.__name__} message holds fields that this version does not know")
+    message.DiscardUnknownFields()
+    if message.SerializeToString() != raw:
+        raise ProtocolError(f"a {kind.__name__} message is written in another way than this version does")
     return message  # type: ignore[no-any-return]
 
 

@@ -14,7 +14,7 @@ from securedl.he.record import Record, Shape
 from securedl.he.seal import SealContext, SealEvaluator, galois_element, save_stream
 from securedl.he.vector import Handle, VectorEvaluator
 
-#: Steps that every oracle has rotation keys for.
+#: Steps that an oracle has rotation keys for, unless it is made for fewer.
 STEPS = (1, 2, 3, 5, 8, 64, 1000, 1024)
 #: How residues are drawn.
 KINDS = ("random", "zero", "one", "largest", "mixed", "middle")
@@ -31,9 +31,13 @@ def make_parameters(scheme: str, ring: int, bits: tuple[int, ...], special: int,
 
 @dataclass(frozen=True)
 class Oracle:
-    """One set of parameters with SEAL's secret key, its evaluator, and the vector evaluators under test."""
+    """One set of parameters with SEAL's secret key, its evaluator, and the vector evaluators under test.
+
+    `steps`: those that there are rotation keys for.
+    """
 
     params: Parameters
+    steps: tuple[int, ...] = STEPS
 
     @cached_property
     def seal(self) -> SealContext:
@@ -50,7 +54,7 @@ class Oracle:
     @cached_property
     def rotations(self) -> dict[int, list[Record]]:
         found = {}
-        for step in STEPS:
+        for step in self.steps:
             element = galois_element(self.params.ring, step)
             keys = save_stream(self.generator.create_galois_keys([element]))
             found[step] = self.seal.key_records(keys, (element - 1) // 2)

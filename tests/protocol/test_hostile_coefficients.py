@@ -8,6 +8,7 @@ is for the checks of values to say. Of its bytes only header and length can be w
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -491,20 +492,25 @@ def test_with_squares_in_slots(mixed: Honest, attack: Any) -> None:
 
 @pytest.mark.parametrize("side", ["asking", "sessions"])
 def test_on_a_real_socket(honest: Honest, serve, side: str, monkeypatch) -> None:
-    """One frame of a query is another than it should be, of either side; both work on."""
+    """One frame of each stream is another than it should be, of either side; both work on.
+
+    A stream that was refused may go on sending while the next one begins: each counts its own frames.
+    """
     import protocol.asking
     import protocol.sessions
 
     module = {"asking": protocol.asking, "sessions": protocol.sessions}[side]
-    rng, server = np.random.default_rng(3), serve(evaluator="vector")
+    server = serve(evaluator="vector")
     sent = honest.up if side == "asking" else honest.down
-    target = number = 0
+    streams: dict[bytes, tuple[np.random.Generator, int, Iterator[int]]] = {}
 
     def frames_of(session: bytes, kind: int, index: int, data: bytes, query: int, stage: int) -> Any:
-        nonlocal number
+        if session not in streams:
+            rng = np.random.default_rng([3, len(streams)])
+            streams[session] = rng, int(rng.integers(len(sent))), itertools.count()
+        rng, target, numbers = streams[session]
         for frame in frames(session, kind, index, data, query, stage):
-            number += 1
-            if number - 1 != target:
+            if next(numbers) != target:
                 yield frame
             elif rng.random() < 0.5:
                 yield from flip(frame, rng) or [frame[:-1]]
@@ -518,7 +524,6 @@ def test_on_a_real_socket(honest: Honest, serve, side: str, monkeypatch) -> None
         with monkeypatch.context() as patched:
             patched.setattr(module, "frames", frames_of)
             for _ in range(25):
-                target, number = int(rng.integers(len(sent))), 0
                 with pytest.raises(ProtocolError):
                     client.predict(honest.x[:3], probes=0)
         assert client.predict(honest.x[:3], probes=0).report.passed

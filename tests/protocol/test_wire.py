@@ -14,6 +14,7 @@ from google.protobuf import descriptor_pb2
 from protocol import messages_pb2 as pb
 from protocol.wire import (
     CHUNK_BYTES,
+    DIGEST_BYTES,
     MAX_MESSAGE,
     Receiver,
     expand_ranges,
@@ -106,12 +107,43 @@ def test_a_session_is_named_by_both_greetings() -> None:
     assert session_id("Upload", b"ab", b"c") != session_id("Upload", b"a", b"bc")
 
 
-def test_unknown_and_repeated_fields_are_refused() -> None:
+def test_a_message_is_written_in_one_way() -> None:
+    """No unknown, repeated, overlong or reordered fields, on any level."""
+    nonce = pb.Hello(nonce=bytes(32)).SerializeToString()
     raw = pb.Hello(version=1, nonce=bytes(32)).SerializeToString()
     assert parse(pb.Hello, raw).version == 1
     for extra in (b"\x50\x01", b"\x08\x01", b"\x08", b"\xff" * 11):
         with pytest.raises(ProtocolError):
             parse(pb.Hello, raw + extra)
+    for same in (nonce + b"\x08\x01", b"\x08\x81\x00" + nonce, b"\x08\x01\x28\x00" + nonce):
+        assert pb.Hello.FromString(same) == pb.Hello.FromString(raw)
+        with pytest.raises(ProtocolError, match="another way"):
+            parse(pb.Hello, same)
+    inner = pb.Range(first=3, count=1).SerializeToString()
+    for run, known in ((inner, True), (inner + b"\x50\x01", False), (inner[2:] + inner[:2], False)):
+        welcome = b"\x08\x01\x22" + bytes([len(run)]) + run
+        assert pb.Welcome.FromString(welcome).missing[0].first == 3
+        if known:
+            assert parse(pb.Welcome, welcome).missing[0].first == 3
+        else:
+            with pytest.raises(ProtocolError, match="another way"):
+                parse(pb.Welcome, welcome)
+
+
+@pytest.mark.parametrize("length", [1, 100, 20_000])
+def test_no_bit_of_a_frame_can_be_another(length: int) -> None:
+    """Each bit of what is around the data, and some of the data's."""
+    data = np.random.default_rng(length).bytes(length)
+    (raw,) = frames(SESSION, pb.REFRESH, 1, data, 2, 3)
+    digest = len(raw) - DIGEST_BYTES - 2
+    around = {*range(min(32, len(raw))), *range(digest, len(raw))}
+    assert len(around) > len(raw) - length
+    for at in sorted(around):
+        for bit in range(8):
+            changed = bytearray(raw)
+            changed[at] ^= 1 << bit
+            with pytest.raises(ProtocolError):
+                Receiver(SESSION, iter([bytes(changed)])).blob(pb.REFRESH, 1, length, 2, 3)
 
 
 def test_ranges() -> None:
