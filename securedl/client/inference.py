@@ -351,16 +351,16 @@ class Inference:
         ledger.alarmed += sum(
             answers for (_, answers), batch in zip(compared, self.batches, strict=True) if batch.alarms
         )
-        lanes = self._placement.data.size
+        lanes, forced = self._placement.data.size, min(self._placement.forced, probes)
         every = self._verify == "every"
-        fractions = detection_by_fraction(lanes, probes, forced=self._placement.forced) if probes else {}
+        fractions = detection_by_fraction(lanes, probes, forced=forced) if probes else {}
         if every:
             fractions = dict.fromkeys(fractions or FRACTIONS, 1.0 - MISS)
         return Report(
             checked=self._checked if every else 0,
             points=len(self._verification.tolerances) if every else 0,
             blind=self._blind,
-            alterable=0 if every else alterable(lanes, probes, forced=self._placement.forced),
+            alterable=0 if every else alterable(lanes, probes, forced=forced),
             passed=not alarms,
             probes=probes,
             checkpoints=sum(refreshes for refreshes, _ in compared),
