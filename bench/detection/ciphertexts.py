@@ -30,7 +30,8 @@ from securedl.files import write_atomically
 from securedl.plan.plan import Plan
 from securedl.verify.statistics import binomial_interval
 
-RUNS = 200
+#: Calls of each attack under each `verify`; of each push, and of what probes alone notice.
+RUNS, PUSHED = 20, 200
 #: Samples and probes of a call: two batches of 64, or one.
 TWO_BATCHES, ONE_BATCH = (120, 8), (60, 4)
 #: Hidden layers of a network whose plan without a refresh has seven levels.
@@ -98,7 +99,9 @@ def measured(target: Target, attack: Attack, runs: int, call: tuple[int, int]) -
 
 
 def seen(target: Target, attack: Attack, runs: int, call: tuple[int, int], verify: str) -> Tally:
-    """The same under one `verify`."""
+    """The same under one `verify`, after an honest call that can be replayed."""
+    earlier = np.resize(target.plan.samples, (call[0], *target.plan.samples.shape[1:]))
+    target.ask(Order(), earlier, "none", 0)
     random, noticed, refused, unseen, labels = np.random.default_rng(0), 0, 0, 0, 0
     worst, chances = 0.0, dict[float, float]()
     for _ in range(runs):
@@ -177,11 +180,13 @@ def compiled(split: Split, hidden: tuple[int, ...], seed: int = 0, **options: An
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Of the command line."""
-    parser.add_argument("--runs", type=int, help=f"calls of each attack and `verify` ({RUNS})")
+    parser.add_argument("--runs", type=int, help=f"calls of each attack ({RUNS}), or push ({PUSHED})")
 
 
-def rows(quick: bool, runs: int) -> Iterator[Row | Rate]:
+def rows(quick: bool, wanted: int | None) -> Iterator[Row | Rate]:
     """All of them, as they are measured."""
+    few = 4 if quick else None
+    runs, pushed = wanted or few or RUNS, wanted or few or PUSHED
     data = "wine" if quick else "digits"
     split = load_split(data)
     plan, older = (compiled(split, HIDDEN[data], seed, batch=64, ring=8192) for seed in (0, 1))
@@ -194,13 +199,13 @@ def rows(quick: bool, runs: int) -> Iterator[Row | Rate]:
         with against(plan, split.x_test) as target:
             for attack in pushes(target, split):
                 name = f"{attack.name}, batch {batch}"
-                print(f"{name}: {3 * runs} calls", file=sys.stderr, flush=True)
-                yield measured(target, Attack(name, attack.order), runs, call)
+                print(f"{name}: {3 * pushed} calls", file=sys.stderr, flush=True)
+                yield measured(target, Attack(name, attack.order), pushed, call)
     for batch, call in ((64, ONE_BATCH), (1, (16, 4))):
         name = "lanes of a query" if batch > 1 else "queries of a call"
         with against(compiled(split, HIDDEN[data], batch=batch, ring=8192), split.x_test) as target:
-            print(f"{name}: {3 * runs} calls", file=sys.stderr, flush=True)
-            yield from rates(target, name, runs, call, batch == 1)
+            print(f"{name}: {len(SHARES) * pushed} calls", file=sys.stderr, flush=True)
+            yield from rates(target, name, pushed, call, batch == 1)
 
 
 def pushes(target: Target, split: Split) -> Iterator[Attack]:
@@ -217,8 +222,8 @@ def pushes(target: Target, split: Split) -> Iterator[Attack]:
 def main(chosen: argparse.Namespace) -> int:
     """The tables; 1 where something is not as it should be (see `right`)."""
     torch.set_num_threads(1)
-    runs, found, heading = chosen.runs or (4 if chosen.quick else RUNS), list[Row | Rate](), ""
-    for row in rows(chosen.quick, runs):
+    found, heading = list[Row | Rate](), ""
+    for row in rows(chosen.quick, chosen.runs):
         found.append(row)
         wanted = HEADING if isinstance(row, Row) else RATES_HEADING
         if wanted != heading:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import securedl
 from bench.detection.attacks import ATTACKS, LARGE, Attack, fixed
 from bench.detection.ciphertexts import (
     DEEP,
@@ -24,7 +25,7 @@ from bench.detection.ciphertexts import (
 )
 from bench.detection.hostile import Order
 from bench.detection.target import Target, against
-from securedl.demo.data import HIDDEN, Split, load_split
+from securedl.demo.data import HIDDEN, Split, load_split, train_network
 from securedl.verify import placement
 
 pytestmark = pytest.mark.he
@@ -55,6 +56,15 @@ def alone(split: Split) -> Iterator[Target]:
         yield target
 
 
+@pytest.fixture(scope="module")
+def rounds(split: Split) -> Iterator[Target]:
+    """A sample a query, and the activations the client's."""
+    models = [train_network(split, HIDDEN["wine"], seed) for seed in (0, 1)]
+    plan, older = (securedl.compile(m, split.x_train, batch=1, activations="client") for m in models)
+    with against(plan, split.x_test, older) as target:
+        yield target
+
+
 def check(found: Tally, attack: Attack, calls: int) -> None:
     """An alarm for each call; none where nothing is changed; its end where the protocol is broken."""
     assert found.unseen == 0
@@ -81,6 +91,17 @@ ON_ALL = [a for a in ATTACKS if not a.name.startswith(("one ", "the same, one ")
 def test_where_probes_are_compared(target: Target, attack: Attack) -> None:
     """What changes all answers, or a whole batch of them, cannot miss the probe in it."""
     check(seen(target, attack, CALLS, TWO_BATCHES, "probes"), attack, CALLS)
+
+
+#: A plan whose layers are computed one by one has no steps in slots and no lanes, and what is cut to four
+#: bytes no residue above its prime.
+NOT_IN_ROUNDS = ("5 %", "a layer", "an activation", "one lane", "one slot", "messages: a residue")
+IN_ROUNDS = [a for a in ATTACKS if not a.name.startswith(NOT_IN_ROUNDS)]
+
+
+@pytest.mark.parametrize("attack", IN_ROUNDS, ids=[attack.name for attack in IN_ROUNDS])
+def test_where_activations_are_the_clients(rounds: Target, attack: Attack) -> None:
+    check(seen(rounds, attack, CALLS, (2, 0), "every"), attack, CALLS)
 
 
 @pytest.mark.parametrize("attack", [a for a in ATTACKS if a.name == "all values negated"])
