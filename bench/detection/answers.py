@@ -25,13 +25,12 @@ from numpy.typing import NDArray
 
 import protocol
 import securedl
+from bench.detection.records import added
 from protocol.executor import Evaluation, Executor, Here
 from protocol.models import LoadedModel
-from securedl.client.coefficients import encoded
 from securedl.demo.data import HIDDEN, load_split, train_network
 from securedl.files import write_atomically
-from securedl.he.params import Parameters
-from securedl.he.record import CUT_BITS, Record, Shape
+from securedl.he.record import Record
 from securedl.network.graph import Array
 from securedl.plan.network import within_headroom
 from securedl.plan.plan import Plan
@@ -105,19 +104,6 @@ def place(plan: Plan, push: Push) -> tuple[int, Array]:
         if plan.signature.values(push.point, ones)[push.lane, push.feature] > 0:
             return tile, ones[tile] * push.amount
     raise AssertionError("no place has this value")
-
-
-def added(params: Parameters, record: Record, values: Array) -> Record:
-    """A ciphertext of level 0 plus slots [n] or coefficients [N]: what anybody can do to one."""
-    residues, shape = record.residues.copy(), record.shape
-    if shape.cut:
-        coefficients = np.rint(values * shape.scale * (2.0**CUT_BITS / params.primes[0]))
-        more, modulus = coefficients.astype(np.int64) % (1 << CUT_BITS), 1 << CUT_BITS
-    else:
-        more = encoded(params, values, Shape(0, 1, shape.scale)).residues[0, 0]
-        modulus = params.primes[0]
-    residues[0, 0] = (residues[0, 0] + more.astype(np.uint64)) % np.uint64(modulus)
-    return Record(shape, residues, record.seed)
 
 
 def answered(plan: Plan, flat: Array, push: Push | None = None) -> Array:

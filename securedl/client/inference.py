@@ -379,8 +379,8 @@ class Inference:
             answers for (_, answers), batch in zip(compared, self.batches, strict=True) if batch.alarms
         )
         self._entry.end(probes, alarmed, checked, alarms)
-        lanes = self._placement.data.size
-        fractions = detection_by_fraction(lanes, probes, forced=self._placement.forced) if probes else {}
+        lanes, forced = self._placement.data.size, min(self._placement.forced, probes)
+        fractions = detection_by_fraction(lanes, probes, forced=forced) if probes else {}
         if every:
             fractions = dict.fromkeys(fractions or FRACTIONS, 1.0 - MISS)
         return Report(
@@ -389,7 +389,7 @@ class Inference:
             points=values.points if values else 0,
             open=points - values.points if values else 0,
             blind=values.blind if values else None,
-            alterable=0 if every else alterable(lanes, probes, forced=self._placement.forced),
+            alterable=0 if every else alterable(lanes, probes, forced=forced),
             passed=not alarms,
             probes=probes,
             checkpoints=sum(refreshes for refreshes, _ in compared),
