@@ -147,7 +147,8 @@ def unguided(
 def _like_data(graph: Graph, data: _Data, count: int, seeds: list[int], progress: Steps | None) -> Array:
     """Sensitive samples: each from a calibration sample, with its norm, and no feature outside the data's.
 
-    Only the winner's output counts (see `Sensitivity`), in single precision: 1/classes of the time.
+    The last layer's weights, in single precision: on the MNIST CNN a tenth of the time of all weights, and
+    30 steps of it catch as much, whichever layer is tampered with.
     """
     starts = data.chosen(count, seeds[0])
     low, high = data.rows.min(0), data.rows.max(0)
@@ -157,7 +158,7 @@ def _like_data(graph: Graph, data: _Data, count: int, seeds: list[int], progress
         size = np.maximum(data.norm(x)[:, None], np.finfo(np.float64).tiny)
         return np.asarray(np.clip(data.middle + (x - data.middle) * np.minimum(1.0, norms / size), low, high))
 
-    measure = Sensitivity(graph, outputs="winner", dtype=torch.float32)
+    measure = Sensitivity(graph, layers="last", dtype=torch.float32)
     move = level_steps(high - low, ASCENT_RATE, ASCENT_STEPS, seeds[1])
     return data.drawn_in(climbed(measure, starts, move, project, ASCENT_STEPS, progress), starts)
 

@@ -1,7 +1,5 @@
 """Ghost norms of ordinary torch modules against the Jacobian by torch.func."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -28,25 +26,15 @@ def test_the_norm_is_the_jacobians(made, jacobians, layers):
     np.testing.assert_allclose(single, found, atol=1e-3)
 
 
-@pytest.mark.parametrize("outputs", ["all", "winner"])
-def test_the_slope_by_finite_differences(made, outputs):
+@pytest.mark.parametrize("layers", ["all", "last"])
+def test_the_slope_by_finite_differences(made, layers):
     model, x = made
-    measure, step = Sensitivity(model, outputs=outputs), 1e-6
+    measure, step = Sensitivity(model, layers=layers), 1e-6
     towards = np.random.default_rng(1).normal(size=x.shape)
     _, slope = measure(x)
     up, down = (measure(x + sign * step * towards)[0] for sign in (1, -1))
     along = (slope * towards).reshape(len(x), -1).sum(1)
     np.testing.assert_allclose(along, (up - down) / (2 * step), rtol=1e-5, atol=1e-6)
-
-
-def test_the_winner_alone(made, jacobians):
-    model, x = made
-    expected = []
-    for one, best in zip(
-        jacobians(model, x), copy.deepcopy(model).double().eval()(torch.tensor(x)).argmax(1), strict=True
-    ):
-        expected.append(float(torch.log(sum((part[best] ** 2).sum() for part in one.values()))))
-    np.testing.assert_allclose(Sensitivity(model, outputs="winner")(x)[0], expected, atol=1e-9)
 
 
 def test_a_softmax_at_the_end_is_not_taken_twice(made):
@@ -65,6 +53,5 @@ def test_what_cannot_be_measured_is_refused():
     ):
         with pytest.raises(InputError, match=text):
             Sensitivity(model)(np.zeros((2, 3)))
-    for options in ({"layers": "first"}, {"outputs": "loser"}):
-        with pytest.raises(InputError, match="must be"):
-            Sensitivity(twice, **options)
+    with pytest.raises(InputError, match="must be 'last' or 'all'"):
+        Sensitivity(twice, layers="first")
