@@ -34,6 +34,7 @@ from bench.models.__main__ import CALIBRATION, WHO, machine
 from bench.models.measure import peak_mib, relinearisation_us, sizes
 from bench.models.networks import NETWORKS
 from bench.models.training import polynomial, task, trained
+from protocol.asking import STAGES
 from securedl.client.calibrate import measured_prices
 from securedl.client.inference import Answer
 from securedl.client.owner import Owner
@@ -48,7 +49,7 @@ SAMPLES, QUICK_SAMPLES = 1 << 16, 1 << 10
 THROUGHPUT, CLIENT_BATCH = "throughput", 64
 #: Client and server on one machine.
 LINK = securedl.Link(1.0, 10_000.0)
-STAGES = ("encrypt", "waiting", "refresh", "verify", "decrypt", "rest")
+SHARES = (*("waiting" if stage == "server" else stage for stage in STAGES), "rest")
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,8 @@ def _shared(
 def shares(answers: list[Answer]) -> dict[str, float]:
     """Of the time of all calls, by stage."""
     total = sum(answer.timings["total"] for answer in answers)
-    keys = {name: "server" if name == "waiting" else name for name in STAGES[:-1]}
-    found = {stage: sum(one.timings[key] for one in answers) / total for stage, key in keys.items()}
+    pairs = zip(SHARES, STAGES, strict=False)
+    found = {share: sum(one.timings[stage] for one in answers) / total for share, stage in pairs}
     return {**found, "rest": 1 - sum(found.values())}
 
 
@@ -166,7 +167,7 @@ def processor_s(pid: int) -> float:
 
 HEAD = (
     f"{'network':10} {'by':6} {'batch':>5} {'samples':>7} {'a second':>9} {'relin.':>7} "
-    + " ".join(f"{stage:>7}" for stage in STAGES)
+    + " ".join(f"{stage:>7}" for stage in SHARES)
     + f" {'client':>6} {'server':>6} {'same':>7} {'trips':>5} {'up MB':>7} {'up s':>6} {'MiB':>6}"
 )
 
@@ -176,7 +177,7 @@ def line(row: Row) -> str:
     return (
         f"{row.network:10} {row.activations:6} {row.batch:5} {row.samples:7} {row.per_s:9,.0f} "
         f"{row.relinearisations:7.3f} "
-        + " ".join(f"{row.shares[stage]:7.0%}" for stage in STAGES)
+        + " ".join(f"{row.shares[stage]:7.0%}" for stage in SHARES)
         + f" {row.client_busy:6.2f} {row.server_busy:6.2f} {row.same / row.samples:7.2%} {row.trips:5} "
         f"{row.upload_bytes / 1e6:7.1f} {row.upload_s:6.1f} {row.server_mib:6.0f}"
     )

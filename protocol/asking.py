@@ -30,12 +30,16 @@ class SecretQuery(Protocol):
         """Take the answer."""
 
 
+#: Of a call, in order.
+STAGES = ("prepare", "encrypt", "server", "refresh", "verify", "decrypt")
+
+
 class Clock:
     """Milliseconds by stage."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
-        self._ms = dict.fromkeys(("encrypt", "server", "refresh", "verify", "decrypt"), 0.0)
+        self._ms = dict.fromkeys(STAGES, 0.0)
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -47,8 +51,8 @@ class Clock:
             self._ms[stage] += 1e3 * (time.perf_counter() - began)
 
     def timings(self) -> dict[str, float]:
-        """ms of encrypt, server (network and server, as the client waits), refresh, verify (the server works
-        meanwhile), decrypt (with the last checks), and total.
+        """ms of prepare (samples and probes find their places), encrypt, server (network and server, as the
+        client waits), refresh, verify (the server works meanwhile), decrypt (with the last checks), total.
         """
         return {**self._ms, "total": 1e3 * (time.perf_counter() - self._began)}
 

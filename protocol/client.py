@@ -52,6 +52,9 @@ class SecretSide(Protocol):
     def model_id(self) -> bytes:
         """16 bytes that name program and keys."""
 
+    def prepare(self) -> None:
+        """Make what verifies answers, unless it is there already."""
+
     def key(self, step: int | None) -> bytes:
         """A packed switch key: of a rotation in slots, or for relinearisation."""
 
@@ -72,11 +75,14 @@ class SecretSide(Protocol):
 
 @dataclass(frozen=True)
 class Upload:
-    """What an upload sent: parts of the model, their bytes, and how long it took."""
+    """What an upload sent: parts of the model, their bytes, and how long it took; before it, how long probes
+    and tolerances took.
+    """
 
     blobs: int
     bytes: int
     seconds: float
+    prepare_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -223,19 +229,23 @@ class Client:
         return bool(reply.known)
 
     def upload(self) -> Upload:
-        """Send the program, the keys and the encrypted weights: what the server lacks of them.
+        """Send the program, the keys and the encrypted weights: what the server lacks of them. Before that
+        the owner makes its probes, so that the first query need not.
 
         Raises:
             ServerError: the server went away; what arrived is kept, so call it again.
             QuotaError: the server has no room for this model.
             ProtocolError: the server broke the protocol, or refuses.
         """
+        self._link.check_open()
+        prepared = time.monotonic()
+        self._owner.prepare()
         began, blobs, size = time.monotonic(), 0, 0
         while True:
             done = self._upload_once()
             blobs, size = blobs + done.blobs, size + done.blob_bytes
             if not done.remaining:
-                return Upload(blobs, size, time.monotonic() - began)
+                return Upload(blobs, size, time.monotonic() - began, began - prepared)
             if not done.blobs:
                 raise ProtocolError("the server misses parts of the model but does not say which")
 
@@ -272,8 +282,9 @@ class Client:
             ProtocolError: the server broke the protocol, or has another model.
         """
         self._link.check_open()  # making probes takes long
-        inference = self._owner.ask(x, probes, outliers, verify, after_alarm, self._link.address)
         known, clock = self._model(), Clock()
+        with clock("prepare"):
+            inference = self._owner.ask(x, probes, outliers, verify, after_alarm, self._link.address)
         doing = "nothing is lost and nothing was learnt: the query can be repeated"
         with self._link.stream("Predict", doing) as stream:
             session, _ = self._greet(stream, "Predict", 0)

@@ -79,7 +79,7 @@ class Owner:
         key_id: bytes,
         verification: Verification,
         processes: int | None,
-        ledger: str | Path | None,
+        ledger: str | Path | None = None,
     ) -> None:
         self.plan, self.keys, self.verification = plan, keys, verification
         self._key_id, self._processes = key_id, processes
@@ -124,6 +124,11 @@ class Owner:
         tiles = (tile for index, tile in enumerate(self.plan.weight_slots()) if index in wanted)
         processes = self._processes or processors()
         return prepared(self.keys, tiles, len(wanted), processes if self.program.encrypted else 1)
+
+    def prepare(self) -> None:
+        """Make what verifies answers now rather than in the first query, unless it is there already."""
+        with self.keys.zeros.working():
+            self.verification.prepare()
 
     def ask(
         self,

@@ -82,6 +82,7 @@ class Server:
 
         def refresh(request):
             sent.append(batch.refresh(request.index, self.dump(tamper(request.index, request.tiles))))
+            batch.settle()
             return self.load(sent[-1], program.refreshes[request.index][1])
 
         query = self.load(batch.query(), program.query)

@@ -161,6 +161,9 @@ class FakeOwner:
         """x random batches."""
         return FakeInference(self, x, probes)
 
+    def prepare(self) -> None:
+        pass
+
     def key(self, step: int | None) -> bytes:
         self.made.append(f"key {step}")
         params = self.program.params
