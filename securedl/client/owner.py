@@ -222,6 +222,8 @@ class Owner:
             keys = Keys(plan.program.params, arrays["key"].tobytes(), _stock(plan.signature, ahead))
             owner = cls.__new__(cls)
             verification = Verification.from_arrays(plan, arrays)
+            if verification.made:
+                verification.prepare()
             owner._set(plan, keys, arrays["key_id"].tobytes(), verification, processes, ledger)
         return owner
 

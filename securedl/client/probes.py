@@ -80,6 +80,11 @@ class Verification:
             grown.append(np.ones(0) if allowed.tiles else allowed.grown(stages))
         return Probed(fingerprint, tuple(exchanges), tuple(grown))
 
+    @property
+    def made(self) -> bool:
+        """Whether there are probes, perhaps of an earlier process."""
+        return self._saved is not None or "probes" in self.__dict__
+
     def prepare(self) -> None:
         """Make tolerances and probes now rather than in the first query."""
         self.probes  # noqa: B018 - computed once, then kept
