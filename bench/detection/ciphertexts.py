@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 
 import securedl
 from bench.detection.attacks import ATTACKS, LARGE, Attack, fixed
@@ -28,7 +29,6 @@ from securedl.client.inference import VERIFY
 from securedl.demo.data import HIDDEN, Split, load_split, train_network
 from securedl.files import write_atomically
 from securedl.plan.plan import Plan
-from securedl.verify.statistics import binomial_interval
 
 #: Calls of each attack under each `verify`; of each push, and of what probes alone notice.
 RUNS, PUSHED = 20, 200
@@ -131,7 +131,8 @@ class Rate:
     @property
     def interval(self) -> tuple[int, int]:
         """Calls that a chance as reported makes of so many, with `CONFIDENCE`."""
-        return binomial_interval(self.chance, self.runs, CONFIDENCE)
+        low, high = stats.binom.interval(CONFIDENCE, self.runs, self.chance)
+        return int(low), int(high)
 
     @property
     def right(self) -> bool:
