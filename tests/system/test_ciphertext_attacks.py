@@ -27,6 +27,7 @@ from bench.detection.ciphertexts import (
 from bench.detection.hostile import Order
 from bench.detection.target import Target, against
 from securedl.demo.data import HIDDEN, Split, load_split, train_network
+from securedl.errors import AlarmError
 from securedl.verify import placement
 
 pytestmark = pytest.mark.he
@@ -117,6 +118,16 @@ def test_a_batch_without_a_probe_left(target: Target) -> None:
     attack = fixed("one query of two", Order("Offset", {"amount": LARGE}, share=(1, 2)))
     found = seen(target, attack, 4, (126, 1), "probes")
     assert (found.noticed, found.refused) == (4, 0)
+
+
+def test_a_server_that_goes_away_escapes_no_alarm(target: Target) -> None:
+    """It tampers at a refresh and ends the call before the answer: the owner asks no more."""
+    ledger = target.owner.verification.ledger
+    order, before = Order("Offset", {"amount": LARGE}, frames="the end in place of the answer"), ledger.alarms
+    assert target.ask(order, target.samples, "every", 8) is None
+    assert ledger.alarms == before + 1
+    with pytest.raises(AlarmError):
+        target.client.predict(target.shaped(target.samples))
 
 
 # --- pushes that find their victims by what is encrypted ---------------------------------------------
