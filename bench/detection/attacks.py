@@ -95,21 +95,31 @@ def _slot(target: Target, random: np.random.Generator, flat: Array) -> Order:
 def tolerated() -> Iterator[Attack]:
     """Changes beside the tolerances, of which the server was told."""
     for number, where in ((1, "first refresh"), (-1, "answer")):
-        below, above = partial(_below, number), partial(_above, number)
-        yield Attack(f"all values of the {where} moved, just below tolerance", below, harmless=True)
+        quarter, below, above = (partial(made, number) for made in (_quarter, _below, _above))
+        yield Attack(f"all values of the {where} moved by 1/4 of their tolerance", quarter, harmless=True)
+        yield Attack(f"one value of the {where} moved, just below tolerance", below, harmless=True)
         yield Attack(f"one value of the {where} moved, just above tolerance", above)
 
 
-def _below(number: int, target: Target, random: np.random.Generator, flat: Array) -> Order:
+def _quarter(number: int, target: Target, random: np.random.Generator, flat: Array) -> Order:
     deviations = target.deviations(number)
-    return _told(target, number, random.choice([-1.0, 1.0], deviations.shape) * BELOW * deviations)
+    return _told(target, number, random.choice([-1.0, 1.0], deviations.shape) * SIGMAS / 4 * deviations)
+
+
+def _below(number: int, target: Target, random: np.random.Generator, flat: Array) -> Order:
+    return _told(target, number, _one(target, number, random) * BELOW)
 
 
 def _above(number: int, target: Target, random: np.random.Generator, flat: Array) -> Order:
+    return _told(target, number, _one(target, number, random) * ABOVE * target.growth(number, flat))
+
+
+def _one(target: Target, number: int, random: np.random.Generator) -> Array:
+    """One value [batch, features] by its standard deviation."""
     deviations = target.deviations(number)
     pushed, at = np.zeros_like(deviations), tuple(random.integers(deviations.shape))
-    pushed[at] = random.choice([-1.0, 1.0]) * ABOVE * deviations[at] * target.growth(number, flat)
-    return _told(target, number, pushed)
+    pushed[at] = random.choice([-1.0, 1.0]) * deviations[at]
+    return pushed
 
 
 def _told(target: Target, number: int, pushed: Array) -> Order:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 
 import securedl
 from bench.detection.attacks import ATTACKS, LARGE, Attack, fixed
@@ -28,9 +29,9 @@ from securedl.client.inference import VERIFY
 from securedl.demo.data import HIDDEN, Split, load_split, train_network
 from securedl.files import write_atomically
 from securedl.plan.plan import Plan
-from securedl.verify.statistics import binomial_interval
 
-#: Calls of each attack under each `verify`; of each push, and of what probes alone notice.
+#: Calls of each attack under each `verify`; of pushes where every answer is compared, and of what probes
+#: alone notice.
 RUNS, PUSHED = 20, 200
 #: Samples and probes of a call: two batches of 64, or one.
 TWO_BATCHES, ONE_BATCH = (120, 8), (60, 4)
@@ -42,14 +43,15 @@ SHARES = (0.01, 0.1, 0.5)
 
 @dataclass(frozen=True)
 class Tally:
-    """What came of some calls.
+    """What came of so many calls.
 
     Attributes:
-        noticed: calls with an alarm. refused: calls that a ProtocolError ended. unseen: labels that were
+        noticed: those with an alarm. refused: calls that a ProtocolError ended. unseen: labels that were
             another in calls without an alarm, of so many `labels` in all. worst: deviation over its
             tolerance. chances: of the last report, by the share of answers tampered with.
     """
 
+    calls: int
     noticed: int
     refused: int
     unseen: int
@@ -65,7 +67,6 @@ class Row:
     name: str
     harmless: bool
     structural: bool
-    runs: int
     seen: dict[str, Tally]
 
     @property
@@ -74,28 +75,32 @@ class Row:
         where every answer is compared.
         """
         accused = self.harmless and any(one.noticed or one.unseen for one in self.seen.values())
-        passed = self.structural and any(one.refused < self.runs for one in self.seen.values())
+        passed = self.structural and any(one.refused < one.calls for one in self.seen.values())
         return not (accused or passed or self.seen["every"].unseen)
 
     def __str__(self) -> str:
         none, cells = self.seen["none"], []
         for verify in ("probes", "every"):
             one = self.seen[verify]
-            cells.append(f"{one.refused} refused" if self.structural else f"{one.noticed}; {one.unseen}")
+            ended = f"{one.refused} of {one.calls} refused"
+            cells.append(ended if self.structural else f"{one.noticed} of {one.calls}; {one.unseen}")
         changed = f"{100 * none.unseen / none.labels:.1f} %" if none.labels else "no answer"
-        return f"| {self.name} | {changed} | {' | '.join(cells)} | {self.runs} |"
+        return f"| {self.name} | {changed} | {' | '.join(cells)} |"
 
 
 HEADING = (
     '| what the server does | labels changed | `verify="probes"`: calls noticed; labels changed unseen | '
-    '`verify="every"`: the same | calls each |\n| --- | ---: | ---: | ---: | ---: |'
+    '`verify="every"`: the same |\n| --- | ---: | ---: | ---: |'
 )
 
 
-def measured(target: Target, attack: Attack, runs: int, call: tuple[int, int]) -> Row:
-    """One attack, so many calls of random samples each, of these samples and probes."""
-    found = {verify: seen(target, attack, runs, call, verify) for verify in VERIFY}
-    return Row(attack.name, attack.harmless, attack.structural, runs, found)
+def measured(target: Target, attack: Attack, runs: int, call: tuple[int, int], every: int = 0) -> Row:
+    """One attack, so many calls under each `verify` (or `every`, under that), of these samples and probes."""
+    found = {
+        verify: seen(target, attack, every or runs if verify == "every" else runs, call, verify)
+        for verify in VERIFY
+    }
+    return Row(attack.name, attack.harmless, attack.structural, found)
 
 
 def seen(target: Target, attack: Attack, runs: int, call: tuple[int, int], verify: str) -> Tally:
@@ -115,7 +120,7 @@ def seen(target: Target, attack: Attack, runs: int, call: tuple[int, int], verif
         looked = verify != "none" and not answer.report.passed
         noticed += looked
         unseen += 0 if looked else int((answer.labels != target.labels(flat)).sum())
-    return Tally(noticed, refused, unseen, labels, worst, chances)
+    return Tally(runs, noticed, refused, unseen, labels, worst, chances)
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,8 @@ class Rate:
     @property
     def interval(self) -> tuple[int, int]:
         """Calls that a chance as reported makes of so many, with `CONFIDENCE`."""
-        return binomial_interval(self.chance, self.runs, CONFIDENCE)
+        low, high = stats.binom.interval(CONFIDENCE, self.runs, self.chance)
+        return int(low), int(high)
 
     @property
     def right(self) -> bool:
@@ -199,8 +205,8 @@ def rows(quick: bool, wanted: int | None) -> Iterator[Row | Rate]:
         with against(plan, split.x_test) as target:
             for attack in pushes(target, split):
                 name = f"{attack.name}, batch {batch}"
-                print(f"{name}: {3 * pushed} calls", file=sys.stderr, flush=True)
-                yield measured(target, Attack(name, attack.order), pushed, call)
+                print(f"{name}: {2 * runs + pushed} calls", file=sys.stderr, flush=True)
+                yield measured(target, Attack(name, attack.order), runs, call, pushed)
     for batch, call in ((64, ONE_BATCH), (1, (16, 4))):
         name = "lanes of a query" if batch > 1 else "queries of a call"
         with against(compiled(split, HIDDEN[data], batch=batch, ring=8192), split.x_test) as target:

@@ -50,7 +50,7 @@ def _answer(frame: Any, signed: Callable[[Any], bytes]) -> list[bytes]:
     return [signed(frame)]
 
 
-#: What is done to the first frame of each query.
+#: What is done to the first frame of each query, or of its answer.
 CHANGES: dict[str, Change] = {
     "refresh twice": lambda frame, signed: [signed(frame), signed(frame)],
     "refresh missing": _answer,
@@ -66,11 +66,12 @@ CHANGES: dict[str, Change] = {
     "no bytes": _data(lambda data: b""),
     "no frame": lambda frame, signed: [b"\xff" * 100],
     "the end": lambda frame, signed: [],
+    "the end in place of the answer": lambda frame, signed: [],
 }
 
 
 def changed(how: str, hello: Callable[[], bytes], out: Iterator[bytes]) -> Iterator[bytes]:
-    """An honest session's messages, the first frame of each query changed.
+    """An honest session's messages, the first frame of each query (or of its answer) changed.
 
     Args:
         hello: the client's greeting, once it has come.
@@ -85,7 +86,8 @@ def changed(how: str, hello: Callable[[], bytes], out: Iterator[bytes]) -> Itera
 
     for raw in out:
         frame = pb.Frame.FromString(raw)
-        if frame.query == query:
+        early = how.endswith("the answer") and frame.kind != pb.ANSWER
+        if early or frame.query == query:
             yield raw
             continue
         query = frame.query

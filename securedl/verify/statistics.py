@@ -182,16 +182,6 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     return low, 1.0 if successes == trials else min(1.0, middle + reach)
 
 
-def binomial_interval(chance: float, trials: int, confidence: float = 0.99) -> tuple[int, int]:
-    """The least and the most successes of so many trials, each with this chance: fewer have at most half of
-    1 - confidence, and so have more.
-    """
-    _in_unit(chance, "chance")
-    _confidence(confidence)
-    low, high = stats.binom.interval(confidence, trials, chance)
-    return int(low), int(high)
-
-
 def poisson_limit(expected: float, confidence: float = 0.99) -> int:
     """The count that a Poisson variable of this mean exceeds with chance 1 - confidence at most."""
     return int(stats.poisson.ppf(confidence, expected))

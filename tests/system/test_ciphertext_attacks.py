@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +27,7 @@ from bench.detection.ciphertexts import (
 from bench.detection.hostile import Order
 from bench.detection.target import Target, against
 from securedl.demo.data import HIDDEN, Split, load_split, train_network
+from securedl.errors import AlarmError
 from securedl.verify import placement
 
 pytestmark = pytest.mark.he
@@ -118,18 +120,58 @@ def test_a_batch_without_a_probe_left(target: Target) -> None:
     assert (found.noticed, found.refused) == (4, 0)
 
 
+def test_a_server_that_goes_away_escapes_no_alarm(target: Target) -> None:
+    """It tampers at a refresh and ends the call before the answer: the owner asks no more."""
+    ledger = target.owner.verification.ledger
+    order, before = Order("Offset", {"amount": LARGE}, frames="the end in place of the answer"), ledger.alarms
+    assert target.ask(order, target.samples, "every", 8) is None
+    assert ledger.alarms == before + 1
+    with pytest.raises(AlarmError):
+        target.client.predict(target.shaped(target.samples))
+
+
 # --- pushes that find their victims by what is encrypted ---------------------------------------------
 
 
-def test_pushes_by_what_is_encrypted(split: Split) -> None:
-    """Of the norm and at a known sample, with the levels that the plan has."""
+@pytest.fixture(scope="module")
+def levels(split: Split) -> Iterator[Target]:
+    """Five levels and no refresh."""
     plan = compiled(split, HIDDEN["wine"], batch=64, ring=16384, refreshes=0)
     with against(plan, split.x_test) as target:
-        *_, by_norm, at_victim = pushes(target, split)
-        for attack in (by_norm, at_victim):
-            assert seen(target, attack, 3, ONE_BATCH, "none").unseen > 0, attack.name
-            found = seen(target, attack, 3, ONE_BATCH, "every")
-            assert (found.noticed, found.refused, found.unseen) == (3, 0, 0), attack.name
+        yield target
+
+
+def test_pushes_by_what_is_encrypted(split: Split, levels: Target) -> None:
+    """By norm and at a known sample: they change labels, and none unseen."""
+    *_, by_norm, at_sample = pushes(levels, split)
+    for attack in (by_norm, at_sample):
+        assert seen(levels, attack, 3, ONE_BATCH, "none").unseen > 0, attack.name
+        found = seen(levels, attack, 3, ONE_BATCH, "every")
+        assert (found.noticed, found.refused, found.unseen) == (3, 0, 0), attack.name
+
+
+def test_a_push_is_what_was_meant(split: Split, levels: Target) -> None:
+    """What is computed on ciphertexts is the polynomial that it is named for."""
+    plan, flat = levels.plan, levels.samples[:20]
+    slots = np.array([plan.signature.slots(0, plan.signature.query(np.tile(x, (64, 1))))[0][0] for x in flat])
+    queries = slots.reshape(20, -1, 64)[:, :, 0]  # all lanes are alike
+    *_, by_norm, at_sample = pushes(levels, split)
+    for attack in (by_norm, at_sample):
+        order = attack.order(levels, np.random.default_rng(0), flat)
+        told = order.options
+        (label,) = {int(at) // 64 % 4 for at in np.flatnonzero(told["target"])}
+        if attack is by_norm:
+            inside = told["slope"] * (queries**2).sum(axis=1) + told["start"]
+            size = np.polynomial.chebyshev.chebval(inside, [0] * 2 ** told["doublings"] + [1])
+        else:
+            size = (queries @ np.reshape(told["direction"], (-1, 64))[:, 0]) ** 2 ** told["squarings"]
+        answer = levels.ask(order, flat, "none", 0)
+        assert answer is not None
+        pushed = answer.logits - plan.reference(flat)
+        expected = max(told["target"]) * size * plan.signature.output_scale[label]
+        assert np.abs(expected).max() > 1
+        np.testing.assert_allclose(pushed[:, label], expected, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(np.delete(pushed, label, axis=1), 0, atol=1e-3)
 
 
 @pytest.mark.slow
