@@ -85,14 +85,13 @@ def demo(
     json: Annotated[Path | None, typer.Option(help="Write the figures to this file.")] = None,
 ) -> None:
     """Train, encrypt, predict on a server process, verify, and catch dishonest servers."""
+    if scheme is SchemeName.bgv:
+        raise InputError("scheme 'bgv' is not available yet: use --scheme ckks")
+    check_writable(json)
     from rich.console import Console
 
     from protocol import Client
     from securedl.demo import story
-
-    if scheme is SchemeName.bgv:
-        raise InputError("scheme 'bgv' is not available yet: use --scheme ckks")
-    check_writable(json)
 
     def connect(address: str, owner: Any, progress: Any) -> AbstractContextManager[Any]:
         return Client(address, owner, progress=progress)
