@@ -8,7 +8,7 @@ from numpy.polynomial import chebyshev
 from bench.detection.attacks import Attack
 from bench.detection.hostile import Order
 from bench.detection.target import Target
-from securedl.client.tolerances import SIGMAS
+from securedl.he.variance import SIGMAS
 from securedl.network.graph import Array
 from securedl.plan.plan import Plan
 

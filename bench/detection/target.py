@@ -95,7 +95,8 @@ class Target:
         if plan.program.id != self.plan.program.id:
             raise InputError("the older model has another program: compile it as the newer one")
         other = securedl.Owner.__new__(securedl.Owner)
-        other._set(plan, self.owner.keys, secrets.token_bytes(16), Verification(plan), 1)
+        verification = Verification(plan, secret=self.owner.verification.secret)
+        other._set(plan, self.owner.keys, secrets.token_bytes(16), verification, 1)
         Order().write(self.orders)
         with protocol.Client(self.address, other) as client:
             client.upload()

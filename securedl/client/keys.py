@@ -7,9 +7,11 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import tenseal.sealapi as seal
 
 from securedl.client.zeros import Zeros, added
+from securedl.he.clear import embedding
 from securedl.he.cut import lifted
 from securedl.he.params import Parameters
 from securedl.he.record import Record, Shape, pack, pack_key, unpack
@@ -56,6 +58,16 @@ class Keys:
     def body(self) -> bytes:
         """The secret key itself, for a sealed file only."""
         return save_stream(self._secret)
+
+    @cached_property
+    def slot_squares(self) -> Slots:
+        """|s|² of the secret key s in each slot, [n], which makes rounding errors large; as secret as it."""
+        shape = Shape(0, 2, 1.0)
+        polynomials = np.zeros((2, 1, self.params.ring), np.uint64)
+        polynomials[1] = 1  # what decrypts to 0 + 1·s
+        record = pack(self.params, Record(shape, polynomials))
+        values = embedding(self.params.ring).values(self.decrypt(record, shape, coefficients=True))
+        return np.asarray(values.real**2 + values.imag**2)
 
     @cached_property
     def _generator(self) -> Any:

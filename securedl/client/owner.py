@@ -70,7 +70,8 @@ class Owner:
         check_plan(plan)
         _check_work(processes, ahead)
         keys = Keys(plan.program.params, ahead=_stock(plan.signature, ahead))
-        self._set(plan, keys, secrets.token_bytes(16), Verification(plan), processes, ledger)
+        verification = Verification(plan, secret=keys.slot_squares)
+        self._set(plan, keys, secrets.token_bytes(16), verification, processes, ledger)
 
     def _set(
         self,
@@ -221,7 +222,7 @@ class Owner:
             plan = plan_from_bytes(arrays["plan"].tobytes())
             keys = Keys(plan.program.params, arrays["key"].tobytes(), _stock(plan.signature, ahead))
             owner = cls.__new__(cls)
-            verification = Verification.from_arrays(plan, arrays)
+            verification = Verification.from_arrays(plan, arrays, keys.slot_squares)
             if verification.made:
                 verification.prepare()
             owner._set(plan, keys, arrays["key_id"].tobytes(), verification, processes, ledger)

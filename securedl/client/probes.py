@@ -47,13 +47,15 @@ class Verification:
     """Tolerances and probes, made when first needed, and what all calls so far have seen.
 
     Attributes:
-        ledger: counts over all calls. seed: of the probes, a secret of each owner.
-        projected: what every answer is checked by, of a client who is to do without weights.
+        ledger: counts over all calls. seed: of the probes, a secret of each owner. secret: of the owner's key,
+            for its tolerances (`tolerances`). projected: what every answer is checked by, of a client who is
+            to do without weights.
     """
 
     plan: Plan
     ledger: Ledger = field(default_factory=Ledger)
     seed: int = field(default_factory=lambda: secrets.randbits(SEED_BITS), repr=False)
+    secret: Array | None = field(default=None, repr=False)
     projected: list[Projected | None] | None = field(default=None, repr=False)
     _saved: Fingerprint | None = field(default=None, repr=False)
     _allowed: list[Tolerance] | None = field(default=None, repr=False)
@@ -66,7 +68,7 @@ class Verification:
     @cached_property
     def tolerances(self) -> list[Tolerance]:
         """Of each segment."""
-        return self._allowed or tolerances(self.plan)
+        return self._allowed or tolerances(self.plan, self.secret)
 
     @cached_property
     def probes(self) -> Probed:
@@ -117,8 +119,8 @@ class Verification:
         return arrays
 
     @classmethod
-    def from_arrays(cls, plan: Plan, arrays: Mapping[str, Any]) -> Verification:
-        """The inverse of `to_arrays`; what was made is not made again."""
+    def from_arrays(cls, plan: Plan, arrays: Mapping[str, Any], secret: Array) -> Verification:
+        """The inverse of `to_arrays`; what was made is not made again. secret: of the owner's key."""
         ledger, seed = Ledger.from_array(arrays["ledger"]), int(arrays["seed"])
         probes = of("probe", arrays)
         tiles = sent_tiles(plan)
@@ -126,7 +128,7 @@ class Verification:
         pairs = zip(parts, tiles, strict=True)
         allowed = [Tolerance.from_arrays(*pair) for pair in pairs] if parts[0] else None
         saved = Fingerprint.from_arrays(probes) if probes else None
-        return cls(plan, ledger, seed, _saved=saved, _allowed=allowed)
+        return cls(plan, ledger, seed, secret, _saved=saved, _allowed=allowed)
 
 
 class ProbeCheck(Check):

@@ -126,8 +126,12 @@ def sent_tiles(plan: Plan) -> list[Layout | None]:
     ]
 
 
-def tolerances(plan: Plan) -> list[Tolerance]:
-    """Of each segment, without any server: for values as large as the calibration samples have them."""
+def tolerances(plan: Plan, secret: Array | None = None) -> list[Tolerance]:
+    """Of each segment, without any server: for values as large as the calibration samples have them.
+
+    Args:
+        secret: |s|² of the secret key in each slot, [n] (`Keys.slot_squares`); else the mean of all keys.
+    """
     layouts = sent_tiles(plan)
     batches = plan.batches(plan.samples[:SIZED])[:BATCHES]
     sized = [_Sizes(tiles) for tiles in layouts]
@@ -140,7 +144,7 @@ def tolerances(plan: Plan) -> list[Tolerance]:
         for k in range(min(len(part), PACKED - len(packed))):
             rows = slice(k * plan.batch, (k + 1) * plan.batch)
             packed.append([Exchange(one.sent[rows], one.received[rows]) for one in exchanges])
-    variances = plan.variances(_as_they_are(exchanges) for exchanges in packed)
+    variances = plan.variances((_as_they_are(exchanges) for exchanges in packed), secret)
     found = []
     for number, (tiles, sizes) in enumerate(zip(layouts, sized, strict=True)):
         tiny = np.finfo(np.float64).tiny

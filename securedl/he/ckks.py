@@ -105,9 +105,9 @@ class Ckks(Scheme):
         """Slot vectors in the clear."""
         return ClearEvaluator(params, noise)
 
-    def variances(self, params: Parameters) -> VarianceEvaluator:
-        """The same with the variances of their errors."""
-        return VarianceEvaluator(params)
+    def variances(self, params: Parameters, secret: Any = None) -> VarianceEvaluator:
+        """See `Scheme`."""
+        return VarianceEvaluator(params, secret)
 
     def encoder(self, context: Any) -> Encoder:
         """SEAL's CKKSEncoder."""

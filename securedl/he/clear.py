@@ -89,8 +89,8 @@ class ClearEvaluator(Simulator[ClearHandle]):
         # |digit / q|² in each slot: N/12 from its spread, 1/|1 - ζ|² from its mean; ζ = exp(iπ 3^j / N).
         ring, self._embedding = params.ring, embedding(params.ring)
         angles = self._embedding.exponents * math.pi / ring
-        self._digit_power = ring / 12 + 1 / (4 * np.sin(angles / 2) ** 2)
-        self._rounding = (1 + 2 * ring / 3) / 12
+        self._digit_power = ring / 12, 1 / (4 * np.sin(angles / 2) ** 2)
+        self._rounding: Any = (1 + 2 * ring / 3) / 12
 
     def _noisy(self, slots: NDArray[np.float64], variance: Any, scale: float) -> NDArray[np.float64]:
         """Slots with the noise of coefficients of this variance, one number or one for each slot."""
@@ -118,8 +118,14 @@ class ClearEvaluator(Simulator[ClearHandle]):
 
     def _switching(self, level: int) -> Any:
         """The same of a key switch, for each slot."""
+        return sum(self._digits(level)) + self._rounding
+
+    def _digits(self, level: int) -> tuple[Any, Any]:
+        """The part of that which its digits make, by their spread and by their mean."""
         digits = sum(float(q) ** 2 for q in self.params.primes[: level + 1])
-        return digits / float(self.params.special) ** 2 * SIGMA**2 * self._digit_power + self._rounding
+        factor = digits / float(self.params.special) ** 2 * SIGMA**2
+        spread, mean = self._digit_power
+        return factor * spread, factor * mean
 
     def slots(self, handle: ClearHandle) -> NDArray[np.float64]:
         """The values."""

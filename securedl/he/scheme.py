@@ -89,8 +89,12 @@ class Scheme(ABC):
         """An evaluator in the clear; with `noise` it adds the modelled errors."""
 
     @abstractmethod
-    def variances(self, params: Parameters) -> Simulator[Any]:
-        """An evaluator in the clear, exact, in which decrypting gives the variance of honest errors."""
+    def variances(self, params: Parameters, secret: Any = None) -> Simulator[Any]:
+        """An evaluator in the clear, exact, in which decrypting gives the variance of honest errors.
+
+        Args:
+            secret: |s|² of a secret key in each slot, [n]; else the mean of all keys.
+        """
 
     @abstractmethod
     def encoder(self, context: Any) -> Encoder:

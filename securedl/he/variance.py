@@ -7,9 +7,10 @@ ciphertext, and in coefficients as many as in the fullest ciphertext of a step, 
 for all values of this size, wherever they stand.
 
 Rounding multiplies an error by the secret key, and key switching one by the switch key's own. Both stay as
-they are, so a slot in which such a polynomial is large errs more for as long as the key lives: its square
-there is exponential, and over all keys the error has the tail of Laplace's distribution, not of the normal
-one. So the largest such part is carried beside the variance.
+they are, so a slot in which such a polynomial is large errs more for as long as the key lives. The owner
+knows the one: variances are those of its key. Of the other only the distribution is known: its square in a
+slot is exponential, so over all keys this part of an error has the tail of Laplace's distribution, not of the
+normal one. The largest such part is carried beside the variance.
 """
 
 from __future__ import annotations
@@ -36,13 +37,11 @@ class Error(NamedTuple):
     """Variances of errors, each [n] or one number for all slots.
 
     Attributes:
-        variance: of the whole. here: of what this slot of the secret key is multiplied by. there: the largest
-            part that one slot of another polynomial of the keys is.
+        variance: of the whole. lump: of the largest part that one switch key's polynomial makes.
     """
 
     variance: Any = 0.0
-    here: Any = 0.0
-    there: Any = 0.0
+    lump: Any = 0.0
 
     def times(self, square: Any) -> Error:
         """Of an error times a value of this square."""
@@ -50,13 +49,11 @@ class Error(NamedTuple):
 
     def rolled(self, step: int) -> Error:
         """Of a value that is rotated."""
-        variance, here, there = (np.roll(part, -step) for part in self)
-        return Error(variance, 0.0, np.maximum(here, there))
+        return Error(*(np.roll(part, -step) if np.ndim(part) else part for part in self))
 
     def beside(self, other: Error) -> Error:
-        """Of a sum, where errors are independent but for the secret key."""
-        there = np.maximum(self.there, other.there)
-        return Error(self.variance + other.variance, self.here + other.here, there)
+        """Of a sum, where errors are independent."""
+        return Error(self.variance + other.variance, np.maximum(self.lump, other.lump))
 
     def with_kin(self, other: Error) -> Error:
         """Of a sum where errors add up."""
@@ -70,8 +67,7 @@ class Error(NamedTuple):
         sqrt(2 V x) + sqrt(K / 2) x with a chance of exp(-x) (Boucheron, Lugosi and Massart, Concentration
         Inequalities, 2013, section 2.4).
         """
-        largest = np.maximum(self.here, self.there)
-        return (np.sqrt(self.variance) + SIGMAS / 2 * np.sqrt(largest / 2)) ** 2
+        return (np.sqrt(self.variance) + SIGMAS / 2 * np.sqrt(self.lump / 2)) ** 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,12 +91,17 @@ class VarianceEvaluator(ClearEvaluator):
     """CKKS on slots, exactly, with the variance of what an honest server's errors would be. What decrypting
     gives here is that variance; of coefficients it is the mean.
 
+    Args:
+        secret: |s|² of a secret key s in each slot, [n]; else the mean of all keys.
+
     Example: (a + e)·w with w exact, a = 3, w = 2 and V(e) = 1e-12 has the variance 4e-12.
     """
 
-    def __init__(self, params: Parameters) -> None:
+    def __init__(self, params: Parameters, secret: Any = None) -> None:
         super().__init__(params)
         self._fullest = 0.0
+        if secret is not None:
+            self._rounding = (1 + secret) / 12
 
     def _size(self, a: ClearHandle) -> float:
         """The square of a value, as large as any in the ciphertext; of coefficients, which all add up, the
@@ -180,22 +181,21 @@ class VarianceEvaluator(ClearEvaluator):
         self._fullest = 0.0
         return found
 
-    @property
-    def _rounded(self) -> Error:
-        """Of coefficients: rounding's error times the secret key."""
-        return Error(self._rounding, self._rounding)
-
     def _switched(self, a: ClearHandle) -> ClearHandle:
-        return self._erring(super()._switched(a), a, self._switch(self._switching(a.level)), a.scale)
+        return self._erring(super()._switched(a), a, self._switch(a.level, 0), a.scale)
 
-    def _switch(self, power: Any) -> Error:
-        """Of coefficients: a key switch's, whose variance in each slot is given."""
-        return Error(power, self._rounding, power - self._rounding)
+    def _switch(self, level: int, step: int) -> Error:
+        """Of coefficients: a rotation's key switch. The digits' spread makes a lump; their mean, which is the
+        same in all of them, makes none.
+        """
+        spread, mean = self._digits(level)
+        mean = np.maximum(mean, np.roll(mean, -step))
+        return Error(spread + mean + self._rounding, spread)
 
     def rescale(self, a: ClearHandle) -> ClearHandle:
         """See `ClearEvaluator`."""
         found = super().rescale(a)
-        return self._erring(found, a, self._rounded, found.scale)
+        return self._erring(found, a, Error(self._rounding), found.scale)
 
     def rotate(self, a: ClearHandle, steps: Sequence[int]) -> list[ClearHandle]:
         """See `ClearEvaluator`. Which rotations share a decomposition is for each evaluator to choose: an
@@ -203,12 +203,11 @@ class VarianceEvaluator(ClearEvaluator):
         """
         if a.size != 2:
             raise CompileError("relinearise before rotating")
-        power = self._switching(a.level)
         found = list[ClearHandle]()
         for step in steps:
             rolled = self._rolled(a, step)
-            both = self._switch(np.maximum(power, np.roll(power, -step)))
-            found.append(self._erring(rolled, rolled, both, a.scale) if step else a)
+            more = self._switch(a.level, step)
+            found.append(self._erring(rolled, rolled, more, a.scale) if step else a)
         return found
 
     def _rolled(self, a: ClearHandle, step: int) -> ClearHandle:

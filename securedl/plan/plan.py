@@ -207,11 +207,14 @@ class Plan:
         noise = None if noise_seed is None else np.random.default_rng(noise_seed)
         return self._run(self.program.scheme.simulator(self.program.params, noise), talks)
 
-    def variances(self, talks: Iterable[Conversation]) -> list[list[Array]]:
+    def variances(self, talks: Iterable[Conversation], secret: Any = None) -> list[list[Array]]:
         """Of an honest server's errors in every normalised value [batch, features] that is received after the
         query, for what each conversation sends; it is given these variances in place of values.
+
+        Args:
+            secret: |s|² of the secret key in each slot, [n]; else the mean of all keys.
         """
-        runs = self._run(self.program.scheme.variances(self.program.params), talks)
+        runs = self._run(self.program.scheme.variances(self.program.params, secret), talks)
         return [run.received for run in runs]
 
     def _run(self, evaluator: Simulator[Any], talks: Iterable[Conversation]) -> list[Simulated]:

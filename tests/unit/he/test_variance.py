@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
+from securedl.client.keys import Keys
+from securedl.he.ckks import ckks_parameters
+from securedl.he.record import Record, Shape, pack
 from securedl.he.variance import SIGMAS, Error
 
 
@@ -23,7 +26,7 @@ def tail(variance: float, key: float, beyond: float) -> float:
 
 @pytest.mark.parametrize("key", [0.01, 0.1, 0.3, 0.7, 0.999])
 def test_tails_are_as_rare_as_a_normal_error_s(key):
-    beyond = SIGMAS * np.sqrt(Error(1.0, here=key).normal)
+    beyond = SIGMAS * np.sqrt(Error(1.0, key).normal)
     assert tail(1.0, key, beyond) < np.exp(-(SIGMAS**2) / 2)
     assert tail(1.0, key, beyond / 2) > np.exp(-(SIGMAS**2) / 2)  # and no wider than twice what is needed
 
@@ -33,10 +36,29 @@ def test_a_normal_error_s_own():
 
 
 def test_by_hand():
-    one, two = Error(4.0, 1.0, 2.0), Error(9.0, 4.0, 1.0)
-    assert one.beside(two) == (13.0, 5.0, 2.0)  # one slot of the secret key; else different polynomials
-    assert one.with_kin(two) == pytest.approx((25.0, 9.0, (2**0.5 + 1) ** 2))
-    assert one.times(4.0) == (16.0, 4.0, 8.0)
-    variance, here, there = Error(np.arange(4.0), np.array([0.0, 3.0, 0.0, 0.0]), 1.0).rolled(1)
+    one, two = Error(4.0, 2.0), Error(9.0, 1.0)
+    assert one.beside(two) == (13.0, 2.0)  # of different switch keys
+    assert one.with_kin(two) == pytest.approx((25.0, (2**0.5 + 1) ** 2))
+    assert one.times(4.0) == (16.0, 8.0)
+    variance, lump = Error(np.arange(4.0), 1.0).rolled(1)
     assert variance.tolist() == [1, 2, 3, 0]
-    assert (here, there.tolist()) == (0.0, [3, 1, 1, 1])
+    assert lump == 1.0
+
+
+@pytest.mark.he
+def test_a_key_s_own_slots():
+    """Ternary coefficients, 2/3 of them not zero: known from SEAL, squared by numpy's own polynomials."""
+    params = ckks_parameters(4096, 1)
+    keys = Keys(params)
+    squares, ring = keys.slot_squares, params.ring
+    assert squares.shape == (ring // 2,)
+    assert squares.mean() == pytest.approx(
+        2 * ring / 3, rel=0.1
+    )  # Parseval: the number of coefficients not 0
+    assert np.quantile(squares, 0.9) == pytest.approx(2 * ring / 3 * np.log(10), rel=0.1)  # exponential
+    record = Record(Shape(0, 2, 1.0), np.zeros((2, 1, ring), np.uint64))
+    record.residues[1] = 1
+    secret = keys.decrypt(pack(params, record), record.shape, coefficients=True)
+    assert set(np.rint(secret)) <= {-1, 0, 1}
+    root = np.exp(1j * np.pi * 3 / ring)  # of slot 1
+    assert abs(np.polynomial.polynomial.polyval(root, secret)) ** 2 == pytest.approx(squares[1], rel=1e-6)
