@@ -47,9 +47,9 @@ class Verification:
     """Tolerances and probes, made when first needed, and what all calls so far have seen.
 
     Attributes:
-        ledger: counts over all calls. seed: of the probes, a secret of each owner. secret: of the owner's key,
-            for its tolerances (`tolerances`). projected: what every answer is checked by, of a client who is
-            to do without weights.
+        ledger: counts over all calls. seed: of the probes, a secret of each owner. secret: of the owner's
+            key, for its tolerances (`tolerances`). projected: what every answer is checked by, of a client
+            who is to do without weights.
     """
 
     plan: Plan
