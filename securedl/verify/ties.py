@@ -73,8 +73,7 @@ def tie_samples(
     """
     x, lower, upper = started(starts, low, high)
     view = Differentiable(network, "last")
-    with torch.no_grad():
-        classes = view(view.tensor(x[:1]))[0].shape[1]
+    classes, _ = view.sizes(x.shape[1:])
     if classes < 2:
         raise InputError("a network with one logit has no classes to tie")
     order = np.arange(len(x)) % classes if winners is None else np.asarray(winners)
@@ -125,10 +124,8 @@ class _Solver:
 
     def _linear(self, x: Array) -> tuple[Array, Array]:
         """Residuals [samples, classes], 0 at the winner, and their slopes [samples, classes, features]."""
-        leaf = self._view.tensor(x)
-        with torch.no_grad():
-            classes = self._view(leaf[:1])[0].shape[1]
-        copies = leaf.detach().repeat(classes, *[1] * (leaf.dim() - 1)).requires_grad_()
+        classes, _ = self._view.sizes(x.shape[1:])
+        copies = self._view.tensor(np.tile(x, (classes, *[1] * (x.ndim - 1))))
         logits = self._view(copies)[0].reshape(classes, len(x), classes)
         own: Tensor = logits.diagonal(dim1=0, dim2=2)
         (found,) = torch.autograd.grad(own.sum(), copies)
