@@ -78,9 +78,15 @@ class Differentiable:
         return layers, [part.reshape(outputs, len(x), *part.shape[1:]) for part in found]
 
     def sizes(self, shape: Sequence[int]) -> tuple[int, int]:
-        """For one sample of this shape: its logits, and the values of the widest layer."""
+        """For one sample of this shape: its logits, and the values of the widest layer.
+
+        Raises:
+            InputError: the network gives no logits, or probabilities by a softmax that is no module.
+        """
         with torch.no_grad():
             logits, layers = self._run(torch.zeros((1, *shape), dtype=self.dtype))
+        if logits.shape[1] > 1 and bool((logits >= 0).all()) and abs(float(logits.sum()) - 1) < SUMS_TO_1:
+            raise InputError("the network answers probabilities; end it in nn.Softmax, or leave that out")
         return logits.shape[1], max(max(layer.read.numel(), layer.gave.numel()) for layer in layers)
 
 
@@ -126,10 +132,6 @@ class _ModuleRun:
             logits = layers[-1].gave
         if logits.dim() != 2:
             raise InputError(f"the network answers {list(logits.shape)}; expected [samples, classes]")
-        if logits.shape[1] > 1 and bool(
-            (logits >= 0).all() and ((logits.sum(1) - 1).abs() < SUMS_TO_1).all()
-        ):
-            raise InputError("the network answers probabilities; end it in nn.Softmax, or leave that out")
         return logits, layers
 
 
