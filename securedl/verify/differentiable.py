@@ -28,6 +28,7 @@ Slopes: TypeAlias = Callable[[Tensor], Tensor]
 
 #: Of a matrix with fewer entries, or with more than this share of them stored, the dense product is faster.
 DENSE_ENTRIES, DENSE_SHARE = 1 << 16, 0.15
+SUMS_TO_1 = 1e-5
 
 
 class Differentiable:
@@ -76,11 +77,17 @@ class Differentiable:
         found = torch.autograd.grad(logits, given, slope.reshape(logits.shape), create_graph=True)
         return layers, [part.reshape(outputs, len(x), *part.shape[1:]) for part in found]
 
-    def width(self, shape: Sequence[int]) -> int:
-        """Values of the widest layer for one sample of this shape."""
+    def sizes(self, shape: Sequence[int]) -> tuple[int, int]:
+        """For one sample of this shape: its logits, and the values of the widest layer.
+
+        Raises:
+            InputError: the network gives no logits, or probabilities by a softmax that is no module.
+        """
         with torch.no_grad():
-            _, layers = self(torch.zeros((1, *shape), dtype=self.dtype))
-        return max(max(layer.read.numel(), layer.gave.numel()) for layer in layers)
+            logits, layers = self._run(torch.zeros((1, *shape), dtype=self.dtype))
+        if logits.shape[1] > 1 and bool((logits >= 0).all()) and abs(float(logits.sum()) - 1) < SUMS_TO_1:
+            raise InputError("the network answers probabilities; end it in nn.Softmax, or leave that out")
+        return logits.shape[1], max(max(layer.read.numel(), layer.gave.numel()) for layer in layers)
 
 
 class _ModuleRun:

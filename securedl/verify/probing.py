@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from securedl.errors import InputError
-from securedl.network.graph import Array, Graph
+from securedl.network.graph import Array, Graph, samples_of
 from securedl.verify.ascent import Steps, climbed, level_steps
 from securedl.verify.fingerprint import Fingerprint
 from securedl.verify.samples import natural_samples, started, uniform_samples
@@ -44,30 +45,32 @@ LEAST_NORM = 0.5  # of a wide sample, in median norms of the data
 
 @dataclass(frozen=True, eq=False)
 class _Data:
-    """Calibration samples that do not overflow [any number, features], their norms, and the box."""
+    """Calibration samples that do not overflow [any number, features], and the box [features]."""
 
     rows: Array
-    norms: Array
     low: Array
     high: Array
-    limit: Limit
+    refused: Limit
 
     @classmethod
     def of(cls, x_train: Any, low: ArrayLike, high: ArrayLike, limit: Limit | None) -> _Data:
-        rows, lower, upper = started(x_train, low, high)
-        allowed = limit or (lambda x: np.zeros(len(x), dtype=np.bool_))
-        rows = rows.reshape(len(rows), -1)
-        fits = rows[~allowed(rows)]
+        given = samples_of(x_train, what="x_train")
+        rows, lower, upper = started(given.reshape(len(given), -1), low, high)
+        refused = limit or (lambda x: np.zeros(len(x), dtype=np.bool_))
+        fits = rows[~refused(rows)]
         if not len(fits):
             raise InputError(
                 f"all {len(rows)} calibration samples would overflow encrypted: check the plan's scales"
             )
-        found = cls(fits, np.zeros(0), lower.reshape(-1), upper.reshape(-1), allowed)
-        return cls(fits, found.norm(fits), found.low, found.high, allowed)
+        return cls(fits, lower, upper, refused)
 
     @property
     def middle(self) -> Array:
         return (self.low + self.high) / 2.0
+
+    @cached_property
+    def norms(self) -> Array:
+        return self.norm(self.rows)
 
     def norm(self, x: Array) -> Array:
         """[samples]."""
@@ -81,11 +84,11 @@ class _Data:
     def drawn_in(self, x: Array, anchors: Array) -> Array:
         """Samples that overflow, halved towards their anchors, which do not, until none does."""
         for _ in range(HALVINGS):
-            refused = self.limit(x)
+            refused = self.refused(x)
             if not refused.any():
                 return x
             x = np.where(refused[:, None], (x + anchors) / 2.0, x)
-        return np.where(self.limit(x)[:, None], anchors, x)
+        return np.where(self.refused(x)[:, None], anchors, x)
 
 
 def fingerprint(

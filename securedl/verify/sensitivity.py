@@ -17,7 +17,7 @@ from torch import Tensor
 from securedl.network.graph import Array
 from securedl.verify.differentiable import AnyNetwork, Differentiable, Layers
 
-CHUNK = 1 << 22  # values of a slope at once, samples x outputs x features: 32 MiB for each layer
+CHUNK = 1 << 22  # values of a layer at once, samples x outputs x features: 32 MiB in double precision
 
 
 class Sensitivity:
@@ -42,11 +42,12 @@ class Sensitivity:
         dtype: torch.dtype = torch.float64,
     ) -> None:
         self._network = Differentiable(network, layers, dtype)
+        self._all = layers == "all"
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """(log S [samples], ∂ log S/∂x [samples, ...]); not finite where the network overflows."""
         heights, slopes = np.empty(len(x)), np.empty(np.shape(x))
-        size = self._chunk(x) if len(x) else 1
+        size = self._chunk(np.shape(x)[1:])
         for first in range(0, len(x), size):
             part = slice(first, first + size)
             inputs = self._network.tensor(x[part])
@@ -55,11 +56,10 @@ class Sensitivity:
             heights[part], slopes[part] = found.detach().numpy(), slope.numpy()
         return heights, slopes
 
-    def _chunk(self, x: Array) -> int:
+    def _chunk(self, shape: tuple[int, ...]) -> int:
         """Samples at a time."""
-        with torch.no_grad():
-            logits, _ = self._network(self._network.tensor(x[:1]))
-        return max(1, CHUNK // (logits.shape[1] * self._network.width(np.shape(x)[1:])))
+        classes, width = self._network.sizes(shape)
+        return max(1, CHUNK // (width * (classes if self._all else 1)))
 
     def _log(self, x: Tensor) -> Tensor:
         shift = x.new_zeros(len(x))

@@ -1,5 +1,7 @@
 """Ghost norms of ordinary torch modules against the Jacobian by torch.func."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -44,9 +46,19 @@ def test_a_softmax_at_the_end_is_not_taken_twice(made):
         np.testing.assert_allclose(Sensitivity(ended)(x)[0], Sensitivity(model)(x)[0], atol=1e-9)
 
 
+class Hidden(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+
+    def forward(self, x):
+        return torch.softmax(self.layer(x), 1)
+
+
 def test_what_cannot_be_measured_is_refused():
     twice = nn.Linear(3, 3)
     for model, text in (
+        (Hidden(), "answers probabilities"),
         (nn.Sequential(nn.ReLU()), "no Linear"),
         (nn.Sequential(twice, nn.ReLU(), twice), "twice"),
         (nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Linear(3, 2)), "expected \\[samples, classes\\]"),
@@ -55,3 +67,24 @@ def test_what_cannot_be_measured_is_refused():
             Sensitivity(model)(np.zeros((2, 3)))
     with pytest.raises(InputError, match="must be 'last' or 'all'"):
         Sensitivity(twice, layers="first")
+
+
+def test_ghost_norms_are_far_faster_than_a_loop():
+    """Over samples and classes, of a small dense network; processor seconds, so that others do not count."""
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
+    x = np.random.default_rng(0).normal(size=(100, 64))
+    measure = Sensitivity(model, dtype=torch.float32)
+    measure(x)
+    began = time.process_time()
+    ghost = measure(x)[0]
+    fast = (time.process_time() - began) / len(x)
+    began, looped = time.process_time(), []
+    for one in torch.tensor(x[:5], dtype=torch.float32, requires_grad=True):
+        f = torch.softmax(model(one[None])[0], 0)
+        slopes = [torch.autograd.grad(k, list(model.parameters()), create_graph=True) for k in f]
+        height = torch.log(sum((part**2).sum() for row in slopes for part in row))
+        torch.autograd.grad(height, one)
+        looped.append(float(height.detach()))
+    slow = (time.process_time() - began) / 5
+    np.testing.assert_allclose(ghost[:5], looped, atol=1e-4)
+    assert slow > 50 * fast
