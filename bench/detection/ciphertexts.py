@@ -23,7 +23,7 @@ from scipy import stats
 import securedl
 from bench.detection.attacks import ATTACKS, LARGE, Attack, fixed
 from bench.detection.hostile import Order
-from bench.detection.pushing import norm_push, victim_push
+from bench.detection.pushing import norm_push, squared_norms, victim_push
 from bench.detection.target import Target, against
 from securedl.client.inference import VERIFY
 from securedl.demo.data import HIDDEN, Split, load_split, train_network
@@ -218,10 +218,11 @@ def pushes(target: Target, split: Split) -> Iterator[Attack]:
     """By norm and at a known sample."""
     fingerprint = target.owner.verification.probes.fingerprint
     sensitive = fingerprint.samples[np.array(fingerprint.kinds) == "sensitive"]
-    half = split.x_train[np.argsort((split.x_train**2).sum(axis=1))[: len(split.x_train) // 2]]
-    yield norm_push(target, half, "a push by norm, hidden from half of the data")
-    yield norm_push(target, sensitive, "a push by norm, hidden from sensitive probes")
-    yield norm_push(target, half, "a push by norm, not hidden", hides=False)
+    around, norms = squared_norms(target.plan, sensitive), np.sort(squared_norms(target.plan, split.x_train))
+    lower = norms[: len(norms) // 2]
+    yield norm_push(target, lower, "a push by norm, hidden from half of the data")
+    yield norm_push(target, around, "a push by norm, hidden from sensitive probes")
+    yield norm_push(target, lower, "a push by norm, not hidden", hides=False)
     yield victim_push(target, "a push at a known sample")
 
 

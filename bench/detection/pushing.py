@@ -13,8 +13,8 @@ from securedl.network.graph import Array
 from securedl.plan.plan import Plan
 
 #: Where it is small, a push that hides reaches this part of a tolerance. Where it is large, one that does not
-#: reaches in the middle this part of what a value does.
-HIDDEN_PART, OPEN = 0.4, 0.5
+#: is so many times as large as the values themselves, in the middle of its victims.
+HIDDEN_PART, OPEN = 0.4, 2.0
 #: A known victim's logit is pushed so many times as far as its label needs.
 MARGIN = 1.2
 
@@ -23,12 +23,12 @@ def norm_push(target: Target, small: Array, name: str, hides: bool = True) -> At
     """A · T_k(‖x‖²) on a random class's logit of every lane.
 
     Args:
-        small: samples [samples, features] among whose norms |T_k| is at most 1. hides: whether the push is
-            below tolerance there; else it is larger.
+        small: squared norms among which |T_k| is at most 1. hides: whether the push is below tolerance there;
+            else it is larger.
     """
     plan, doublings = target.plan, target.plan.program.query.level - 3
-    norms, there = _norms(plan, small), _norms(plan, target.samples)
-    low, high = 0.95 * norms.min(), 1.05 * norms.max()
+    there = squared_norms(plan, target.samples)
+    low, high = 0.95 * small.min(), 1.05 * small.max()
     slope, start = 2 / (high - low), -(high + low) / (high - low)
     sizes = np.abs(chebyshev.chebval(slope * there + start, [0] * 2**doublings + [1]))
     allowed = SIGMAS * float(np.median(target.deviations(-1)))
@@ -66,7 +66,7 @@ def _query(plan: Plan, flat: Array) -> Array:
     return layout.pack(plan.signature.query(np.repeat(flat[:1], plan.batch, axis=0)))
 
 
-def _norms(plan: Plan, flat: Array) -> Array:
+def squared_norms(plan: Plan, flat: Array) -> Array:
     """Σ of squares of a lane's slots, copies among them, of each sample."""
     slots = np.array([_query(plan, one[None])[0].reshape(-1, plan.batch)[:, 0] for one in flat])
     return np.asarray((slots**2).sum(axis=1))
