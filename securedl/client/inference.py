@@ -314,7 +314,10 @@ class Inference:
         flat = self._screened.samples
         wish = self._wish(0 if verify == "none" else probes)
         known = verification.probes.fingerprint if wish.count or wish.fill else None
-        self._placement: Placement = place(len(flat), plan.batch, wish, len(known) if known else 0)
+        natural = known.natural if known else ()
+        self._placement: Placement = place(
+            len(flat), plan.batch, wish, len(known) if known else 0, natural=natural
+        )
         samples = known.samples if known else np.zeros((0, flat.shape[1]))
         values = self._placement.assemble(flat, samples, plan.neutral)
         asked = len(flat) - len(self._screened.skipped)

@@ -44,6 +44,11 @@ class Fingerprint:
         return len(self.samples)
 
     @property
+    def natural(self) -> list[int]:
+        """Which samples are calibration data."""
+        return [number for number, kind in enumerate(self.kinds) if kind == "natural"]
+
+    @property
     def labels(self) -> NDArray[np.int64]:
         """int64 [samples]."""
         return np.asarray(np.argmax(self.logits, axis=1), dtype=np.int64)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,18 +78,25 @@ class Placement:
 
 
 def place(
-    samples: int, batch: int, probes: Probes, fingerprint: int, rng: random.Random | None = None
+    samples: int,
+    batch: int,
+    probes: Probes,
+    fingerprint: int,
+    rng: random.Random | None = None,
+    natural: Sequence[int] = (),
 ) -> Placement:
     """The fewest batches that hold every sample once and the probes, at random places.
 
     With a batch above 1 and probes.count > 0 each batch holds one probe at a uniform lane, so that no batch
     can be tampered with whole unseen; the others are uniform over the lanes that remain, so every lane
     is as likely as any other. With batch 1 a probe is a query of its own. No fingerprint sample comes twice
-    before all came once.
+    before all came once, among those that each batch holds and among the others.
 
     Args:
         samples: data samples. batch: lanes of a batch. fingerprint: samples to draw probes from.
         rng: the operating system's randomness unless a test passes its own.
+        natural: of the fingerprint, those that each batch's one is drawn from, for tampering by content finds
+            nothing unlike data in it; all by default.
     """
     if samples < 0 or batch < 1:
         raise InputError(f"{samples} samples in batches of {batch}; expected 0 or more, and 1 or more")
@@ -106,7 +114,8 @@ def place(
     free = [lane for lane in range(lanes) if lane not in taken]
     chosen += source.sample(free, wanted - forced)
     probe = np.full(lanes, EMPTY, dtype=np.int64)
-    probe[chosen] = _draws(fingerprint, wanted, source)
+    like_data = [natural[at] for at in _draws(len(natural), forced, source)] if len(natural) else []
+    probe[chosen] = [*like_data, *_draws(fingerprint, wanted - len(like_data), source)]
     data = np.full(lanes, EMPTY, dtype=np.int64)
     open_lanes: list[Any] = np.flatnonzero(probe == EMPTY).tolist()
     data[sorted(source.sample(open_lanes, samples))] = np.arange(samples)
@@ -121,9 +130,9 @@ def _batches(samples: int, batch: int, count: int) -> int:
     return fewest
 
 
-def _draws(fingerprint: int, wanted: int, source: random.Random) -> NDArray[np.int64]:
+def _draws(fingerprint: int, wanted: int, source: random.Random) -> list[int]:
     """`wanted` fingerprint indices: random orders of all of them, one after another."""
     found: list[int] = []
     while len(found) < wanted:
         found += source.sample(range(fingerprint), min(fingerprint, wanted - len(found)))
-    return np.array(found, dtype=np.int64)
+    return found

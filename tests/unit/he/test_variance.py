@@ -52,9 +52,7 @@ def test_a_key_s_own_slots():
     keys = Keys(params)
     squares, ring = keys.slot_squares, params.ring
     assert squares.shape == (ring // 2,)
-    assert squares.mean() == pytest.approx(
-        2 * ring / 3, rel=0.1
-    )  # Parseval: the number of coefficients not 0
+    assert squares.mean() == pytest.approx(2 * ring / 3, rel=0.1)  # Parseval: how many are not 0
     assert np.quantile(squares, 0.9) == pytest.approx(2 * ring / 3 * np.log(10), rel=0.1)  # exponential
     record = Record(Shape(0, 2, 1.0), np.zeros((2, 1, ring), np.uint64))
     record.residues[1] = 1

@@ -45,6 +45,18 @@ def test_promises(samples, batch, count, fill, fingerprint, seed):
 
 
 @settings(max_examples=50, deadline=None)
+@given(st.integers(1, 70), st.integers(2, 16), st.integers(1, 40), st.booleans(), st.integers(0, 2**32))
+def test_each_batch_holds_one_like_data(samples, batch, count, fill, seed):
+    """At every place alike, whatever the others are."""
+    natural = [3, 5, 11]
+    found = place(samples, batch, Probes(count, fill), 12, random.Random(seed), natural)
+    assert np.isin(found.probe, natural).any(axis=1).all()
+    used = np.bincount(found.probe[found.probe != EMPTY], minlength=12)
+    others = np.delete(used, natural)
+    assert others.max() - others.min() <= 1
+
+
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 20), st.integers(1, 6), st.integers(0, 5), st.booleans(), st.integers(0, 2**32))
 def test_assembled_and_collected(samples, batch, count, fill, seed):
     found = place(samples, batch, Probes(count, fill), 4, random.Random(seed))
