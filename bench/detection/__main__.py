@@ -4,6 +4,7 @@
 
 `answers`: one altered answer, through a server's own sockets.
 `ciphertexts`: what a server process can do to ciphertexts, against probes and recomputation.
+`costs`: what checking every answer costs a client.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench.detection import answers, ciphertexts
+from bench.detection import answers, ciphertexts, costs
 from securedl.files import check_writable
 
 #: Name of a table to what makes it.
-TABLES = {"answers": answers, "ciphertexts": ciphertexts}
+TABLES = {"answers": answers, "ciphertexts": ciphertexts, "costs": costs}
 
 
 def main() -> None:

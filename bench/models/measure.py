@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from securedl.he.vector import VectorEvaluator
 from securedl.plan.plan import Plan
 from securedl.program.drive import drive
 from securedl.program.execute import RefreshRequest, execute
+from securedl.verify.check import Check
 
 #: Queries whose median is taken.
 REPEATS = 15
@@ -86,12 +87,12 @@ class Together:
         while not zeros.full:
             time.sleep(0.01)
 
-    def ask(self, x: NDArray[Any]) -> NDArray[np.float64]:
-        """Logits of one batch of samples [batch, ...], its stages timed."""
+    def ask(self, x: NDArray[Any], checks: Sequence[Check] = ()) -> NDArray[np.float64]:
+        """Logits of one batch of samples [batch, ...], its stages timed; checks: of what comes back."""
         params, program, stages = self.program.params, self.program, self.stages
         sent = iter([*(down.sent for down, _ in program.refreshes), program.answer.sent])
         with stages("client"):
-            batch = Batch(self.owner.keys, self.plan.signature, x.reshape(len(x), -1), 0, ())
+            batch = Batch(self.owner.keys, self.plan.signature, x.reshape(len(x), -1), 0, checks)
             tiles = batch.query()
 
         def load(tiles: list[bytes], shape: Shape) -> list[Any]:

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from securedl.errors import FormatError
 from securedl.he.variance import SIGMAS
@@ -52,7 +53,7 @@ class Tolerance:
         """How much larger errors may be in each lane [batch] for these values: those sent, and on the way."""
         batch = len(stages[0].values)
         if self.tiles is not None:
-            return np.full(batch, max(1.0, energy(self.tiles, stages[0].values) / float(self.sizes[0])))
+            return np.full(batch, max(1.0, energy(self._places, stages[0].values) / float(self.sizes[0])))
         entering = [stage for stage in stages if stage.degree]
         ratios = [peaks(stage.values) / size for stage, size in zip(entering, self.sizes, strict=True)]
         return growth(ratios, [stage.degree for stage in entering])
@@ -65,6 +66,11 @@ class Tolerance:
             worst = (np.abs(errors) * self._inverse).max(axis=1) / grown
         worst[np.isnan(worst)] = np.inf
         return np.asarray(worst)
+
+    @cached_property
+    def _places(self) -> sparse.csr_matrix:
+        assert self.tiles is not None
+        return places(self.tiles)
 
     @cached_property
     def _inverse(self) -> Array:
@@ -97,9 +103,22 @@ def peaks(values: Array) -> Array:
     return np.asarray(np.abs(values).max(axis=1))
 
 
-def energy(layout: Layout, values: Array) -> float:
-    """The root of the sum of squares in a ciphertext of values [batch, features], the largest of all."""
-    return math.sqrt(max(np.vdot(tile, tile) for tile in layout.pack(values)))
+def places(layout: Layout) -> sparse.csr_matrix:
+    """How often each value [batch · features] stands in each ciphertext: [tiles, values]."""
+    size = math.prod(layout.shape)
+    packed = np.abs(layout.pack(np.arange(1.0, size + 1).reshape(layout.shape))).astype(np.int64)
+    tiles, there = np.nonzero(packed)
+    found = sparse.csr_matrix((np.ones(len(tiles)), (tiles, packed[tiles, there] - 1)), (len(packed), size))
+    return found
+
+
+def energy(standing: sparse.csr_matrix, values: Array) -> float:
+    """The root of the sum of squares in a ciphertext of values [batch, features], the largest of all.
+
+    Args:
+        standing: their `places`.
+    """
+    return math.sqrt((standing @ np.square(values).reshape(-1)).max())
 
 
 def growth(ratios: Sequence[Any], degrees: Sequence[int]) -> Array:
@@ -173,7 +192,8 @@ class _Sizes:
     def see(self, plan: Plan, point: int, sent: Array) -> None:
         """Some batches, sent before a point: values [batches · batch, features]."""
         if self._tiles is not None:
-            self.found += [[energy(self._tiles, rows)] for rows in np.split(sent, len(sent) // plan.batch)]
+            standing = places(self._tiles)
+            self.found += [[energy(standing, rows)] for rows in np.split(sent, len(sent) // plan.batch)]
             return
         *stages, _ = plan.network.inside(point, sent, plan.signature.checkpoints)
         entering = [stage for stage in stages if stage.degree]
