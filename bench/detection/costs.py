@@ -4,8 +4,8 @@
 
 In one process, milliseconds of a processor for each query of one batch: encryption, recomputing all values,
 and secret combinations of them. Then by a server process: the time of a call that checks every answer over
-that of one that checks none, asked in turns; the first call of a new owner over its second; and seconds in which
-probes are made, and a saved owner is loaded.
+that of one that checks none, asked in turns; the first call of a new owner over its second; and seconds in
+which probes are made, and a saved owner is loaded.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class Cost:
         )
         return (
             f"{self.name:40} encryption {self.encrypt_ms:.2f} ms a query, {shares}; a call "
-            f"{self.call:.3f} x, the first {self.first:.2f} x; probes {self.probes_s:.2f} s, load {self.load_s:.2f} s"
+            f"{self.call:.3f} x, the first {self.first:.2f} x; probes {self.probes_s:.2f} s, "
+            f"load {self.load_s:.2f} s"
         )
 
 
