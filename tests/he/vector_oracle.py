@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -112,9 +112,9 @@ class Oracle:
         return self.seal.ciphertext_record(save_stream(encryptor.encrypt_symmetric(plain)))
 
 
-@cache
+@lru_cache(maxsize=4)
 def oracle(scheme: str, ring: int, bits: tuple[int, ...], special: int, t: int = 0) -> Oracle:
-    """One oracle for each set of parameters in a test run."""
+    """The same oracle for tests of one set of parameters that follow each other: keys take much memory."""
     return Oracle(make_parameters(scheme, ring, bits, special, t))
 
 
