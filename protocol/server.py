@@ -21,7 +21,7 @@ from protocol import sessions
 from protocol.access import Access, server_credentials
 from protocol.cache import ModelCache
 from protocol.deadline import Deadline
-from protocol.executor import Executor, Gone, Here
+from protocol.executor import Executor, Gone, Here, rehearse
 from protocol.failures import status
 from protocol.incoming import Incoming
 from protocol.models import load_model
@@ -35,6 +35,8 @@ from securedl.errors import FormatError, InputError, ProtocolError, QuotaError, 
 from securedl.he.backends import Backend, backend
 
 _log = logging.getLogger("protocol.server")
+#: Seconds that an upload waits until its model is loaded.
+WARM_S = 5.0
 
 #: Threads beyond the sessions, for the short methods.
 SPARE_THREADS = 4
@@ -206,7 +208,7 @@ class Server:
             raw, hello = session.hello()
             yield from sessions.upload(self._store, client, raw, hello, session.source, session.traffic)
             if session.traffic.items:
-                self._warm((client, hello.model_id))
+                self._warm((client, hello.model_id), context.is_active).join(WARM_S)
 
     def predict(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         """Answer queries."""
@@ -224,15 +226,20 @@ class Server:
                 self._cache.discard(key)
                 raise
 
-    def _warm(self, key: tuple[str, bytes]) -> None:
-        """Load a new model while its owner prepares the first query; whatever fails, fails again there."""
+    def _warm(self, key: tuple[str, bytes], waiting: Callable[[], bool]) -> threading.Thread:
+        """Load a new model, and try it as long as somebody waits, so that the first query finds it ready.
+        Whatever fails, fails again there.
+        """
 
         def work() -> None:
             with contextlib.suppress(Exception), self._offer.aside():
                 model = self._cache.get(key, lambda: self._load(key))
                 model.weights.warm(lambda: not self._stopping.is_set())
+                rehearse(model, waiting)
 
-        threading.Thread(target=work, name="protocol-warm", daemon=True).start()
+        thread = threading.Thread(target=work, name="protocol-warm", daemon=True)
+        thread.start()
+        return thread
 
     def _load(self, key: tuple[str, bytes]) -> Any:
         stored = self._store.find(*key)
