@@ -21,7 +21,7 @@ import torch
 from scipy import stats
 
 import securedl
-from bench.detection.attacks import ATTACKS, LARGE, Attack, fixed
+from bench.detection.attacks import ATTACKS, Attack, fixed
 from bench.detection.hostile import Order
 from bench.detection.pushing import norm_push, squared_norms, victim_push
 from bench.detection.target import Target, against
@@ -38,7 +38,9 @@ TWO_BATCHES, ONE_BATCH = (120, 8), (60, 4)
 #: Hidden layers of a network whose plan without a refresh has seven levels.
 DEEP = (32, 32, 32)
 CONFIDENCE = 0.99
-SHARES = (0.01, 0.1, 0.5)
+#: Shares of answers that are tampered with, where only probes are compared: by so much in every slot, which
+#: stays in range where a client adds many of them.
+SHARES, SMALL = (0.01, 0.1, 0.5), 1e-3
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,8 @@ class Rate:
 
 
 RATES_HEADING = (
-    "| where only probes are compared | answers tampered with | chance in the report | calls, of 99 in 100 "
-    "honest chances | noticed |\n| --- | ---: | ---: | ---: | ---: |"
+    "| where only probes are compared | answers tampered with | chance in the report | calls that this "
+    "chance makes (99 %) | noticed |\n| --- | ---: | ---: | ---: | ---: |"
 )
 
 
@@ -170,7 +172,7 @@ def rates(
     """
     total, honest = sum(call), seen(target, fixed(name, Order()), 1, call, "probes")
     for share in shares:
-        few, options = math.ceil(share * total - 1e-9), {"amount": LARGE}
+        few, options = math.ceil(share * total - 1e-9), {"amount": SMALL}
         by_query = Order("Offset", options, share=(few, total))
         order = by_query if one_by_one else Order("Offset", {**options, "lanes": few})
         found = seen(target, fixed(name, order), runs, call, "probes")

@@ -175,6 +175,7 @@ def test_a_push_is_what_was_meant(split: Split, levels: Target) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("batch", "call"), [(64, ONE_BATCH), (1, (1, 1))])
 def test_no_label_is_pushed_unseen(batch: int, call: tuple[int, int]) -> None:
     """Digits, seven levels; 200 calls each."""
@@ -198,6 +199,7 @@ def repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("repeatable")
 def test_probes_notice_as_often_as_reports_say_by_lanes(target: Target) -> None:
     for rate in rates(target, "lanes of a query", 200, ONE_BATCH, one_by_one=False):
@@ -205,6 +207,7 @@ def test_probes_notice_as_often_as_reports_say_by_lanes(target: Target) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("repeatable")
 def test_probes_notice_as_often_as_reports_say_by_queries(alone: Target) -> None:
     for rate in rates(alone, "queries of a call", 200, (16, 4), one_by_one=True):
