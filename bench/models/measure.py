@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import protocol
 from protocol.blobs import BlobTable
 from protocol.expect import Expectations
-from securedl.client.inference import Batch
+from securedl.client.batch import Batch
 from securedl.client.owner import Owner
 from securedl.demo.processes import running, serve_command
 from securedl.he.ckks import ckks_parameters

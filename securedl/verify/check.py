@@ -2,7 +2,7 @@
 
 A batch has one object of each kind of check, which may keep what it needs from one checkpoint to the next.
 Verdicts stay with the client: nothing that the server sees may depend on one, but for the zeros that all
-later refreshes of a batch with an alarm carry (see `securedl.client.inference`).
+later refreshes of a batch with an alarm carry (see `securedl.client.batch`).
 """
 
 from __future__ import annotations

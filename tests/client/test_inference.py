@@ -14,7 +14,8 @@ from torch import nn
 
 import securedl
 from polyapprox import least_squares
-from securedl.client.inference import Batch, Inference
+from securedl.client.batch import Batch
+from securedl.client.inference import Inference
 from securedl.client.keys import Keys
 from securedl.client.ledger import KEY_TERM, Ledger
 from securedl.client.probes import ProbeCheck

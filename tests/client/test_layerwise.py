@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import securedl
-from securedl.client.inference import Batch
+from securedl.client.batch import Batch
 from securedl.errors import CompileError, InputError, UnsupportedLayerError
 from securedl.he.record import Record, Shape, pack, unpack, unpack_key
 from securedl.he.vector import VectorEvaluator

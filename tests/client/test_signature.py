@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import securedl
-from securedl.client.inference import Batch
+from securedl.client.batch import Batch
 from securedl.client.keys import Keys
 from securedl.compiler.compile import compile_graph
 from securedl.errors import ProtocolError

@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 from torch import nn
 
 import securedl
-from securedl.client.inference import Batch
+from securedl.client.batch import Batch
 from securedl.client.probes import ProbeCheck
 from securedl.he.record import pack, unpack
 from securedl.he.vector import VectorEvaluator

@@ -27,7 +27,7 @@ from protocol.expect import Expectations, Expected
 from protocol.link import Stream
 from protocol.models import load_model
 from protocol.wire import ID_BYTES, NONCE_BYTES, PROTOCOL_VERSION, Receiver, frames, session_id
-from securedl.client.inference import Batch
+from securedl.client.batch import Batch
 from securedl.errors import FormatError, ProtocolError
 from securedl.he.params import Parameters
 from securedl.he.record import HEADER, Record, Shape, chain, key_shape, pack, residue_bytes, unpack

@@ -13,7 +13,7 @@ import pytest
 
 import protocol
 import securedl
-from securedl.client.inference import Batch
+from securedl.client.batch import Batch
 from securedl.errors import KeyFileError, ProtocolError, ServerError
 
 pytestmark = pytest.mark.he
