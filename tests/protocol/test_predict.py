@@ -161,9 +161,17 @@ def test_a_server_killed_during_a_query(spawn, tmp_path) -> None:
 
 
 def test_a_silent_server(serve) -> None:
-    server, owner = serve(evaluator=lambda params: FakeEvaluator(params, delay_s=2)), FakeOwner()
+    evaluators: list[FakeEvaluator] = []
+
+    def opened(params) -> FakeEvaluator:
+        evaluators.append(FakeEvaluator(params))
+        return evaluators[-1]
+
+    server, owner = serve(evaluator=opened), FakeOwner()
     with Client(server.address, owner, timeout_s=0.3) as client:
         client.upload()
+        (evaluator,) = evaluators
+        evaluator.delay_s = 2
         began = time.monotonic()
         with pytest.raises(ServerError, match=r"silent for 0.3 s"):
             client.predict(1)
