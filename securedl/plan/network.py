@@ -85,6 +85,12 @@ class Network(ABC):
         where they are no affine function of what a client knows.
         """
 
+    def projectable(self, points: Sequence[Checkpoint]) -> list[bool]:
+        """Of each segment, whether a client without weights can test its values."""
+        widths = [point.sent.shape[1] for point in points if point.sent is not None]
+        rows = [np.zeros((1, width)) for width in widths]
+        return [self.projected(number, row, points) is not None for number, row in enumerate(rows, 1)]
+
     def in_single(self) -> Network:
         """The same, where it can be with weights in single precision, which compute `inside` faster."""
         return self

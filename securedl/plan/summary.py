@@ -39,6 +39,7 @@ def summary(signature: Signature, network: Network, runners_up: Sequence[str] = 
         f"the keys, then {_size(taken.upload)} of upload",
         f"server: {_size(taken.disk)} of disk, about {_size(taken.memory)} of memory",
         f"a query: {_traffic(taken)}; {_trips(signature)}",
+        f"checks: {_checks(network.projectable(signature.checkpoints))}",
         f"estimate for one batch: {_times(signature.cost, program.batch)}",
         f"simulated error: {_error(signature.error)}",
         *(f"instead: {line}" for line in runners_up),
@@ -87,6 +88,12 @@ def _refreshes(checkpoints: Sequence[Checkpoint]) -> str:
         return f"{len(between)} (before {between[0].name} to {between[-1].name})"
     places = ", ".join(f"before {point.name}" for point in between)
     return f"{len(between)}" + (f" ({places})" if between else "")
+
+
+def _checks(projectable: Sequence[bool]) -> str:
+    parts = f"{sum(projectable)} of {len(projectable)} checkpoints"
+    without = "without them too" if all(projectable) else f"without them at {parts}"
+    return f"every value of every answer by who holds the weights, {without}"
 
 
 def _keys(program: Program) -> str:

@@ -62,6 +62,8 @@ def test_a_polynomial_after_an_affine_map_is_left_open(named):
     ]
     found = projections(plan, plan.network, tolerances(plan))
     assert [one is None for one in found] == left
+    assert plan.network.projectable(plan.signature.checkpoints) == [not one for one in left]
+    assert ("without them too" in plan.summary()) == (not any(left))
     if name in ("squares, a refresh a level", "a client's activations", "images, a client's activations"):
         assert not any(left)
     if name == "squares, no refresh":
