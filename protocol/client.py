@@ -27,7 +27,7 @@ from protocol.wire import (
     parse,
     session_id,
 )
-from securedl.errors import FormatError, ProtocolError
+from securedl.errors import AlarmError, FormatError, ProtocolError, ServerError
 from securedl.program.program import Program
 
 if TYPE_CHECKING:  # a server's process may import this module, and must not load what a client needs
@@ -286,12 +286,17 @@ class Client:
         with clock("prepare"):
             inference = self._owner.ask(x, probes, outliers, verify, after_alarm, self._link.address)
         doing = "nothing is lost and nothing was learnt: the query can be repeated"
-        with self._link.stream("Predict", doing) as stream:
-            session, _ = self._greet(stream, "Predict", 0)
-            receiver = Receiver(session, stream.source)
-            ask(stream, session, receiver, inference.batches, known.expectations, clock)
-            stream.finish()
-            stream.expect_end()
+        try:
+            with self._link.stream("Predict", doing) as stream:
+                session, _ = self._greet(stream, "Predict", 0)
+                receiver = Receiver(session, stream.source)
+                ask(stream, session, receiver, inference.batches, known.expectations, clock)
+                stream.finish()
+                stream.expect_end()
+        except (ServerError, ProtocolError, FormatError) as error:
+            if alarm := inference.broken_off():
+                raise AlarmError(f"{alarm}; then the call ended: {error}") from error
+            raise
         traffic = known.expectations.traffic(len(inference.batches))
         return inference.answer(clock.timings(), traffic)
 
@@ -319,7 +324,8 @@ class Client:
             honest = (done.blobs, done.blob_bytes) == (len(missing), size)
             if not honest or done.digest != done_digest(session, done):
                 raise ProtocolError("the server's account of the upload is wrong")
-            stream.expect_end()
+            with contextlib.suppress(ServerError):  # loading may take longer than this client waits
+                stream.expect_end()
         return done
 
     def _greet(self, stream: Stream, method: str, program_bytes: int) -> tuple[bytes, Any]:

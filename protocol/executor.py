@@ -65,22 +65,22 @@ class Here(Executor):
         return _Local(model, alive)
 
 
-def rehearse(model: LoadedModel, alive: Callable[[], bool]) -> None:
-    """Answer a query of zeros, which touches all that a query does: else the first takes five times as long.
+def rehearse(executor: Executor, model: LoadedModel, alive: Callable[[], bool]) -> None:
+    """Answer a query of ones, which touches all that a query does: else the first takes five times as long.
 
     Raises:
         Gone: nobody waits for it any more.
     """
     program = model.program
 
-    def zeros(port: Port) -> list[Record]:
+    def ones(port: Port) -> list[Record]:
         shape = replace(port.fresh, seeded=False)
-        residues = np.zeros((shape.size, shape.level + 1, program.params.ring), np.uint64)
+        residues = np.ones((shape.size, shape.level + 1, program.params.ring), np.uint64)
         return [Record(shape, residues)] * port.tiles
 
-    with contextlib.closing(Here().begin(model, alive)) as evaluation:
+    with contextlib.closing(executor.begin(model, alive)) as evaluation:
         for port in (program.query, *(up for _, up in program.refreshes)):
-            evaluation.step(zeros(port))
+            evaluation.step(ones(port))
 
 
 class _Local(Evaluation):
@@ -94,7 +94,8 @@ class _Local(Evaluation):
         evaluator = self._model.evaluator
         handles = [evaluator.load(tile) for tile in tiles]
         if self._running is None:
-            self._running = execute(self._model.program, evaluator, self._weights, handles)
+            program, weights = self._model.program, self._weights
+            self._running = execute(program, evaluator, weights, handles, weights.check)
             found = advance(self._running)
         else:
             found = advance(self._running, handles)
@@ -113,9 +114,13 @@ class _Watched:
     def __init__(self, weights: ModelWeights[Any], alive: Callable[[], bool]) -> None:
         self._weights, self._alive = weights, alive
 
-    def __getitem__(self, index: int) -> Any:
+    def check(self) -> None:
+        """Gone, if so it is."""
         if not self._alive():
             raise Gone
+
+    def __getitem__(self, index: int) -> Any:
+        self.check()
         try:
             return self._weights[index]
         except ConnectionError:

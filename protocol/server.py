@@ -92,6 +92,7 @@ class Server:
         self._slots = threading.BoundedSemaphore(self.limits.max_sessions)
         self._credentials = None if tls is None else server_credentials(*tls)
         self._grpc: Any = None
+        self._warming = threading.Lock()
         self._stopping = threading.Event()
         self.address = address
 
@@ -231,11 +232,21 @@ class Server:
         Whatever fails, fails again there.
         """
 
+        until = time.monotonic() + WARM_S
+
+        def alive() -> bool:
+            return waiting() and not self._stopping.is_set() and time.monotonic() < until
+
         def work() -> None:
-            with contextlib.suppress(Exception), self._offer.aside():
-                model = self._cache.get(key, lambda: self._load(key))
-                model.weights.warm(lambda: not self._stopping.is_set())
-                rehearse(model, waiting)
+            if not self._warming.acquire(blocking=False):  # one at a time: it takes no session's place
+                return
+            try:
+                with contextlib.suppress(Exception), self._offer.aside():
+                    model = self._cache.get(key, lambda: self._load(key))
+                    model.weights.warm(alive)
+                    rehearse(self._executor, model, alive)
+            finally:
+                self._warming.release()
 
         thread = threading.Thread(target=work, name="protocol-warm", daemon=True)
         thread.start()

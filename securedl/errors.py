@@ -53,7 +53,7 @@ class ServerError(SecureDLError, ConnectionError):
 
 
 class AlarmError(SecureDLError):
-    """An earlier call of this owner ended with an alarm."""
+    """An earlier call of this owner ended with an alarm, or this one did and was then broken off."""
 
 
 class KeyFileError(SecureDLError):

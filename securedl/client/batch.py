@@ -76,7 +76,7 @@ class Batch:
     ) -> None:
         self._keys, self._signature, self.checks, self._number = keys, signature, checks, number
         self._values, self._failed, self._zeros = values, False, False
-        self._waiting, self._settled = list[tuple[Check, Segment]](), True
+        self._waiting, self._settled = list[tuple[Check, Segment, bool]](), True
         self._talk = signature.converse(values)
         self._sent: Array | None = None
         self._next = 0
@@ -174,10 +174,11 @@ class Batch:
         """What may be looked at after a response has left: best while the server works on it."""
         if self._settled:
             return
-        waiting, self._waiting, self._settled = self._waiting, [], True
-        for check, segment in waiting:
-            self._look(check, segment)
+        while self._waiting:
+            self._look(*self._waiting[0])
+            self._waiting.pop(0)  # not before: what is interrupted is looked at again
         self._seen(bool(self.alarms))
+        self._settled = True
 
     def _check(self, point: int, values: Array, where: str) -> None:
         assert self._sent is not None  # a query came before
@@ -185,14 +186,13 @@ class Batch:
         self.settle()
         self._settled = False
         for check in self.checks:
-            if self._zeros:  # what comes back for them says nothing more
-                self.findings[check.name].append(Finding())
-            elif check.later:
-                self._waiting.append((check, segment))
+            if check.later:
+                self._waiting.append((check, segment, self._zeros))
             else:
-                self._look(check, segment)
+                self._look(check, segment, self._zeros)
 
-    def _look(self, check: Check, segment: Segment) -> None:
+    def _look(self, check: Check, segment: Segment, zeros: bool) -> None:
+        """What comes back for zeros says nothing more, but is looked at as long."""
         try:
             finding = check.segment(segment)
         except Exception as error:  # raised, it would tell the server what the values are
@@ -201,8 +201,8 @@ class Batch:
             finding = Finding(worst=math.inf, alarms=(alarm,))
         if not finding.worst <= 1 and not finding.alarms:
             finding = replace(finding, alarms=(f"{check.name} alarms at the {segment.where}",))
-        self.findings[check.name].append(finding)
-        self._alarm(*finding.alarms)
+        self.findings[check.name].append(Finding() if zeros else finding)
+        self._alarm(*(() if zeros else finding.alarms))
 
     def _alarm(self, *alarms: str) -> None:
         self.alarms += alarms

@@ -121,6 +121,7 @@ class Inference:
         values = self._placement.assemble(flat, samples, plan.neutral)
         asked = len(flat) - len(self._screened.skipped)
         self._entry = verification.ledger.ask(len(values), asked, verify, server)
+        verification.ledger.allow(after_alarm)  # of another process, meanwhile
         limit = plan.program.scheme.value_limit * RANGE_SLACK
         makers: tuple[Callable[[NDArray[np.int64]], Check], ...] = (
             *([partial(ProbeCheck, verification)] if known else ()),
@@ -140,6 +141,13 @@ class Inference:
         if isinstance(probes, bool) or not isinstance(probes, int | np.integer) or probes < 0:
             raise InputError(f"probes must be a number from 0 or a Probes, got {probes!r}")
         return Probes(int(probes), fill=bool(probes > 0))
+
+    def broken_off(self) -> str:
+        """Of a call that ended too early: its first alarm, which its entry keeps, or nothing."""
+        alarms = [alarm for batch in self.batches for alarm in batch.alarms]
+        if alarms:
+            self._entry.end(0, 0, 0, alarms)
+        return alarms[0] if alarms else ""
 
     def answer(self, timings: dict[str, float], traffic: dict[str, int]) -> Answer:
         """The answer of a call all of whose batches are finished."""
@@ -176,11 +184,11 @@ class Inference:
         ledger = self._verification.ledger
         values, points = self._values, len(self._verification.tolerances)
         every = values is not None and values.points == points
-        checked = self._checked if values else 0
+        checked = self._checked if values and values.points else 0
         alarmed = sum(
             answers for (_, answers), batch in zip(compared, self.batches, strict=True) if batch.alarms
         )
-        self._entry.end(probes, alarmed, checked, alarms)
+        self._entry.end(probes, alarmed, checked if every else 0, alarms)
         lanes, forced = self._placement.data.size, min(self._placement.forced, probes)
         fractions = detection_by_fraction(lanes, probes, forced=forced) if probes else {}
         if every:
@@ -190,7 +198,7 @@ class Inference:
             checked=checked,
             points=values.points if values else 0,
             open=points - values.points if values else 0,
-            blind=values.blind if values else None,
+            blind=values.blind if values and values.points else None,
             alterable=0 if every else alterable(lanes, probes, forced=forced),
             passed=not alarms,
             probes=probes,

@@ -115,10 +115,14 @@ class Entry:
 
         The same is done in either case: a server sees how long it takes.
         """
-        with self._ledger.turn(lasting=False):
-            self._ledger.alarms += alarm and not self._alarm
-            self._alarm = self._alarm or alarm
-            self._ledger.note(self._number, self._alarm)
+        first, counted = alarm and not self._alarm, False
+        self._alarm = self._alarm or alarm
+        try:
+            with self._ledger.turn(lasting=False):
+                self._ledger.alarms, counted = self._ledger.alarms + first, True
+                self._ledger.note(self._number, self._alarm)
+        finally:  # this process knows, even if it cannot write
+            self._ledger.alarms += first and not counted
 
     def end(self, probes: int, alarmed: int, recomputed: int, alarms: Sequence[str]) -> None:
         """The verdict.

@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -53,8 +53,9 @@ class LedgerFile(Ledger):
         super().__init__(before.checked, before.alarmed, before.batches, before.alarms)
         self.path, self._model, self._lock = path.absolute(), model, threading.Lock()
         check_writable(path)
-        with in_words(path):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        # Closing a file that SQLite has open would end the locks of the whole process.
+        with in_words(path), suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         self._connect()
         with self.turn():
             pass
@@ -62,6 +63,7 @@ class LedgerFile(Ledger):
     def _connect(self) -> None:
         with in_words(self.path):
             self._process, self._connection = os.getpid(), opened(self.path, make=True)
+            self._wal: int | None = None
             weakref.finalize(self, _close, self._connection, self._process)
 
     @contextmanager
@@ -75,15 +77,28 @@ class LedgerFile(Ledger):
             os.stat(self.path)  # a file that was removed would still be written, and vanish
             if os.getpid() != self._process:  # SQLite forbids what a fork left
                 self._connect()
+            if self._stale():
+                self._connect()
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if lasting else 'NORMAL'}")
-            self._connection.execute("BEGIN IMMEDIATE")
             with self._connection:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._wal = self._log()
                 self._read()
                 yield
                 self._connection.execute(
                     "UPDATE models SET probes = ?, alarmed = ?, batches = ?, alarms = ? WHERE model = ?",
                     (self.checked, self.alarmed, self.batches, self.alarms, self._model),
                 )
+
+    def _log(self) -> int | None:
+        """Which file is SQLite's log."""
+        with suppress(FileNotFoundError):
+            return os.stat(f"{self.path}-wal").st_ino
+        return None
+
+    def _stale(self) -> bool:
+        """Whether another process removed the log, as the last one: after a fork SQLite takes no lock."""
+        return self._wal is not None and self._log() != self._wal
 
     def _read(self) -> None:
         self._connection.execute("INSERT OR IGNORE INTO models (model) VALUES (?)", (self._model,))

@@ -32,7 +32,7 @@ from securedl.program.program import Program
 
 _FILE = struct.Struct("<8sB16s12s")
 _MAGIC = OWNER
-_VERSION = 3
+_VERSION = 4
 #: Queries for which encryptions of zero are made ahead: a sample and its probes, one in each, are nine.
 AHEAD = 10
 

@@ -157,8 +157,18 @@ class ProbeCheck(Check):
         return Finding(int(probed.sum()), float(ratios[probed].max(initial=0.0)), alarms)
 
     def refill(self, point: int, values: Array) -> None:
-        """Each probe lane continues as another probe, so that every segment is verified by itself."""
+        """Each probe lane continues as another probe, so that every segment is verified by itself: a
+        calibration sample as another one.
+        """
         known, probed = self._verification.probes, self.lanes != EMPTY
-        drawn = np.frombuffer(secrets.token_bytes(8 * len(probed)), dtype=np.uint64) % len(known.fingerprint)
-        self.lanes = np.where(probed, drawn.astype(np.int64), EMPTY)
+        natural = np.array(known.fingerprint.natural, np.int64)
+        alike, any_one = (_drawn(some, self.lanes) for some in (natural, np.arange(len(known.fingerprint))))
+        drawn = np.where(np.isin(self.lanes, natural), alike, any_one)
+        self.lanes = np.where(probed, drawn, EMPTY)
         values[:] = np.where(probed[:, None], known.exchanges[point].sent[drawn], values)
+
+
+def _drawn(among: NDArray[np.int64], lanes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One of them for each lane, from the operating system's randomness."""
+    numbers = np.frombuffer(secrets.token_bytes(8 * len(lanes)), dtype=np.uint64)
+    return among[(numbers % np.uint64(max(1, len(among)))).astype(np.int64)] if len(among) else lanes

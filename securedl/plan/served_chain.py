@@ -87,8 +87,9 @@ class ServedChain(Served):
             if layer.matrices:
                 reads = [layer.affine(reads)]
                 yield Inner(reads[0], layer.form.degree)
-            reads = layer.form.values(reads[0])
-            yield from (Inner(read, 0) for read in reversed(reads))
+            if layer.form.degree > 1:
+                reads = layer.form.values(reads[0])
+                yield from (Inner(read, 0) for read in reversed(reads))
 
     def projected(self, rows: Array, weights: Sequence[Layer]) -> Projection | None:
         """See `Served`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,16 @@ class RefreshRequest:
 
 
 def execute(
-    program: Program, evaluator: Arithmetic[H], weights: Weights[H], query: list[H]
+    program: Program,
+    evaluator: Arithmetic[H],
+    weights: Weights[H],
+    query: list[H],
+    each: Callable[[], None] = lambda: None,
 ) -> Generator[RefreshRequest, list[H], list[H]]:
     """Evaluate `program` on the tiles of one query.
+
+    Args:
+        each: called before each step; what it raises ends the evaluation.
 
     Yields:
         RefreshRequest: send() the fresh tiles, at the level and scale the program names.
@@ -34,6 +41,7 @@ def execute(
     last_use = _last_uses(program)
     refreshes = 0
     for number, step in enumerate(program.steps):
+        each()
         result = step.run(evaluator, program.batch, [registers[r] for r in step.reads()], weights)
         if step.refreshes:
             result = yield RefreshRequest(refreshes, result)
@@ -45,9 +53,10 @@ def execute(
 
 
 def _last_uses(program: Program) -> dict[int, int]:
-    """The last step that reads each register, so that memory is given back early."""
+    """The last step that reads each register, or that makes it for nobody: memory is given back early."""
     uses: dict[int, int] = {}
     for number, step in enumerate(program.steps):
         uses.update(dict.fromkeys(step.reads(), number))
+        uses.setdefault(step.out, number)
     uses.pop(program.output, None)
     return uses

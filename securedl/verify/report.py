@@ -138,9 +138,13 @@ class Report:
             "how": self.how,
             "points": self.points,
             "open": self.open,
-            "blind": None if self.blind is None else asdict(self.blind),
+            "blind": None if self.blind is None else _finite(asdict(self.blind)),
             "alterable": self.alterable,
         }
+
+
+def _finite(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: None if value == math.inf else value for key, value in fields.items()}
 
 
 def _count(number: int, noun: str) -> str:

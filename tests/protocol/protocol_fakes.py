@@ -251,6 +251,9 @@ class FakeInference:
     def __init__(self, owner: FakeOwner, x: int, probes: int = 0) -> None:
         self.batches = [FakeBatch(owner, number) for number in range(x)]
 
+    def broken_off(self) -> str:
+        return ""
+
     def answer(self, timings, traffic) -> FakeAnswer:
         return FakeAnswer(self.batches, timings, traffic)
 

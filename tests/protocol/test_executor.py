@@ -44,9 +44,9 @@ def test_an_executor_of_ones_own(serve) -> None:
     with Client(serve(executor=watch).address, FakeOwner()) as client:
         client.upload()
         assert predict(client, 2).passed
-    assert (watch.begun, watch.open) == (2, 0)
+    assert (watch.begun, watch.open) == (3, 0)  # once after the upload, to try the model
     sizes = [(len(given), len(found)) for given, found in watch.crossed]
-    assert sizes == [(2, 1), (1, 1)] * 2  # the query's tiles, a refresh, the answer
+    assert sizes == [(2, 1), (1, 1)] * 3  # the query's tiles, a refresh, the answer
     assert all(isinstance(record, Record) for pair in watch.crossed for tiles in pair for record in tiles)
 
 
@@ -60,11 +60,11 @@ def test_a_failed_evaluation_is_closed(serve) -> None:
         client.upload()
         with pytest.raises(ServerError, match="log says why"):
             client.predict(1)
-    assert (watch.begun, watch.open) == (1, 0)
+    assert (watch.begun, watch.open) == (2, 0)
 
 
 def test_nobody_waits_any_more(serve) -> None:
-    """The evaluation ends at its next weight."""
+    """The evaluation ends at its next step."""
     server, owner = serve(), FakeOwner()
     with Client(server.address, owner) as client:
         client.upload()
