@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.client.ledger import Ledger
+from securedl.client.threads import one_thread
 from securedl.client.tolerances import Tolerance, sent_tiles, tolerances
 from securedl.network.graph import Array
 from securedl.plan.network import Exchange, Inner, Network, of, under, within_headroom
@@ -81,7 +82,7 @@ class Verification:
         self.probes  # noqa: B018 - computed once, then kept
 
     def _make(self) -> Fingerprint:
-        from securedl.verify.samples import fingerprint, unguided
+        from securedl.verify.probing import fingerprint, unguided
 
         plan, network = self.plan, self.plan.network
         low, high = plan.signature.box
@@ -90,10 +91,11 @@ class Verification:
         def overflows(x: Array) -> np.ndarray:
             return ~within_headroom(network, x, plan.program.scheme.value_limit)
 
-        box: Any = {"low": low, "high": high, "seed": self.seed, "limit": overflows, "anchor": plan.neutral}
-        if network.alone:
-            return unguided(plan.reference, plan.samples, count, **box)
-        return fingerprint(plan.graph, plan.samples, count, **box)
+        box: Any = {"low": low, "high": high, "seed": self.seed, "limit": overflows}
+        with one_thread():
+            if network.alone:
+                return unguided(plan.reference, plan.samples, count, **box)
+            return fingerprint(plan.graph, plan.samples, count, **box)
 
     def to_arrays(self) -> dict[str, Any]:
         """For the owner's file: the fingerprint (if there is one yet) and the ledger's counts."""
