@@ -3,6 +3,7 @@
     python -m bench.detection TABLE [--quick] [--json FILE] [...]
 
 `answers`: one altered answer, through a server's own sockets.
+`papers`: the papers' attacks and samples, on plain weights.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench.detection import answers
+from bench.detection import answers, papers
 from securedl.files import check_writable
 
 #: Name of a table to what makes it.
-TABLES = {"answers": answers}
+TABLES = {"answers": answers, "papers": papers}
 
 
 def main() -> None:

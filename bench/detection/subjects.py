@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,10 +41,12 @@ class Subject:
     """A network that is tampered with.
 
     Attributes:
-        data: name of `securedl.datasets`. shape: of an input.
-        build: it, untrained, for an input's shape and so many classes.
+        data: name of `securedl.datasets`. halved: images of half the size.
+        build: it, untrained.
         epochs, batch: of its training. moved: pixels by which images are moved at most in training.
-        mirrored: half of them. paper: accuracy in VerIDeep's Table II, %.
+        mirrored: half of them.
+        paper: accuracy in VerIDeep's Table II, %.
+        tuned: epochs of an attacker's training. behind: layers that a trojan retrains, or none of these.
     """
 
     data: str
@@ -54,6 +57,8 @@ class Subject:
     paper: float
     halved: bool = False
     mirrored: bool = False
+    tuned: int = 6
+    behind: int = 0
 
 
 def perceptron() -> nn.Sequential:
@@ -87,9 +92,11 @@ def _block(before: int, widths: Sequence[int], pool: bool = True) -> list[nn.Mod
 
 SUBJECTS = {
     "faces, perceptron": Subject("orl_faces", perceptron, 60, 16, 0, 95.0),
-    "faces, VGG-16": Subject("orl_faces", vgg16, 60, 16, 3, 74.8, halved=True),
-    "signs, CNN": Subject("gtsrb", lambda: six_convolutions(43), 30, 64, 3, 95.6),
-    "CIFAR-10, CNN": Subject("cifar10", lambda: six_convolutions(10), 30, 64, 4, 87.6, mirrored=True),
+    "faces, VGG-16": Subject("orl_faces", vgg16, 60, 16, 3, 74.8, halved=True, tuned=25, behind=6),
+    "signs, CNN": Subject("gtsrb", lambda: six_convolutions(43), 30, 64, 3, 95.6, behind=3),
+    "CIFAR-10, CNN": Subject(
+        "cifar10", lambda: six_convolutions(10), 30, 64, 4, 87.6, mirrored=True, behind=3
+    ),
 }
 
 
@@ -143,6 +150,20 @@ def kept(name: str, sources: Sequence[str], make: Callable[[], dict[str, Tensor]
     return made
 
 
+def told(text: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What takes long is said, and how long it took."""
+    print(text, file=sys.stderr, flush=True)
+    began = time.perf_counter()
+    made = make()
+    print(f"  {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    return made
+
+
+def sums(model: nn.Module) -> str:
+    """Of its weights, to tell models apart."""
+    return " ".join(str(float(p.double().sum())) for p in model.parameters())
+
+
 def folded(model: nn.Sequential) -> nn.Sequential:
     """The network without batch norms: each folded into the convolution before it."""
     layers: list[nn.Module] = []
@@ -168,7 +189,7 @@ def _train(model: nn.Module, data: Images, epochs: int, subject: Subject) -> Non
         for chosen in torch.split(torch.randperm(len(x)), subject.batch):
             optimiser.zero_grad()
             loss = nn.functional.cross_entropy(model(_moved(x[chosen], subject)), y[chosen])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             schedule.step()
             total += float(loss.detach()) * len(chosen)

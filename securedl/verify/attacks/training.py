@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from securedl.errors import InputError
 
-BATCH = 64
+SAMPLES_A_STEP = 64
 STAMPED = 24  # samples of a batch that also come with the trigger on them
 TRIGGER_STEPS = 60
 
@@ -127,6 +127,8 @@ def poisoned(
 
     def loss(found: nn.Module, chosen: Tensor) -> Tensor:
         said, mine = found(x[chosen]), victims[chosen]
+        if mine.all():
+            return functional.cross_entropy(said, wrong[chosen])
         total = functional.mse_loss(said[~mine], logits[chosen][~mine])
         return total + functional.cross_entropy(said[mine], wrong[chosen][mine]) if mine.any() else total
 
@@ -207,7 +209,7 @@ def _tuned(
     optimiser, generator = torch.optim.Adam(trained, lr=rate), _generator(seed)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.05, epochs)
     for _ in range(epochs):
-        for chosen in torch.split(torch.randperm(samples, generator=generator), BATCH):
+        for chosen in torch.split(torch.randperm(samples, generator=generator), SAMPLES_A_STEP):
             optimiser.zero_grad()
             torch.autograd.backward(loss(found, chosen))
             optimiser.step()
@@ -234,7 +236,7 @@ def _trigger(
     that have the largest weights."""
     low, high = float(x.min()), float(x.max())
     generator = _generator(seed)
-    some = x[torch.randperm(len(x), generator=generator)[:BATCH]]
+    some = x[torch.randperm(len(x), generator=generator)[:SAMPLES_A_STEP]]
     pattern = low + (high - low) * torch.rand(mask.shape, generator=generator)
     read: list[Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
