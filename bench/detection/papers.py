@@ -3,7 +3,8 @@
     python -m bench.detection papers [--quick] [--network NAME ...] [--json FILE] [--plot FOLDER]
 
 VerIDeep's Tables III to VI and Figure 14 and SecureDL's Figure 4, with networks narrowed so that one thread
-trains each in minutes. Networks, tampered ones and samples are made once and kept in the user's cache folder.
+trains each in minutes. Networks, tampered ones and samples are made once and kept in the user's cache folder;
+rows of networks that are not asked for stay in the JSON file, so that it can be made in parts.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from bench.detection.figures import paper
 from bench.detection.subjects import SUBJECTS, accuracy, images, trained
 from bench.detection.tampering import simulated, tampered
 from bench.detection.targets import missed
+from securedl.errors import InputError
 from securedl.files import write_atomically
 from securedl.verify.statistics import wilson_interval
 
@@ -86,17 +88,35 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", type=Path, help="draw pictures into this folder (png)")
 
 
+def kept(path: Path | None) -> list[Row]:
+    """Rows of an earlier run.
+
+    Raises:
+        InputError: another file.
+    """
+    if path is None or not path.exists():
+        return []
+    try:
+        return [
+            row | {key: {int(n): value for n, value in row[key].items()} for key in ("noticed", "interval")}
+            for row in json.loads(path.read_text())
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is no file of this table: {error}; name another one") from error
+
+
 def main(chosen: argparse.Namespace) -> int:
     """The tables, and what the targets are missed by; 1 where some are."""
     torch.set_num_threads(1)
-    every: list[Row] = []
-    for name in chosen.network or SUBJECTS:
+    names = chosen.network or list(SUBJECTS)
+    every = [row for row in kept(chosen.json) if row["network"] not in names]
+    for name in names:
         for row in rows(name, chosen.quick):
             every.append(row | {"interval": {n: interval(row, n) for n in row["noticed"]}})
             if row["output"] == "top-1":
                 print(line(row), flush=True)
         if chosen.json is not None:
-            write_atomically(chosen.json, json.dumps(every, indent=1).encode())
+            write_atomically(chosen.json, json.dumps(every).encode())
     if chosen.plot is not None:
         from bench.detection.pictures import draw
 
