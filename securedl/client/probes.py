@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -81,7 +81,7 @@ class Verification:
         """Make tolerances and probes now rather than in the first query."""
         self.probes  # noqa: B018 - computed once, then kept
 
-    def _make(self) -> Fingerprint:
+    def _make(self, progress: Callable[[int, int], object] | None = None) -> Fingerprint:
         from securedl.verify.probing import fingerprint, unguided
 
         plan, network = self.plan, self.plan.network
@@ -95,7 +95,7 @@ class Verification:
         with one_thread():
             if network.alone:
                 return unguided(plan.reference, plan.samples, count, **box)
-            return fingerprint(plan.graph, plan.samples, count, **box)
+            return fingerprint(plan.graph, plan.samples, count, **box, progress=progress)
 
     def to_arrays(self) -> dict[str, Any]:
         """For the owner's file: the fingerprint (if there is one yet) and the ledger's counts."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -25,8 +26,9 @@ Layers: TypeAlias = Literal["last", "all"]
 #: From logits [samples, classes] to the slope of some outputs in them, [outputs, samples, classes].
 Slopes: TypeAlias = Callable[[Tensor], Tensor]
 
-DENSE_ENTRIES = 1 << 22  # 32 MiB in double precision: below this a dense product is faster or costs little
-DENSE_SHARE = 0.2
+#: Of a matrix with fewer entries, or with more than this share of them stored, the dense product is faster.
+DENSE_ENTRIES, DENSE_SHARE = 1 << 16, 0.15
+SUMS_TO_1 = 1e-5
 
 
 class Differentiable:
@@ -75,11 +77,17 @@ class Differentiable:
         found = torch.autograd.grad(logits, given, slope.reshape(logits.shape), create_graph=True)
         return layers, [part.reshape(outputs, len(x), *part.shape[1:]) for part in found]
 
-    def width(self, shape: Sequence[int]) -> int:
-        """Values of the widest layer for one sample of this shape."""
+    def sizes(self, shape: Sequence[int]) -> tuple[int, int]:
+        """For one sample of this shape: its logits, and the values of the widest layer.
+
+        Raises:
+            InputError: the network gives no logits, or probabilities by a softmax that is no module.
+        """
         with torch.no_grad():
-            _, layers = self(torch.zeros((1, *shape), dtype=self.dtype))
-        return max(max(layer.read.numel(), layer.gave.numel()) for layer in layers)
+            logits, layers = self._run(torch.zeros((1, *shape), dtype=self.dtype))
+        if logits.shape[1] > 1 and bool((logits >= 0).all()) and abs(float(logits.sum()) - 1) < SUMS_TO_1:
+            raise InputError("the network answers probabilities; end it in nn.Softmax, or leave that out")
+        return logits.shape[1], max(max(layer.read.numel(), layer.gave.numel()) for layer in layers)
 
 
 class _ModuleRun:
@@ -134,15 +142,10 @@ class _GraphRun:
         if not any(isinstance(node, Affine) for node in graph.nodes):
             raise InputError("a graph without affine layers has no weights")
         self._graph = graph
-        self._matrices = {
-            id(node): (
-                _Matrix(node.matrix, dtype),
-                torch.tensor(node.bias, dtype=dtype),
-                _pattern(node, dtype),
-            )
-            for node in graph.nodes
-            if isinstance(node, Affine)
-        }
+        affines = [node for node in graph.nodes if isinstance(node, Affine)]
+        self._matrices = {id(node): _Matrix(node.matrix, dtype) for node in affines}
+        self._biases = {id(node): torch.tensor(node.bias, dtype=dtype) for node in affines}
+        self._patterns = {id(node): _Pattern(node, dtype) for node in affines}
         self._coefficients = {
             id(node): torch.tensor(node.coefficients, dtype=dtype)
             for node in graph.nodes
@@ -161,9 +164,8 @@ class _GraphRun:
         return logits, layers
 
     def affine(self, node: Affine, x: Tensor) -> Tensor:
-        matrix, bias, pattern = self._matrices[id(node)]
-        gave = matrix(x) + bias
-        self._layers.append(Entries(node, pattern, x, gave))
+        gave = self._matrices[id(node)](x) + self._biases[id(node)]
+        self._layers.append(Entries(node, self._patterns[id(node)], x, gave))
         return gave
 
     def polynomial(self, node: Polynomial, x: Tensor) -> Tensor:
@@ -175,12 +177,6 @@ class _GraphRun:
 
     def add(self, xs: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(xs)).sum(0)
-
-
-def _pattern(node: Affine, dtype: torch.dtype) -> _Matrix | None:
-    """Ones where entries are stored; None where all are."""
-    full = node.matrix.nnz == node.matrix.shape[0] * node.matrix.shape[1]
-    return None if full else _Matrix(node.pattern, dtype)
 
 
 class _Matrix:
@@ -195,6 +191,24 @@ class _Matrix:
 
     def __call__(self, rows: Tensor) -> Tensor:
         return _product(rows, *self._sparse) if self._dense is None else rows @ self._dense.T
+
+
+class _Pattern:
+    """The matrix of ones where entries are stored, applied to rows; made when first needed."""
+
+    def __init__(self, node: Affine, dtype: torch.dtype) -> None:
+        self._node, self._dtype = node, dtype
+
+    @cached_property
+    def _matrix(self) -> _Matrix | None:
+        outputs, inputs = self._node.matrix.shape
+        full = self._node.matrix.nnz == outputs * inputs
+        return None if full else _Matrix(self._node.pattern, self._dtype)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        if self._matrix is not None:
+            return self._matrix(rows)
+        return rows.sum(-1, keepdim=True).expand(*rows.shape[:-1], self._node.matrix.shape[0])
 
 
 class _SparseProduct(torch.autograd.Function):

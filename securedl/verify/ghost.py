@@ -42,20 +42,16 @@ class Entries(Weighted):
     as its own number; a convolution's are as many as its kernel visits.
 
     Args:
-        pattern: applies the matrix of ones where entries are stored; None where all are.
+        pattern: applies the matrix of ones where entries are stored.
     """
 
-    def __init__(
-        self, node: Affine, pattern: Callable[[Tensor], Tensor] | None, read: Tensor, gave: Tensor
-    ) -> None:
+    def __init__(self, node: Affine, pattern: Callable[[Tensor], Tensor], read: Tensor, gave: Tensor) -> None:
         super().__init__(id(node), read, gave)
         self._node, self._pattern = node, pattern
 
     def norm(self, slope: Tensor) -> Tensor:
         """See `Weighted`: Σ δ² (P a² + 1), P being the pattern."""
         squares = (slope * slope).sum(0)
-        if self._pattern is None:
-            return squares.sum(-1) * ((self.read * self.read).sum(-1) + 1.0)
         return (squares * (self._pattern(self.read * self.read) + 1.0)).sum(-1)
 
     def reach(self, slope: Tensor) -> Tensor:

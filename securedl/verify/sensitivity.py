@@ -10,19 +10,14 @@ drives samples to decision boundaries. No Jacobian is formed: see `ghost`.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from securedl.errors import InputError
 from securedl.network.graph import Array
 from securedl.verify.differentiable import AnyNetwork, Differentiable, Layers
 
-Outputs: TypeAlias = Literal["all", "winner"]
-
-CHUNK = 1 << 22  # values of a slope at once, samples x outputs x features: 32 MiB for each layer
+CHUNK = 1 << 22  # values of a layer at once, samples x outputs x features: 32 MiB in double precision
 
 
 class Sensitivity:
@@ -32,9 +27,8 @@ class Sensitivity:
     saturates, S is below 1e-300 on confident samples of a wide box and its gradient is exactly 0.
 
     Args:
-        layers: whose weights ω are, "all" or "last"; see `Differentiable` for what counts as one.
-        outputs: the k that are summed over; "winner" takes that of the largest logit alone, half of S where
-            two classes meet, in a fraction of the time.
+        layers: whose weights ω are, "all" or "last"; see `Differentiable` for what counts as one. The last
+            takes one backward pass, all take two for each class.
 
     Example:
         height, slope = Sensitivity(model, layers="last")(images)
@@ -45,18 +39,15 @@ class Sensitivity:
         network: AnyNetwork,
         *,
         layers: Layers = "all",
-        outputs: Outputs = "all",
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        if outputs not in ("all", "winner"):
-            raise InputError(f"outputs must be 'all' or 'winner', got {outputs!r}")
         self._network = Differentiable(network, layers, dtype)
-        self._winner = outputs == "winner"
+        self._all = layers == "all"
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """(log S [samples], ∂ log S/∂x [samples, ...]); not finite where the network overflows."""
         heights, slopes = np.empty(len(x)), np.empty(np.shape(x))
-        size = self._chunk(x) if len(x) else 1
+        size = self._chunk(np.shape(x)[1:])
         for first in range(0, len(x), size):
             part = slice(first, first + size)
             inputs = self._network.tensor(x[part])
@@ -65,19 +56,17 @@ class Sensitivity:
             heights[part], slopes[part] = found.detach().numpy(), slope.numpy()
         return heights, slopes
 
-    def _chunk(self, x: Array) -> int:
+    def _chunk(self, shape: tuple[int, ...]) -> int:
         """Samples at a time."""
-        with torch.no_grad():
-            logits, _ = self._network(self._network.tensor(x[:1]))
-        outputs = 1 if self._winner else logits.shape[1]
-        return max(1, CHUNK // (outputs * self._network.width(np.shape(x)[1:])))
+        classes, width = self._network.sizes(shape)
+        return max(1, CHUNK // (width * (classes if self._all else 1)))
 
     def _log(self, x: Tensor) -> Tensor:
         shift = x.new_zeros(len(x))
 
         def softmax_slopes(logits: Tensor) -> Tensor:
             nonlocal shift
-            slope, shift = _softmax_jacobian(logits, self._winner)
+            slope, shift = _softmax_jacobian(logits)
             return slope
 
         layers, slopes = self._network.slopes(x, softmax_slopes)
@@ -85,7 +74,7 @@ class Sensitivity:
         return torch.log(total) + 2.0 * shift
 
 
-def _softmax_jacobian(z: Tensor, winner: bool) -> tuple[Tensor, Tensor]:
+def _softmax_jacobian(z: Tensor) -> tuple[Tensor, Tensor]:
     """∂softmax(z)_k/∂z_j · exp(-shift) as [k, samples, j], and the constant shift [samples].
 
     Off the diagonal -f_k f_j, on it f_k (1 - f_k), every entry from its logarithm, so that the largest is
@@ -98,10 +87,7 @@ def _softmax_jacobian(z: Tensor, winner: bool) -> tuple[Tensor, Tensor]:
     rest = torch.logsumexp(log_f[:, None, :].masked_fill(eye, -torch.inf), -1)
     other = torch.where(eye, rest[:, :, None], log_f[:, None, :])
     exponent = log_f[:, :, None] + other
-    sign = torch.where(eye, 1.0, -1.0).to(z.dtype).expand(exponent.shape)
-    if winner:
-        row = logits.detach().argmax(-1)[:, None, None].expand(-1, 1, exponent.shape[-1])
-        exponent, sign = exponent.gather(1, row), sign.gather(1, row)
+    sign = torch.where(eye, 1.0, -1.0).to(z.dtype)
     shift = exponent.detach().amax((1, 2))
     jacobian = (sign * torch.exp(exponent - shift[:, None, None])).transpose(0, 1)
     return (jacobian[..., :1] if single else jacobian), shift

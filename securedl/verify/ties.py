@@ -8,6 +8,7 @@ another winner misses other changes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ from securedl.verify.samples import started
 #: By how many tolerances the winner leads: an honest answer, off by one at most, keeps its label.
 LEAD = 2.2
 SOLVED = 1e-3  # largest residual of a solved one, in leads
-DAMPING, LESS, MORE = 1e-2, 0.3, 4.0
+DAMPINGS = (1.0, 1e-2, 1e-4)  # to begin with, one after the other for what is not solved: none suits all
+LESS, MORE = 0.3, 4.0
 FLAT = 1e-100  # squared slopes below this are none
 VALUES = 1 << 25  # of slopes at once: 256 MiB
 
@@ -60,6 +62,7 @@ def tie_samples(
         network: a graph, or a torch module that gives logits or ends in a softmax; run in double precision.
         low, high: the box, see `samples`; a wide one has ties almost surely, [0, 1] not always.
         tolerance: of a logit; the winner leads by `LEAD` of these.
+        steps: for each of three dampings.
         winners: class of each sample; by default 0, 1, 2, ... in turn. For a tie pair give the samples of one
             call as the starts of another, with other winners.
 
@@ -73,23 +76,27 @@ def tie_samples(
     """
     x, lower, upper = started(starts, low, high)
     view = Differentiable(network, "last")
-    with torch.no_grad():
-        classes = view(view.tensor(x[:1]))[0].shape[1]
+    classes, _ = view.sizes(x.shape[1:])
     if classes < 2:
         raise InputError("a network with one logit has no classes to tie")
     order = np.arange(len(x)) % classes if winners is None else np.asarray(winners)
     if order.shape != (len(x),) or order.min() < 0 or order.max() >= classes:
         raise InputError(f"winners must be {len(x)} classes from 0 to {classes - 1}")
     size = max(1, VALUES // (classes * x[0].size))
-    found, left = [], []
-    for first in range(0, len(x), size):
-        part = slice(first, first + size)
-        solver = _Solver(view, lower, upper, LEAD * tolerance, order[part])
-        samples, residual = solver.run(x[part], steps, progress)
-        found.append(samples)
-        left.append(residual)
-    done = np.concatenate(left) <= SOLVED * LEAD * tolerance
-    return Ties(np.concatenate(found), order.astype(np.int64), done)
+    parts = [slice(first, first + size) for first in range(0, len(x), size)]
+    found, left = x.copy(), np.full(len(x), np.inf)
+    for number, (part, damping) in enumerate(product(parts, DAMPINGS)):
+        if progress is not None:
+            progress(number + 1, len(parts) * len(DAMPINGS))
+        again = np.arange(len(x))[part]
+        again = again[left[again] > SOLVED * LEAD * tolerance]
+        if not again.size:
+            continue
+        solver = _Solver(view, lower, upper, LEAD * tolerance, order[again])
+        samples, residual = solver.run(x[again], damping, steps)
+        better = residual < left[again]
+        found[again[better]], left[again[better]] = samples[better], residual[better]
+    return Ties(found, order.astype(np.int64), left <= SOLVED * LEAD * tolerance)
 
 
 class _Solver:
@@ -105,11 +112,13 @@ class _Solver:
         self._view, self._lower, self._upper = view, lower, upper
         self._winners, self._lead = winners, lead
 
-    def run(self, x: Array, steps: int, progress: Steps | None) -> tuple[Array, Array]:
-        """The best points, and their largest residuals [samples]."""
-        damping = np.full(len(x), DAMPING)
+    def run(self, x: Array, first: float, steps: int) -> tuple[Array, Array]:
+        """The best points, and their largest residuals [samples]; first: the damping to begin with."""
+        damping = np.full(len(x), first)
         residual, slope = self._linear(x)
-        for step in range(steps):
+        for _ in range(steps):
+            if (np.abs(residual) <= SOLVED * self._lead).all():
+                break
             tried = self._moved(x, residual, slope, damping)
             new_residual, new_slope = self._linear(tried)
             better = (new_residual**2).sum(1) < (residual**2).sum(1)
@@ -119,16 +128,12 @@ class _Solver:
                 for old, new in ((residual, new_residual), (slope, new_slope))
             )
             damping = damping * np.where(better, LESS, MORE)
-            if progress is not None:
-                progress(step + 1, steps)
         return x, np.abs(residual).max(1)
 
     def _linear(self, x: Array) -> tuple[Array, Array]:
         """Residuals [samples, classes], 0 at the winner, and their slopes [samples, classes, features]."""
-        leaf = self._view.tensor(x)
-        with torch.no_grad():
-            classes = self._view(leaf[:1])[0].shape[1]
-        copies = leaf.detach().repeat(classes, *[1] * (leaf.dim() - 1)).requires_grad_()
+        classes, _ = self._view.sizes(x.shape[1:])
+        copies = self._view.tensor(np.tile(x, (classes, *[1] * (x.ndim - 1))))
         logits = self._view(copies)[0].reshape(classes, len(x), classes)
         own: Tensor = logits.diagonal(dim1=0, dim2=2)
         (found,) = torch.autograd.grad(own.sum(), copies)

@@ -13,6 +13,15 @@ from securedl.network.graph import Affine, Graph, Polynomial
 from securedl.network.polynomial import PolynomialActivation
 
 
+@pytest.fixture(autouse=True, scope="package")
+def _one_thread():
+    """What is small is slower with more, most of all where other programs have the processors."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def digits():
     """Images in [-1, 1] [1797, 64] and labels."""

@@ -1,12 +1,19 @@
 """The fingerprint: kinds, headroom, norms and marginals like the data's, and what is saved."""
 
+import time
+
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from securedl.errors import FormatError, InputError
+from securedl.network.from_torch import import_torch
+from securedl.network.polynomial import PolynomialActivation
 from securedl.verify.attacks import ATTACKS
 from securedl.verify.fingerprint import Fingerprint
 from securedl.verify.probing import fingerprint, unguided
+from securedl.verify.sensitivity import Sensitivity
 
 BOX = {"low": -4.0, "high": 4.0}
 
@@ -117,6 +124,28 @@ def test_seeds_decide(small):
     one, same, other = (fingerprint(small, x, 10, **BOX, seed=seed).samples for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert np.abs(one - other).max() > 0.1
+
+
+def test_probes_of_a_convolutional_network_are_made_at_once():
+    """The network of tests/system/test_mnist_cnn.py with squares, untrained: seconds of one processor."""
+
+    def square():
+        return PolynomialActivation(np.array([0.3, 0.8, 0.2]), (-3.0, 3.0), name="square")
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 8, 5), square(), nn.AvgPool2d(2), nn.Conv2d(8, 16, 5), square(), nn.AvgPool2d(2),
+            nn.Flatten(), nn.Linear(256, 64), square(), nn.Linear(64, 10),
+        )  # fmt: skip
+    graph = import_torch(model, (1, 28, 28)).graph
+    x = np.random.default_rng(0).uniform(size=(64, 784))
+    began = time.process_time()
+    marks = fingerprint(graph, x, 128, low=-1.0, high=2.0, seed=0)
+    assert time.process_time() - began <= 3.0
+    measure = Sensitivity(graph, layers="last")
+    sensitive, natural = (measure(of_kind(marks, kind))[0] for kind in ("sensitive", "natural"))
+    assert sensitive.min() > natural.max()
 
 
 def test_damaged_arrays_are_refused(small):
