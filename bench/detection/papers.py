@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from bench.detection.bags import METHODS, TOLERANCE, bags
-from bench.detection.draws import DRAWS, SAMPLES, answers, hits, noticed, orders
+from bench.detection.draws import DRAWS, HALVES, SAMPLES, answers, hits, noticed, orders
 from bench.detection.figures import paper
 from bench.detection.subjects import SUBJECTS, accuracy, images, trained
 from bench.detection.tampering import simulated, tampered
@@ -77,8 +77,10 @@ def line(row: Row) -> str:
 
 
 def interval(row: Row, samples: int) -> tuple[float, float]:
-    """Of the share noticed, %, over draws: the networks stay the same."""
-    low, high = wilson_interval(row["noticed"][samples], row["draws"], CONFIDENCE)
+    """Of the share noticed, %: of networks and draws, of which there are fewer where choice is not random."""
+    draws = row["draws"]
+    different = draws if row["selection"] == "random" else min(draws, HALVES * row["networks"])
+    low, high = wilson_interval(round(row["noticed"][samples] / draws * different), different, CONFIDENCE)
     return 100 * low, 100 * high
 
 

@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.detection.bags import BOX, METHODS, bags
+from bench.detection.bags import BOX, bags
 from bench.detection.draws import SAMPLES
 from bench.detection.subjects import SUBJECTS, images, trained
 from securedl.network.graph import Array
 from securedl.verify.ascent import verideep_samples
+from securedl.verify.samples import natural_samples
 from securedl.verify.selection import active_neurons, manc
 from securedl.verify.sensitivity import Sensitivity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SHOWN, CLIMBED = 4, 16
+SHOWN, CLIMBED = 3, 16
+#: Rows of the picture of samples, below what they start from.
+SEARCHED = ("VerIDeep", "SecureDL", "tie")
 STEPS, QUICK_STEPS = (0, 10, 30, 100, 300, 1000), (0, 2)
 SHARES_SUBJECT = "faces, perceptron"
 
@@ -39,7 +42,8 @@ def draw(rows: Sequence[dict[str, Any]], folder: Path, quick: bool) -> None:
     for name in names:
         data = images(SUBJECTS[name])
         model = trained(name, data, 1 if quick else None)
-        parts[name] = bags(name, model, data, quick)
+        originals = {"original": natural_samples(data.x_test.numpy(), SHOWN, seed=1)}
+        parts[name] = originals | bags(name, model, data, quick)
         _coverage(coverage, name, active_neurons(model, parts[name]["VerIDeep"]))
         _climb(climb, name, model, data.x_test[:CLIMBED].numpy(), QUICK_STEPS if quick else STEPS)
     coverage.set(xlabel="samples, by MANC", ylabel="active neurons of the last layer, %", ylim=(0, 101))
@@ -50,13 +54,13 @@ def draw(rows: Sequence[dict[str, Any]], folder: Path, quick: bool) -> None:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=7)
     curves.savefig(folder / "detection-curves.png", dpi=90)
-    grid = Figure(figsize=(1.0 * SHOWN * len(names), 1.15 * len(METHODS)), layout="constrained")
-    places = grid.subplots(len(METHODS), SHOWN * len(names), squeeze=False)
+    grid = Figure(figsize=(0.9 * SHOWN * len(names), 1.05 * (1 + len(SEARCHED))), layout="constrained")
+    places = grid.subplots(1 + len(SEARCHED), SHOWN * len(names), squeeze=False)
     for column, name in enumerate(names):
-        for line, method in enumerate(METHODS):
+        for line, method in enumerate(("original", *SEARCHED)):
             for k in range(SHOWN):
                 _image(places[line, SHOWN * column + k], parts[name][method][k], method if not k else "")
-    grid.savefig(folder / "detection-samples.png", dpi=70)
+    grid.savefig(folder / "detection-samples.png", dpi=60)
 
 
 def _image(axes: Axes, sample: Array, title: str) -> None:
