@@ -19,7 +19,7 @@ from securedl.verify.ties import tie_samples
 #: Samples of a bag, VerIDeep's number, and of ties, each of which takes the slopes of all classes.
 BAG, TIES, QUICK_BAG = 100, 24, 10
 #: Steps of the searches: VerIDeep's number, and those of the others.
-STEPS = {"VerIDeep": 1000, "SecureDL": 100, "tie": 30}
+STEPS = {"VerIDeep": 1000, "SecureDL": 1000, "tie": 30}
 #: Of an image's values, and of what may be asked encrypted, where nobody sees that it is no image.
 BOX, WIDE = (0.0, 1.0), (-1.0, 2.0)
 #: Of a tie's logits: the winner leads by 2.2 of it.

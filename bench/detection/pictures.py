@@ -53,14 +53,14 @@ def draw(rows: Sequence[dict[str, Any]], folder: Path, quick: bool) -> None:
     for axes in (coverage, shares):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=7)
-    curves.savefig(folder / "detection-curves.png", dpi=90)
+    curves.savefig(folder / "detection-curves.png", dpi=80)
     grid = Figure(figsize=(0.9 * SHOWN * len(names), 1.05 * (1 + len(SEARCHED))), layout="constrained")
     places = grid.subplots(1 + len(SEARCHED), SHOWN * len(names), squeeze=False)
     for column, name in enumerate(names):
         for line, method in enumerate(("original", *SEARCHED)):
             for k in range(SHOWN):
                 _image(places[line, SHOWN * column + k], parts[name][method][k], method if not k else "")
-    grid.savefig(folder / "detection-samples.png", dpi=60)
+    grid.savefig(folder / "detection-samples.png", dpi=55)
 
 
 def _image(axes: Axes, sample: Array, title: str) -> None:
