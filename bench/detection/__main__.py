@@ -4,6 +4,7 @@
 
 `answers`: one altered answer, through a server's own sockets.
 `ciphertexts`: what a server process can do to ciphertexts, against probes and recomputation.
+`papers`: the papers' attacks and samples, on plain weights.
 `costs`: what checking every answer costs a client.
 """
 
@@ -13,11 +14,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench.detection import answers, ciphertexts, costs
+from bench.detection import answers, ciphertexts, costs, papers
 from securedl.files import check_writable
 
 #: Name of a table to what makes it.
-TABLES = {"answers": answers, "ciphertexts": ciphertexts, "costs": costs}
+TABLES = {"answers": answers, "ciphertexts": ciphertexts, "papers": papers, "costs": costs}
 
 
 def main() -> None:

@@ -124,7 +124,7 @@ def test_a_server_that_goes_away_escapes_no_alarm(target: Target) -> None:
     """It tampers at a refresh and ends the call before the answer: the owner asks no more."""
     ledger = target.owner.verification.ledger
     order, before = Order("Offset", {"amount": LARGE}, frames="the end in place of the answer"), ledger.alarms
-    with pytest.raises(AlarmError, match="differ at the refresh 1.*then the call ended"):
+    with pytest.raises(AlarmError, match=r"differ at the refresh 1.*then the call ended"):
         target.ask(order, target.samples, "every", 8)
     assert ledger.alarms == before + 1
     with pytest.raises(AlarmError):
