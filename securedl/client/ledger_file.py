@@ -63,7 +63,6 @@ class LedgerFile(Ledger):
     def _connect(self) -> None:
         with in_words(self.path):
             self._process, self._connection = os.getpid(), opened(self.path, make=True)
-            self._wal: int | None = None
             weakref.finalize(self, _close, self._connection, self._process)
 
     @contextmanager
@@ -77,28 +76,16 @@ class LedgerFile(Ledger):
             os.stat(self.path)  # a file that was removed would still be written, and vanish
             if os.getpid() != self._process:  # SQLite forbids what a fork left
                 self._connect()
-            if self._stale():
-                self._connect()
-            self._connection.execute(f"PRAGMA synchronous = {'FULL' if lasting else 'NORMAL'}")
+            # Not lasting, it changes numbers in their places: without power some may be the older ones.
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if lasting else 'OFF'}")
             with self._connection:
                 self._connection.execute("BEGIN IMMEDIATE")
-                self._wal = self._log()
                 self._read()
                 yield
                 self._connection.execute(
                     "UPDATE models SET probes = ?, alarmed = ?, batches = ?, alarms = ? WHERE model = ?",
                     (self.checked, self.alarmed, self.batches, self.alarms, self._model),
                 )
-
-    def _log(self) -> int | None:
-        """Which file is SQLite's log."""
-        with suppress(FileNotFoundError):
-            return os.stat(f"{self.path}-wal").st_ino
-        return None
-
-    def _stale(self) -> bool:
-        """Whether another process removed the log, as the last one: after a fork SQLite takes no lock."""
-        return self._wal is not None and self._log() != self._wal
 
     def _read(self) -> None:
         self._connection.execute("INSERT OR IGNORE INTO models (model) VALUES (?)", (self._model,))
@@ -156,7 +143,7 @@ def opened(path: Path, make: bool = False) -> sqlite3.Connection:
                 connection.execute("BEGIN IMMEDIATE" if make else "BEGIN")
                 _check(connection, path, make)
             if make:
-                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA journal_mode = DELETE")  # a log would need locks that forks lose
             return connection
         except BaseException as error:
             connection.close()

@@ -99,18 +99,24 @@ class TestCounts:
         other.allow("continue")
 
     def test_an_alarm_is_as_much_work_as_none(self, tmp_path):
-        """Pages written at each checkpoint: a server could see the time of one more."""
+        """Bytes written at each checkpoint: a server could see the time of more."""
         ledger = opened(tmp_path / "ledger")
         written = []
         for alarms in ([False] * 4, [False, True, True, True]):
-            entry, sizes = ledger.ask(1, 1, "every", "unix:s"), []
+            entry, totals = ledger.ask(1, 1, "every", "unix:s"), [_written()]
             for alarm in alarms:
                 entry.see(alarm)
-                sizes.append(os.stat(f"{ledger.path}-wal").st_size)
-            written.append(np.diff(sizes).tolist())
+                totals.append(_written())
+            written.append(np.diff(totals).tolist())
         assert written[0] == written[1]
         assert len({*written[0]}) == 1
         assert written[0][0] > 0
+
+
+def _written() -> int:
+    """Bytes that this process has written."""
+    fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(fields["wchar"])
 
 
 class TestProcesses:
@@ -141,6 +147,52 @@ if all(children):
         assert [row[1:] for row in calls] == [(20, 1, 20)] * 6
         assert read(path, "SELECT * FROM models") == [("m", 120, 0, 360, 6, 120)]
         assert read(path, "PRAGMA integrity_check") == [("ok",)]
+
+    READ = (
+        "import sys, sqlite3; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM calls'); c.close()"
+    )
+
+    def _read_by_another(self, path: Path) -> None:
+        """A process of its own, once."""
+        subprocess.run([sys.executable, "-c", self.READ, str(path)], check=True)
+
+    def test_two_owners_of_a_process(self, tmp_path):
+        """Closing any descriptor of a file ends the process's locks on it."""
+        one, other = opened(tmp_path / "ledger"), LedgerFile(tmp_path / "ledger", "cd" * 16, Ledger())
+        self._read_by_another(one.path)
+        one.ask(3, 2, "every", "s").see(True)
+        other.ask(1, 1, "every", "s")
+        self._read_by_another(one.path)
+        found = read(one.path, "SELECT model, batches, alarms FROM models ORDER BY model")
+        assert found == [(MODEL, 3, 1), ("cd" * 16, 1, 0)]
+
+    def test_a_fork_that_outlives_its_parent(self, tmp_path):
+        """What SQLite has in memory of a file's locks, a fork inherits without the locks."""
+        script = """
+import os, sys
+from pathlib import Path
+from securedl.client.ledger import Ledger
+from securedl.client.ledger_file import LedgerFile
+
+ledger = LedgerFile(Path(sys.argv[1]), "m", Ledger())
+ledger.ask(1, 1, "every", "parent")
+(ours, theirs), (again, go) = os.pipe(), os.pipe()
+if os.fork():
+    os.close(theirs), os.close(go)
+    os.read(ours, 1)  # the child has written
+    os._exit(0)
+ledger.ask(2, 1, "every", "child")
+os.write(theirs, b".")
+sys.stdin.read()  # until another process has read
+ledger.ask(4, 1, "every", "child").see(True)
+"""
+        path = tmp_path / "ledger"
+        command = [sys.executable, "-c", script, str(path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+            parent.wait(timeout=60)
+            self._read_by_another(path)
+            parent.communicate(timeout=60)  # the child goes on, and ends
+        assert read(path, "SELECT batches, alarms FROM models") == [(7, 1)]
 
     @pytest.mark.he
     def test_a_killed_process(self, plan, tmp_path):
@@ -224,7 +276,7 @@ class TestOwner:
         probes = report.probes
         assert row == [(len(report.alarms), json.dumps(report.alarms[:3]), probes, probes, 0)]
         files = sorted(tmp_path.iterdir())
-        assert [file.name for file in files] == ["ledger", "ledger-shm", "ledger-wal"]
+        assert [file.name for file in files] == ["ledger"]
         assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
         data = b"".join(file.read_bytes() for file in files)
         known = owner.verification.probes.fingerprint.samples

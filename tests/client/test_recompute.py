@@ -16,6 +16,7 @@ from torch import nn
 
 import securedl
 from polyapprox import least_squares
+from securedl.client.recompute import RecomputeCheck
 from securedl.client.tolerances import Tolerance, growth, tolerances
 from securedl.errors import AlarmError, FormatError, InputError
 from securedl.he.backends import backend
@@ -24,6 +25,7 @@ from securedl.he.variance import SIGMAS, VarianceEvaluator
 from securedl.network.polynomial import PolynomialActivation
 from securedl.plan.network import within_headroom
 from securedl.plan.plan import Plan
+from securedl.verify.check import Finding
 
 sys.path.insert(0, str(Path(__file__).parent))
 from every_form import PLANS, Server, X, data, network, served
@@ -206,6 +208,51 @@ def test_an_alarm_counts_although_the_call_never_ends():
     batch.settle()
     with pytest.raises(AlarmError, match="1 earlier call"):
         owner.ask(data(plan, 1))
+
+
+def test_what_is_interrupted_is_looked_at_again(monkeypatch):
+    """Ctrl-C while values are compared: the alarm that follows is not lost."""
+    plan = PLANS["squares, a refresh a level"]()
+    owner = securedl.Owner(plan, ahead=0)
+    looks = []
+
+    def segment(self, segment):
+        looks.append(segment.point)
+        if len(looks) == 1:
+            raise KeyboardInterrupt
+        return Finding(alarms=("differs",))
+
+    monkeypatch.setattr(RecomputeCheck, "segment", segment)
+    inference = owner.ask(data(plan, 1), probes=0)
+    (batch,) = inference.batches
+    with pytest.raises(KeyboardInterrupt):
+        Server(owner).serve(batch)
+    batch.settle()
+    assert looks[:2] == [looks[0]] * 2
+    assert owner.verification.ledger.alarms == 1
+    assert inference.broken_off() == "differs"
+
+
+def test_after_an_alarm_all_is_compared_as_long(monkeypatch):
+    """A server that answers at once sees how long it takes."""
+    looks = []
+    real = RecomputeCheck.segment
+
+    def segment(self, segment):
+        looks.append(segment.point)
+        return real(self, segment)
+
+    monkeypatch.setattr(RecomputeCheck, "segment", segment)
+    plan = PLANS["squares, a refresh a level"]()
+    length = plan.program.params.slots
+    for added in (None, np.full(length, 0.1)):
+        looks.clear()
+
+        def change(point, tile, added=added):
+            return added if point == 1 else None
+
+        assert served(securedl.Owner(plan, ahead=0), data(plan, 3), change).report.passed == (added is None)
+        assert looks == list(range(1, len(plan.signature.checkpoints)))
 
 
 def test_after_an_alarm_nothing_is_counted():

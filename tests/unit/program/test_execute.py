@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
 from securedl.he.ckks import ckks_parameters
-from securedl.he.clear import ClearEvaluator
+from securedl.he.clear import ClearEvaluator, ClearHandle
 from securedl.he.record import Shape
 from securedl.program.execute import execute
 from securedl.program.program import Program
@@ -49,6 +53,34 @@ def test_refreshes_are_numbered_in_order():
     assert next(running).index == 0
     assert running.send([fresh(1, 1)]).index == 1
     assert running.send([fresh(1, 2)]).index == 2
+
+
+def test_what_nobody_reads_is_not_kept():
+    class Kept(ClearEvaluator):
+        made: ClassVar[list[weakref.ref[ClearHandle]]] = []
+
+        def multiply(self, a, b):
+            self.made.append(weakref.ref(found := super().multiply(a, b)))
+            return found
+
+    products = [Multiply(number, 0, 0, 3, S * S / PARAMS.primes[3]) for number in range(1, 9)]
+    steps = (*products, Refresh(9, 0, 1, 3, S))
+    program = Program(PARAMS, 4096, 1, True, Port(1, 3, S), steps, 9)
+    running = execute(program, Kept(PARAMS), [], [fresh(2, 3)])
+    next(running)
+    gc.collect()
+    assert len(Kept.made) == 8
+    assert not any(one() for one in Kept.made)
+
+
+def test_it_ends_where_nobody_waits():
+    def gone() -> None:
+        raise ConnectionError("gone")
+
+    steps = (Multiply(1, 0, 0, 3, S * S / PARAMS.primes[3]),)
+    program = Program(PARAMS, 4096, 1, True, Port(1, 3, S), steps, 1)
+    with pytest.raises(ConnectionError):
+        next(execute(program, ClearEvaluator(PARAMS), [], [fresh(2, 3)], gone))
 
 
 def test_an_empty_program_gives_the_query_back_at_level_0():

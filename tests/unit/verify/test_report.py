@@ -1,8 +1,10 @@
 """The report reads well and is valid JSON; checking answers loads no torch and no encryption."""
 
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -84,3 +86,8 @@ def test_checking_is_light():
         "or m.startswith('securedl.he')]; sys.exit(str(bad) if bad else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_report_in_json_has_no_infinity():
+    report = replace(EVERY, blind=Blind(math.inf, 1e-6, "the answer"))
+    assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["blind"]["change"] is None
