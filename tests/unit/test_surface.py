@@ -201,11 +201,11 @@ class TestPlan:
     def test_summary_lists_every_layer(self, plan):
         lines = plan.summary().splitlines()
         assert lines[0].startswith("CKKS, ring 8192, primes [")
-        assert [line.split(":")[0] for line in lines[2:11]] == [
-            "  1. 0", "  2. 2", "refreshes", "keys", "once", "server", "a query", "estimate for one batch",
-            "simulated error",
+        assert [line.split(":")[0] for line in lines[2:12]] == [
+            "  1. 0", "  2. 2", "refreshes", "keys", "once", "server", "a query", "checks",
+            "estimate for one batch", "simulated error",
         ]  # fmt: skip
-        assert all(line.startswith("instead: ") for line in lines[11:])
+        assert all(line.startswith("instead: ") for line in lines[12:])
 
 
 class TestOwner:

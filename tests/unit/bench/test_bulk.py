@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import securedl
-from bench.bulk import HEAD, LINK, STAGES, asked, best, line, processor_s
+from bench.bulk import HEAD, LINK, SHARES, asked, best, line, processor_s
 
 
 @pytest.mark.parametrize("streams", [1, 2])
@@ -25,7 +25,7 @@ def test_all_samples_are_answered(streams: int) -> None:
     assert row.same >= 98  # two logits may be nearly equal
     assert row.per_s > 0
     assert sum(row.shares.values()) == pytest.approx(1)
-    assert set(row.shares) == set(STAGES)
+    assert set(row.shares) == set(SHARES)
     assert row.server_busy > 0
     assert len(line(row)) == len(HEAD)
     slower = replace(row, per_s=row.per_s / 2)
