@@ -5,6 +5,7 @@ A server is given its moves by name, with what they need to be told: `hostile` r
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -192,7 +193,7 @@ class Replay(Move):
 
 
 @dataclass
-class At(Move):
+class At(Move, ABC):
     """One that changes what is sent, at one checkpoint, at all (0) or in the answer (-1)."""
 
     point: int = 0
@@ -200,6 +201,6 @@ class At(Move):
     def sent(self, scene: Scene, point: int, tiles: list[Record]) -> list[Record]:
         return self.changed(scene, tiles) if scene.at(self.point, point) else tiles
 
+    @abstractmethod
     def changed(self, scene: Scene, tiles: list[Record]) -> list[Record]:
         """What is sent there."""
-        raise NotImplementedError

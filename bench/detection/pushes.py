@@ -6,6 +6,7 @@ the next one that is sent.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,7 +64,7 @@ class Circuit:
 
 
 @dataclass
-class Push(Move):
+class Push(Move, ABC):
     """Adds to some slots of what is sent, by what was sent to it before.
 
     Attributes:
@@ -83,9 +84,9 @@ class Push(Move):
         extra = e.sent(e.mod_switch(pushed, 0), shape)
         return [plus(scene.params, tiles[0], Record(shape, extra.residues)), *tiles[1:]]
 
+    @abstractmethod
     def size(self, circuit: Circuit, fresh: Any, batch: int) -> Any:
         """How far each slot is pushed."""
-        raise NotImplementedError
 
 
 @dataclass
