@@ -9,7 +9,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from scipy import stats
 import protocol
 import securedl
 from protocol import client as asking
-from securedl import cli
 from securedl.client.ledger import KEY_TERM, Ledger
 from securedl.client.ledger_file import LedgerFile
 from securedl.client.ledger_summary import ledger_figures, ledger_text
@@ -427,36 +425,20 @@ class TestSummary:
 
 
 class TestCommand:
-    @pytest.fixture
-    def run(self, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
-        """`securedl ...`: exit status, stdout, stderr."""
-
-        def run(*words: object) -> tuple[int, str, str]:
-            monkeypatch.setattr(sys, "argv", ["securedl", *map(str, words)])
-            status = 0
-            try:
-                cli.main()
-            except SystemExit as ended:
-                status = int(ended.code or 0)
-            said = capsys.readouterr()
-            return status, said.out, said.err
-
-        return run
-
-    def test_ledger(self, run, tmp_path):
+    def test_ledger(self, command, tmp_path):
         ledger = opened(tmp_path / "ledger")
         ledger.ask(1, 5).end(1, 0, 5, [])
-        status, out, _ = run("ledger", ledger.path, "--json", tmp_path / "json")
+        status, out, _ = command("ledger", ledger.path, "--json", tmp_path / "json")
         figures = ledger_figures(ledger.path)
         assert (status, out) == (0, ledger_text(figures) + "\n")
         assert json.loads((tmp_path / "json").read_text()) == figures
-        status, out, err = run("ledger", tmp_path / "json")
+        status, out, err = command("ledger", tmp_path / "json")
         assert (status, out, err.count("\n")) == (1, "", 1)
         assert "file is not a database" in err
 
-    def test_probes(self, run, tmp_path):
+    def test_probes(self, command, tmp_path):
         wish = ("--samples", 1000, "--fraction", 0.05, "--confidence", 0.99, "--miss", 0.5)
-        status, out, _ = run("probes", *wish, "--json", tmp_path / "json")
+        status, out, _ = command("probes", *wish, "--json", tmp_path / "json")
         found = json.loads((tmp_path / "json").read_text())
         assert found == {
             "samples": 1000, "fraction": 0.05, "confidence": 0.99, "miss": 0.5, "probes": found["probes"],
@@ -464,6 +446,6 @@ class TestCommand:
         assert status == 0
         assert out.startswith(f"{found['probes']} probes at random places among 1,000 samples notice")
         for bad in (0, 1.5, "nan"):
-            status, _, err = run("probes", "--samples", 1000, "--fraction", bad)
+            status, _, err = command("probes", "--samples", 1000, "--fraction", bad)
             assert status == 1
             assert "above 0, and at most 1" in err

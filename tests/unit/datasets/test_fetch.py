@@ -9,19 +9,19 @@ import io
 import json
 import logging
 import socket
-import sys
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from securedl import cli, datasets
+from securedl import datasets
 from securedl.datasets import CATALOGUE, Patience, Source, store
 from securedl.errors import FormatError, InputError, ServerError
 
@@ -429,21 +429,9 @@ class TestByHand:
 
 class TestCommand:
     @pytest.fixture
-    def run(self, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    def run(self, command) -> Callable[..., tuple[int, str, str]]:
         """`securedl datasets ...`: exit status, stdout, stderr."""
-
-        def run(*words: object) -> tuple[int, str, str]:
-            monkeypatch.setattr(sys, "argv", ["securedl", "datasets", *map(str, words)])
-            monkeypatch.setenv("COLUMNS", "80")
-            status = 0
-            try:
-                cli.main()
-            except SystemExit as ended:
-                status = int(ended.code or 0)
-            said = capsys.readouterr()
-            return status, said.out, said.err
-
-        return run
+        return partial(command, "datasets")
 
     def test_the_list(self, run, tmp_path, cache):
         status, out, err = run("--json", tmp_path / "list.json")
