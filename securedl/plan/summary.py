@@ -93,7 +93,7 @@ def _refreshes(checkpoints: Sequence[Checkpoint]) -> str:
 def _checks(projectable: Sequence[bool]) -> str:
     parts = f"{sum(projectable)} of {len(projectable)} checkpoints"
     without = "without them too" if all(projectable) else f"without them at {parts}"
-    return f"every value of every answer by who holds the weights, {without}"
+    return f"every value of every answer by whoever holds the weights, {without}"
 
 
 def _keys(program: Program) -> str:
