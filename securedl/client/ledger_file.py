@@ -132,6 +132,8 @@ def opened(path: Path, make: bool = False) -> sqlite3.Connection:
     Raises:
         InputError: another file, or of another version. sqlite3.Error: it is damaged, or cannot be opened.
     """
+    if not path.exists():
+        raise InputError(f"there is no {path}: name the file that was given as Owner(plan, ledger=...)")
     place = f"{path.absolute().as_uri()}?mode=rw"
     until = time.monotonic() + _WAIT_S
     while True:
