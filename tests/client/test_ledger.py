@@ -326,7 +326,7 @@ class TestRefusals:
             opened(tmp_path)
         with pytest.raises(InputError, match="there is no folder"):
             opened(tmp_path / "none" / "ledger")
-        with pytest.raises(InputError, match="there is no .*none: name the file"):
+        with pytest.raises(InputError, match=r"there is no .*none: name the file"):
             ledger_figures(tmp_path / "none")
         (tmp_path / "empty").touch()
         with pytest.raises(InputError, match="empty is no ledger"):
