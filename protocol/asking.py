@@ -23,6 +23,9 @@ class SecretQuery(Protocol):
     def refresh(self, index: int, tiles: list[bytes]) -> list[bytes]:
         """Decrypt and encrypt afresh."""
 
+    def tap(self, index: int, tiles: list[bytes]) -> None:
+        """Decrypt what the server shows, and goes on with."""
+
     def settle(self) -> None:
         """What can be done while the server works."""
 
@@ -99,12 +102,16 @@ class _Asking:
             return batch.query()
 
     def follow(self, number: int, batch: SecretQuery) -> list[bytes]:
-        """The refreshes that the program lists, in its order; packed tiles of the answer."""
-        for stage, (down, up) in enumerate(self.expected.refreshes):
+        """The refreshes and taps that the program lists, in its order; packed tiles of the answer."""
+        for stage, (down, up) in enumerate(self.expected.shown):
             tiles = self._receive(down, number, stage)
-            with self._clock("refresh"):
-                fresh = batch.refresh(stage, tiles)
-            self.send(up, number, fresh, stage)
+            if up is None:
+                with self._clock("verify"):
+                    batch.tap(stage, tiles)
+            else:
+                with self._clock("refresh"):
+                    fresh = batch.refresh(stage, tiles)
+                self.send(up, number, fresh, stage)
             with self._clock("verify"):
                 batch.settle()
         return self._receive(self.expected.answer, number, 0)

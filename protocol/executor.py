@@ -15,7 +15,7 @@ from protocol.stored import refusal
 from securedl.he.record import Record
 from securedl.he.weights import ModelWeights
 from securedl.program.drive import advance
-from securedl.program.execute import RefreshRequest, execute
+from securedl.program.execute import Shown, execute
 from securedl.program.steps import Port
 
 
@@ -27,11 +27,12 @@ class Evaluation(ABC):
     """One query on its way through a model's program."""
 
     @abstractmethod
-    def step(self, tiles: Iterable[Record]) -> list[Record]:
-        """Go on to the next refresh, or from the last one to the answer.
+    def step(self, tiles: Iterable[Record] | None) -> list[Record]:
+        """Go on to the next refresh or tap, or from the last one to the answer.
 
         Args:
-            tiles: of the query at the first call, then of each refresh in the program's order.
+            tiles: of the query at the first call, then of each refresh in the program's order; None after a
+                tap.
 
         Returns:
             The tiles to be sent, at level 0.
@@ -79,27 +80,28 @@ def rehearse(executor: Executor, model: LoadedModel, alive: Callable[[], bool]) 
         return [Record(shape, residues)] * port.tiles
 
     with contextlib.closing(executor.begin(model, alive)) as evaluation:
-        for port in (program.query, *(up for _, up in program.refreshes)):
-            evaluation.step(ones(port))
+        for port in (program.query, *(up for _, up in program.shown)):
+            evaluation.step(None if port is None else ones(port))
 
 
 class _Local(Evaluation):
     def __init__(self, model: LoadedModel, alive: Callable[[], bool]) -> None:
         self._model, self._weights = model, _Watched(model.weights, alive)
-        self._running: Generator[RefreshRequest, list[Any], list[Any]] | None = None
+        self._running: Generator[Shown, list[Any] | None, list[Any]] | None = None
         program = model.program
-        self._sent = iter([*(down.sent for down, _ in program.refreshes), program.answer.sent])
+        self._sent = iter([*(down.sent for down, _ in program.shown), program.answer.sent])
 
-    def step(self, tiles: Iterable[Record]) -> list[Record]:
+    def step(self, tiles: Iterable[Record] | None) -> list[Record]:
         evaluator = self._model.evaluator
-        handles = [evaluator.load(tile) for tile in tiles]
+        handles = None if tiles is None else [evaluator.load(tile) for tile in tiles]
         if self._running is None:
+            assert handles is not None  # the query
             program, weights = self._model.program, self._weights
             self._running = execute(program, evaluator, weights, handles, weights.check)
             found = advance(self._running)
         else:
             found = advance(self._running, handles)
-        sent = found.tiles if isinstance(found, RefreshRequest) else found
+        sent = found.tiles if isinstance(found, Shown) else found
         shape = next(self._sent)
         return [evaluator.sent(tile, shape) for tile in sent]
 

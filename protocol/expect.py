@@ -17,7 +17,7 @@ class Expected:
     """Tiles of one message.
 
     Attributes:
-        kind: QUERY, REFRESH, FRESH or ANSWER.
+        kind: QUERY, REFRESH, FRESH, TAP or ANSWER.
         shape: of each tile.
         length: bytes of each tile.
     """
@@ -43,11 +43,15 @@ class Expected:
 
 @dataclass(frozen=True)
 class Expectations:
-    """Every message of a query; the client encrypts with a seed, the server cannot."""
+    """Every message of a query; the client encrypts with a seed, the server cannot.
+
+    Attributes:
+        shown: before the answer, what the server sends and what it expects back: None at a tap.
+    """
 
     params: Parameters
     query: Expected
-    refreshes: tuple[tuple[Expected, Expected], ...]
+    shown: tuple[tuple[Expected, Expected | None], ...]
     answer: Expected
 
     @staticmethod
@@ -59,13 +63,18 @@ class Expectations:
             _expected(params, pb.QUERY, program.query, program.query.fresh),
             tuple(
                 (
-                    _expected(params, pb.REFRESH, down, down.sent),
-                    _expected(params, pb.FRESH, up, up.fresh),
+                    _expected(params, pb.TAP if up is None else pb.REFRESH, down, down.sent),
+                    None if up is None else _expected(params, pb.FRESH, up, up.fresh),
                 )
-                for down, up in program.refreshes
+                for down, up in program.shown
             ),
             _expected(params, pb.ANSWER, program.answer, program.answer.sent),
         )
+
+    @property
+    def refreshes(self) -> list[tuple[Expected, Expected]]:
+        """What is shown and expected back at the refreshes."""
+        return [(down, up) for down, up in self.shown if up is not None]
 
     def traffic(self, queries: int) -> dict[str, int]:
         """Payload bytes of that many queries, by message kind; receivers allow no other number."""
@@ -73,6 +82,7 @@ class Expectations:
             "query": queries * self.query.bytes,
             "refresh": queries * sum(down.bytes for down, _ in self.refreshes),
             "fresh": queries * sum(up.bytes for _, up in self.refreshes),
+            "tap": queries * sum(down.bytes for down, up in self.shown if up is None),
             "answer": queries * self.answer.bytes,
         }
 

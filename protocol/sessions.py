@@ -179,12 +179,12 @@ class _Query:
         self._traffic, self._number = traffic, traffic.items
 
     def run(self, evaluation: Evaluation) -> Iterator[bytes]:
-        """Frames of the refreshes and the answer."""
+        """Frames of the refreshes, the taps and the answer."""
         expected = self._expected
         sent = evaluation.step(self._receive(expected.query, 0))
-        for stage, (down, up) in enumerate(expected.refreshes):
+        for stage, (down, up) in enumerate(expected.shown):
             yield from self._send(down, stage, sent)
-            sent = evaluation.step(self._receive(up, stage))
+            sent = evaluation.step(None if up is None else self._receive(up, stage))
         yield from self._send(expected.answer, 0, sent)
 
     def _receive(self, expected: Expected, stage: int) -> Iterator[Record]:

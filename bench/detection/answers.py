@@ -80,7 +80,7 @@ class _Pushed(Evaluation):
     push: Push | None
     point: int = 0
 
-    def step(self, tiles: Iterable[Record]) -> list[Record]:
+    def step(self, tiles: Iterable[Record] | None) -> list[Record]:
         found = self.honest.step(tiles)
         self.point += 1
         if self.push is not None and self.push.point == self.point:
@@ -123,7 +123,8 @@ def answered(plan: Plan, flat: Array, push: Push | None = None) -> Array:
             received = received.copy()
             received[push.lane, push.feature] += push.amount
         try:
-            sent, point = talk.send(received), point + 1
+            tap = point < len(points) - 1 and points[point].back is None
+            sent, point = received if tap else talk.send(received), point + 1
         except StopIteration as end:
             logits: Array = end.value
             return logits

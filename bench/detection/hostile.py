@@ -141,10 +141,10 @@ class _Moved(Evaluation):
     move: Move
     point: int = 0
 
-    def step(self, tiles: Iterable[Record]) -> list[Record]:
-        seen, given = self.scene.now, list(tiles)
+    def step(self, tiles: Iterable[Record] | None) -> list[Record]:
+        seen, given = self.scene.now, [] if tiles is None else list(tiles)
         seen.fresh.append(given)
-        due = self.honest.step(self.move.fresh(self.scene, self.point, given))
+        due = self.honest.step(self.move.fresh(self.scene, self.point, given) if given else None)
         seen.due.append(due)
         self.point += 1
         return self.move.sent(self.scene, self.point, due)

@@ -55,7 +55,7 @@ class Scene:
 
     def at(self, wanted: int, point: int) -> bool:
         """Whether a checkpoint is the one that is wanted: any of them for 0, the answer for -1."""
-        return wanted in (0, point) or (wanted == -1 and point == len(self.model.program.refreshes) + 1)
+        return wanted in (0, point) or (wanted == -1 and point == len(self.model.program.shown) + 1)
 
 
 class Move:

@@ -25,7 +25,7 @@ from securedl.he.record import Record, Shape, pack, unpack, unpack_key
 from securedl.he.vector import VectorEvaluator
 from securedl.plan.plan import Plan
 from securedl.program.drive import drive
-from securedl.program.execute import RefreshRequest, execute
+from securedl.program.execute import Shown, execute
 from securedl.verify.check import Check
 
 #: Queries whose median is taken.
@@ -90,7 +90,7 @@ class Together:
     def ask(self, x: NDArray[Any], checks: Sequence[Check] = ()) -> NDArray[np.float64]:
         """Logits of one batch of samples [batch, ...], its stages timed; checks: of what comes back."""
         params, program, stages = self.program.params, self.program, self.stages
-        sent = iter([*(down.sent for down, _ in program.refreshes), program.answer.sent])
+        sent = iter([*(down.sent for down, _ in program.shown), program.answer.sent])
         with stages("client"):
             batch = Batch(self.owner.keys, self.plan.signature, x.reshape(len(x), -1), 0, checks)
             tiles = batch.query()
@@ -107,17 +107,18 @@ class Together:
 
         client = [0.0]
 
-        def refresh(request: RefreshRequest) -> list[Any]:
-            tiles = dump(request.tiles)
+        def shown(what: Shown) -> list[Any] | None:
+            tiles = dump(what.tiles)
             began = time.perf_counter()
+            _, back = program.shown[what.index]
             with stages("client"):
-                fresh = batch.refresh(request.index, tiles)
+                fresh = batch.tap(what.index, tiles) if back is None else batch.refresh(what.index, tiles)
             client[0] += time.perf_counter() - began
-            return load(fresh, program.refreshes[request.index][1].fresh)
+            return None if back is None or fresh is None else load(fresh, back.fresh)
 
         began = time.perf_counter()
         query = load(tiles, program.query.fresh)
-        answer = dump(drive(execute(program, self.evaluator, self.weights, query), refresh))
+        answer = dump(drive(execute(program, self.evaluator, self.weights, query), shown))
         server = time.perf_counter() - began - client[0]
         with stages("client"):
             batch.finish(answer)
@@ -182,7 +183,7 @@ def sizes(plan: Plan) -> dict[str, int]:
         "key_bytes": len(table.keys) * table.key_bytes,
         "upload_bytes": table.total_bytes,
         "query_bytes": traffic["query"] + traffic["fresh"],
-        "answer_bytes": traffic["refresh"] + traffic["answer"],
+        "answer_bytes": traffic["refresh"] + traffic["tap"] + traffic["answer"],
         "trips": 1 + len(program.refreshes),
     }
 

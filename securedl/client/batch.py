@@ -1,5 +1,8 @@
 """One ciphertext batch of a predict call, without any network: bytes out, bytes in, and what its checks find.
 
+A tap shows the client a value on its way and asks nothing: what comes next is checked against what follows
+from that value, as after a refresh.
+
 The rules against a server that uses the client as a decryption oracle live here (docs/security.md).
 A *structural* violation (wrong bytes, order, shapes) raises ProtocolError or FormatError, which the
 server may see. A *value* violation (a probe that differs, a value out of range) changes nothing that
@@ -100,7 +103,7 @@ class Batch:
 
     def _decrypt(self, tiles: list[bytes], point: int) -> Array:
         if self._next != point - 1 or self.answer is not None:
-            raise ProtocolError(f"checkpoint {point} came out of order, after {self._next} refreshes")
+            raise ProtocolError(f"checkpoint {point} came out of order, after {self._next} of them")
         port = self._signature.sent[point - 1]
         if len(tiles) != port.tiles:
             raise ProtocolError(f"checkpoint {point} needs {port.tiles} ciphertexts, got {len(tiles)}")
@@ -141,13 +144,7 @@ class Batch:
         Raises:
             ProtocolError, FormatError: not the refresh that the signature lists next.
         """
-        count = len(self._signature.checkpoints) - 2
-        if index >= count:
-            raise ProtocolError(f"refresh {index} was asked for, the program has {count}")
-        point = index + 1
-        values = self._decrypt(tiles, point)
-        self._next += 1
-        self._check(point, values, f"refresh {point} of batch {self._number + 1}")
+        point, values = self._shown(index, tiles, refresh=True)
         fresh = self._go_on(values, point).copy()
         for check in self.checks:
             check.refill(point, fresh)
@@ -155,6 +152,26 @@ class Batch:
         fresh *= not self._zeros
         self._sent = np.nan_to_num(fresh, copy=False, posinf=0.0, neginf=0.0)
         return self._encrypt(point, fresh)
+
+    @_undisturbed
+    def tap(self, index: int, tiles: list[bytes]) -> None:
+        """Decrypt and check what the server goes on with: the next segment starts from these values.
+
+        Raises:
+            ProtocolError, FormatError: not the tap that the signature lists next.
+        """
+        _, values = self._shown(index, tiles, refresh=False)
+        self._sent = np.nan_to_num(values, posinf=0.0, neginf=0.0)
+
+    def _shown(self, index: int, tiles: list[bytes], refresh: bool) -> tuple[int, Array]:
+        """The number of a checkpoint before the answer, and the values [batch, features] there, checked."""
+        points, what, point = self._signature.checkpoints, "refresh" if refresh else "tap", index + 1
+        if point >= len(points) - 1 or (points[point].back is not None) != refresh:
+            raise ProtocolError(f"{what} {index} was asked for, the program has none there")
+        values = self._decrypt(tiles, point)
+        self._next += 1
+        self._check(point, values, f"{what} {point} of batch {self._number + 1}")
+        return point, values
 
     @_undisturbed
     def finish(self, tiles: list[bytes]) -> None:

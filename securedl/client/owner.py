@@ -239,7 +239,8 @@ def _stock(signature: Signature, queries: int) -> dict[int, int]:
     """How many ciphertexts of each level so many queries take, as far as there is room for them."""
     tiles = Counter[int]()
     for port in signature.back:
-        tiles[port.level] += port.tiles
+        if port is not None:
+            tiles[port.level] += port.tiles
     ring = signature.program.params.ring
     size = sum(8 * ring * (level + 1) * number for level, number in tiles.items())
     times = min(queries, AHEAD_BYTES / size)

@@ -1,8 +1,8 @@
 """How far an honest server's answers may lie from the network's own: by the parameters, slot by slot.
 
-A client knows what it sent at the checkpoint before. So what comes back is the network's own value and an
-error, whose variance follows from the program, the weights and how large the values are
-(`securedl.he.variance`). An owner computes it by itself: a server has no say in it.
+A client knows what it sent at the checkpoint before, or what a tap showed it there. So what comes back is the
+network's own value and an error, whose variance follows from the program, the weights and how large the
+values are (`securedl.he.variance`). An owner computes it by itself: a server has no say in it.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def sent_tiles(plan: Plan) -> list[Layout | None]:
     """Of each segment, the layout of what is sent where it stands in coefficients."""
     points = plan.signature.checkpoints
     return [
-        point.back if port.coefficients else None
+        point.back if port is not None and port.coefficients else None
         for point, port in zip(points, plan.signature.back, strict=False)
     ]
 
@@ -163,7 +163,7 @@ def tolerances(plan: Plan, secret: Array | None = None) -> list[Tolerance]:
         for k in range(min(len(part), PACKED - len(packed))):
             rows = slice(k * plan.batch, (k + 1) * plan.batch)
             packed.append([Exchange(one.sent[rows], one.received[rows]) for one in exchanges])
-    variances = plan.variances((_as_they_are(exchanges) for exchanges in packed), secret)
+    variances = plan.variances((_as_they_are(plan, exchanges) for exchanges in packed), secret)
     found = []
     for number, (tiles, sizes) in enumerate(zip(layouts, sized, strict=True)):
         tiny = np.finfo(np.float64).tiny
@@ -202,8 +202,9 @@ class _Sizes:
         self.found += np.array(by_batch).T.tolist()
 
 
-def _as_they_are(exchanges: list[Exchange]) -> Conversation:
+def _as_they_are(plan: Plan, exchanges: list[Exchange]) -> Conversation:
     """Every segment with exact values, whatever came back from the one before."""
-    for exchange in exchanges:
-        yield exchange.sent
+    for point, exchange in zip(plan.signature.checkpoints, exchanges, strict=False):
+        if point.back is not None:
+            yield exchange.sent
     return np.zeros((len(exchanges[0].sent), 0))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from securedl.arguments import number, shown
+from securedl.arguments import choice, number, shown
 from securedl.compiler.candidate import Candidate, cheapest
 from securedl.compiler.client import compile_client
 from securedl.compiler.cost import COEFFICIENT_PRICES, EXPECTED_QUERIES, CoefficientPrices, SlotsCost
@@ -63,6 +63,7 @@ def compile(
     limit_gb: float = 8.0,
     prices: CoefficientPrices | None = None,
     queries: int = EXPECTED_QUERIES,
+    checked_by: str = "owner",
 ) -> Plan:
     """Compile a network for encrypted inference.
 
@@ -89,6 +90,10 @@ def compile(
         prices: what operations of the coefficient form take (`securedl.client.calibrate`); by default those
             of one core of a Zen 5.
         queries: that one upload will serve, about; they share the price of preparing and sending the weights.
+        checked_by: who is to be able to check every answer: "owner", who holds the weights and computes them
+            again, or "client" without weights too, by secret combinations. These see one affine map at a
+            time, so where a plan has more of them between two refreshes, the server also shows what each one
+            gives (a tap: no round trip, but bytes and time), or the planner takes another refresh.
 
     Raises:
         UnsupportedLayerError: every operation that cannot be encrypted, with its path, line and remedy.
@@ -106,6 +111,7 @@ def compile(
         raise InputError(f"scheme must be 'ckks' or 'bgv', got {scheme!r}")
     if weights not in ("encrypted", "plain"):
         raise InputError(f"weights must be 'encrypted' or 'plain', got {weights!r}")
+    choice(checked_by, "checked_by", ("owner", "client"))
     if ring is not None and (not _whole(ring) or ring not in MAX_MODULUS_BITS):
         raise InputError(f"ring must be one of {sorted(MAX_MODULUS_BITS)}, got {ring!r}")
     number(limit_gb, "limit_gb", above=0)
@@ -137,6 +143,7 @@ def compile(
     asked = Asked(
         _calibration(x), 64 if batch is None else batch, weights == "encrypted", link or Link(), ring,
         refreshes, columns, task, limit_gb, prices or COEFFICIENT_PRICES, int(queries),
+        checked_by == "client",
     )  # fmt: skip
     return cheapest(Sources(model, asked).all())
 
@@ -146,7 +153,7 @@ class Asked:
     """What `compile` is asked with activations="server", checked; see there.
 
     Attributes:
-        x: calibration samples [samples, *shape]. encrypted: the weights.
+        x: calibration samples [samples, *shape]. encrypted: the weights. taps: with checked_by="client".
     """
 
     x: Array
@@ -160,6 +167,7 @@ class Asked:
     limit_gb: float = 8.0
     prices: CoefficientPrices = COEFFICIENT_PRICES
     queries: int = EXPECTED_QUERIES
+    taps: bool = False
 
     def output(self, shape: tuple[int, ...], head: Head) -> Output:
         """What an answer of that shape is."""
@@ -170,7 +178,7 @@ class Asked:
         samples = lanes(self.batch, MAX_BATCH)
         return Wanted(
             samples, self.encrypted, self.link, None, self.columns, output, self.limit_gb, self.prices,
-            self.queries,
+            self.queries, self.taps,
         )  # fmt: skip
 
 
@@ -246,7 +254,7 @@ class Sources:
             try:
                 one = slots_candidate(
                     network, asked.batch, asked.encrypted, asked.link, asked.ring, asked.refreshes,
-                    "ckks", asked.columns, output, asked.limit_gb, asked.prices, asked.queries,
+                    "ckks", asked.columns, output, asked.limit_gb, asked.prices, asked.queries, asked.taps,
                 )  # fmt: skip
             except CompileError as reason:
                 reasons.append(reason)
@@ -296,16 +304,19 @@ def slots_candidate(
     limit_gb: float = 8.0,
     prices: CoefficientPrices = COEFFICIENT_PRICES,
     queries: int = EXPECTED_QUERIES,
+    taps: bool = False,
 ) -> Candidate:
     """A plan in slots, by the passes in their order.
 
     Args:
         columns: names of the features, if any.
-        output: what an answer is; a vector by default.
+        output: what an answer is; a vector by default. taps: see `levels.Segments`.
     """
     rules, network, graph, x = scheme_named(scheme), fused.normalised[0], fused.graph, fused.x
     limit = SizeLimit(limit_gb, network, batch)
-    params, chosen = _choose(rules, fused, batch, encrypted, link, ring, refreshes, limit, prices, queries)
+    params, chosen = _choose(
+        rules, fused, batch, encrypted, link, ring, refreshes, limit, prices, queries, taps
+    )
     program, checkpoints, places = lower(params, network, chosen, encrypted)
     limit.check_upload(program, chosen.layouts)
     network = replace(network, places=places)
@@ -360,6 +371,7 @@ def _choose(
     limit: SizeLimit,
     prices: CoefficientPrices,
     queries: int,
+    taps: bool,
 ) -> tuple[Parameters, Segments]:
     """Ring, primes and refresh checkpoints with the least time for each sample."""
     network = fused.normalised[0]
@@ -384,7 +396,9 @@ def _choose(
             except CompileError as error:
                 failed = failed or error
                 break
-            found = place_refreshes(params, network, layouts, encrypted, link, refreshes, prices, queries)
+            found = place_refreshes(
+                params, network, layouts, encrypted, link, refreshes, prices, queries, taps
+            )
             if found is None:
                 failed = no_place(params, network, refreshes)
                 continue

@@ -20,7 +20,7 @@ class Segments:
 
     Attributes:
         layouts: of each layer, as its place in its segment lets it be. once: milliseconds of preparing and
-            uploading their weights.
+            uploading their weights. taps: whether the client is shown pre-activations inside of segments.
     """
 
     operations: tuple[Operation, ...]
@@ -28,6 +28,7 @@ class Segments:
     cost: Cost
     layouts: tuple[LayerLayout, ...]
     once: float = 0.0
+    taps: bool = False
 
     def start_level(self, start: int) -> int:
         """Level of a fresh ciphertext at `start`: what its segment spends."""
@@ -55,15 +56,16 @@ def place_refreshes(
     refreshes: int | None,
     prices: CoefficientPrices = COEFFICIENT_PRICES,
     queries: int = EXPECTED_QUERIES,
+    taps: bool = False,
 ) -> Segments | None:
     """The cheapest refresh points for these parameters, or None when no choice fits.
 
     Args:
         refreshes: exactly so many, or None for whatever is cheapest.
-        queries: that share the price of preparing and uploading the weights.
+        queries: that share the price of preparing and uploading the weights. taps: see `Segments`.
     """
     ops = operations(network)
-    segments = SegmentCosts(SlotsCost(params, link, prices), network, ops, layouts, encrypted, queries)
+    segments = SegmentCosts(SlotsCost(params, link, prices), network, ops, layouts, encrypted, queries, taps)
     limit = len(ops) - 1 if refreshes is None else refreshes
     # best[count][j]: cheapest way to run operations j.. from a fresh ciphertext with `count` refreshes.
     table: list[dict[int, _Option]] = []
@@ -94,7 +96,7 @@ def place_refreshes(
     cost, once, _, starts = min(found, key=_Option.ms)
     ends = zip(starts, [*starts[1:], len(ops)], strict=True)
     chosen = [layout for start, end in ends for layout in segments.between(start, end).layouts]
-    return Segments(ops, starts, cost, tuple(chosen), once)
+    return Segments(ops, starts, cost, tuple(chosen), once, taps)
 
 
 class _Option(NamedTuple):

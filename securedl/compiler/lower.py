@@ -18,7 +18,7 @@ from securedl.plan.served import Served, ServedLinear, ServedPolynomial
 from securedl.plan.served_chain import ServedChain
 from securedl.program.convolve import Convolve, Span
 from securedl.program.program import Program
-from securedl.program.steps import AddWeight, Matvec, Multiply, Port, Refresh, Step
+from securedl.program.steps import AddWeight, Matvec, Multiply, Port, Refresh, Step, Tap
 
 
 @dataclass
@@ -66,6 +66,12 @@ class _Emitter:
         self.steps.append(Refresh(out, source, tiles, level, scale, coefficients))
         return out
 
+    def tap(self, source: int) -> int:
+        level, scale, tiles = self.registers[source]
+        out = self.new(level, scale, tiles)
+        self.steps.append(Tap(out, source, level))
+        return out
+
     def convolve(self, source: int, bands: Bands) -> int:
         scale, spans = VALUE_SCALE * WEIGHT_SCALE, tuple(Span(*span) for span in bands.spans)
         out = self.new(0, scale, bands.answers)
@@ -98,6 +104,8 @@ class _Emitter:
                 level -= 1
                 scale = part.form.target(self.delta, self.params.primes, level)
                 live = [self.matvec(live, next(places), level + 1, scale)]
+                if served.taps_after(part):
+                    live = [self.tap(live[0])]
             live = part.form.outputs(self, live[0])
             level -= part.form.levels
         return live[0]
@@ -117,8 +125,8 @@ def lower(
     plan: Segments,
     encrypted: bool,
 ) -> tuple[Program, tuple[Checkpoint, ...], tuple[LayerPlaces, ...]]:
-    """The program, what the client meets at the query, at every refresh and at the answer, and where each
-    layer's values stand.
+    """The program, what the client meets at the query, at every refresh and tap and at the answer, and where
+    each layer's values stand.
     """
     layouts, places, held = plan.layouts, list[LayerPlaces](), plan.layouts[0].source
     delta = scheme_of(params).scale(params)
@@ -145,6 +153,9 @@ def lower(
             scale = emit.target(layer, after) if following else delta
             live, held = [emit.matvec(live, layout, level, scale)], layout.target
             places.append(LayerPlaces(layout.source, layout.target, layout.target))
+            if plan.taps and following:
+                live = [emit.tap(live[0])]
+                checkpoints.append(Checkpoint(2 * op.layer + 1, layout.target, None))
         else:
             places[-1] = places[-1]._replace(inner=held)
             live = layer.form.outputs(emit, live[0])

@@ -120,7 +120,7 @@ class Mixed:
                     break
                 price = SlotsCost(params, self.wanted.link, self.wanted.prices)
                 args = self.network, self.operations, layouts, self.wanted.encrypted, self.wanted.queries
-                stretches = self._cheapest(SegmentCosts(price, *args))
+                stretches = self._cheapest(SegmentCosts(price, *args, self.wanted.taps))
                 if stretches is not None and (ms := self._total(stretches)) < best:
                     best, found = ms, (params, layouts, stretches)
         both = found is not None and any(one.bands for one in found[2])
@@ -236,7 +236,7 @@ class Mixed:
                 parts.append(ChainPart("", 0, layer.form.public, LayerPlaces(held, held, held)))
                 layers.append(replace(layer, matrices=(), bias=np.zeros(0)))
         ends = (begin.scale, begin.offset), (stop.scale, stop.offset)
-        return ChainPlace(tuple(parts), tuple(layers), chosen, *ends)
+        return ChainPlace(tuple(parts), tuple(layers), chosen, self.wanted.taps, *ends)
 
     def name(self, stretches: Sequence[Stretch]) -> str:
         """For people: which operations have no refresh between them."""

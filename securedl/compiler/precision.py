@@ -121,8 +121,10 @@ def _beside_a_probe(plan: Plan, last: Array, talk: Conversation) -> Conversation
     """The same with a probe in place of the last sample, which goes on as if nothing had been."""
     points, network = plan.signature.checkpoints, plan.network
     probed = network.probed(last, points, plan.program.scheme.value_limit)
-    sent = next(talk)
-    for own, probe in zip(network.exchanges(last, points), probed, strict=True):
+    sent, pairs = next(talk), list(zip(network.exchanges(last, points), probed, strict=True))
+    starts = [number for number, point in enumerate(points[:-1]) if point.back is not None]
+    for start, end in zip(starts, [*starts[1:], len(pairs)], strict=True):
+        probe, own = pairs[start][1], pairs[end - 1][0]  # sent after one refresh, received at the next
         mixed = sent.copy()
         mixed[-1] = probe.sent[0]
         received = (yield mixed).copy()

@@ -58,7 +58,8 @@ class Wanted:
 
     Attributes:
         samples: of a query. encrypted: the weights. ring: N, or None. limit_gb: of the upload, 10^9 bytes.
-        queries: that share the price of preparing and uploading the weights.
+        queries: that share the price of preparing and uploading the weights. taps: whether the client is
+            shown pre-activations inside of chains.
     """
 
     samples: int
@@ -70,6 +71,7 @@ class Wanted:
     limit_gb: float
     prices: CoefficientPrices = COEFFICIENT_PRICES
     queries: int = EXPECTED_QUERIES
+    taps: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,13 +79,15 @@ class ChainPlace:
     """Where the values of a chain stand, and its ranges.
 
     Attributes:
-        parts, layers: of the chain, public and secret. layouts: of its affine maps, in order.
+        parts, layers: of the chain, public and secret. layouts: of its affine maps, in order. taps: see
+            `Wanted`.
         start, end: scale and offset of what is sent and received: value = normalised · scale + offset.
     """
 
     parts: tuple[ChainPart, ...]
     layers: tuple[Layer, ...]
     layouts: tuple[LayerLayout, ...]
+    taps: bool
     start: tuple[Array, Array]
     end: tuple[Array, Array]
 
@@ -202,7 +206,7 @@ def _served(
     """A layer as it is computed, and its normalised weights."""
     if isinstance(layer, ChainLayer):
         assert isinstance(where, ChainPlace)
-        return ServedChain(layer, where.parts, *where.start, *where.end), where.layers
+        return ServedChain(layer, where.parts, where.taps, *where.start, *where.end), where.layers
     if isinstance(layer, LinearLayer):
         assert isinstance(found, Ranges)
         assert isinstance(where, Bands)

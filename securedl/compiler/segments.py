@@ -53,7 +53,8 @@ class SegmentCosts:
 
     Attributes:
         operations: all of them. layouts: those that each layer may have.
-        queries: that share the price of preparing and uploading the weights.
+        queries: that share the price of preparing and uploading the weights. taps: whether the client is
+            shown what affine maps give inside of a segment.
     """
 
     cost_of: SlotsCost
@@ -62,6 +63,7 @@ class SegmentCosts:
     layouts: tuple[Layouts, ...]
     encrypted: bool
     queries: int
+    taps: bool = False
 
     @cached_property
     def _found(self) -> dict[tuple[int, int], Priced]:
@@ -119,6 +121,8 @@ class SegmentCosts:
             for target in options.targets(source):
                 ends, layout = options.look(Ends(source, target, laid, summed))
                 cost = path.cost + Cost(self.cost_of.affine_ms(layout, level, self.encrypted))
+                if self.taps and not summed:
+                    cost += self.cost_of.transfer(target.tiles, 0, fresh=False)
                 once = path.once + self.cost_of.weights_ms(layout, level, self.encrypted)
                 one = _Path(cost, once, (*path.ends, (options, ends)), (*path.layouts, layout))
                 if target not in found or self._ms(one) < self._ms(found[target]):

@@ -181,6 +181,10 @@ class VarianceEvaluator(ClearEvaluator):
         self._fullest = 0.0
         return found
 
+    def shown(self, a: ClearHandle) -> ClearHandle:
+        """See `Arithmetic`. What comes next is compared with what follows from the copy, error and all."""
+        return Uncertain(a.slots, a.level, a.scale, a.size)
+
     def _switched(self, a: ClearHandle) -> ClearHandle:
         return self._erring(super()._switched(a), a, self._switch(a.level, 0), a.scale)
 

@@ -82,6 +82,9 @@ def check_signature(signature: Signature, samples: Any, sizes: tuple[int, int]) 
     check_shape(shape, features, "a sample")
     check_shape(output, outputs, "an answer")
     check_samples(samples, features)
+    due = [True, *(back is not None for _, back in signature.program.shown), False]
+    found = [point.back is not None for point in signature.checkpoints]
+    _require(found == due, "its checkpoints are not those of the program")
     rounds = signature.rounds
     _require(rounds is None or rounds.input_shape == shape, "its samples have another shape")
     for end, count in (("input", features), ("output", outputs)):
@@ -276,6 +279,8 @@ def _check_chain(one: ServedChain, weights: Sequence[Layer], segment: _Segment, 
                 check_array(matrix.data, matrix.data.shape, f"a matrix of {where}")
             check_array(layer.bias, (target.features,), f"the bias of {where}")
             live, features = [step.out], target.features
+            if one.taps_after(part):
+                live = [circuit.tap(step.out)]
         _require(inner.features == features, f"{where} has {inner.features} values for a polynomial")
         before = circuit.constants
         live = part.form.outputs(circuit, live[0])
@@ -309,6 +314,12 @@ class _Followed:
         step = self.left.pop(0)
         _require(step.reads() == reads and step.diagonals > 0, "a chain has other steps than the program")
         return step
+
+    def tap(self, source: int) -> int:
+        """The step that shows it."""
+        step = self._next((source,))
+        _require(step.shows, "a chain has no tap in the program where it should have one")
+        return int(step.out)
 
     def multiply(self, a: int, b: int) -> int:
         step = self._next((a, b))

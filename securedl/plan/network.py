@@ -17,12 +17,15 @@ from securedl.program.program import Program
 from securedl.program.steps import Values
 
 #: One batch as the client goes through it: yields the normalised values [batch, features] that it encrypts,
-#: at the query and at each refresh, is sent those that it decrypts, and returns flat logits [batch, outputs].
+#: at the query and at each refresh, is sent those that it decrypts at the next refresh or answer, and returns
+#: flat logits [batch, outputs].
 Conversation: TypeAlias = Generator[Array, Array, Array]
 
 
 class Exchange(NamedTuple):
-    """One segment of the server's work: normalised values [samples, features] sent, and received for them."""
+    """One segment of the server's work: normalised values [samples, features] sent, or shown by a tap before
+    it, and received for them.
+    """
 
     sent: Array
     received: Array
@@ -44,7 +47,7 @@ class Checkpoint:
     Attributes:
         value: which value of the network this is: 2k is what layer k reads, 2k + 1 its pre-activation.
         sent: layout of what the server sends; None at the query. back: layout of what the client sends
-            back; None at the answer.
+            back; None at a tap and at the answer.
     """
 
     value: int
@@ -56,6 +59,11 @@ class Checkpoint:
         """What comes next, for people."""
         layer, activation = divmod(self.value, 2)
         return f"{'activation' if activation else 'affine'} {layer + 1}"
+
+
+def refreshed(points: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Those between the query and the answer where the client sends something back."""
+    return [point for point in points[1:-1] if point.back is not None]
 
 
 class Network(ABC):
@@ -86,7 +94,9 @@ class Network(ABC):
         """
 
     def projectable(self, points: Sequence[Checkpoint]) -> list[bool]:
-        """Of each segment, whether a client without weights can test its values."""
+        """Of each segment, whether a client without weights can test its values: it can of one affine map,
+        and of a polynomial before it.
+        """
         widths = [point.sent.shape[1] for point in points if point.sent is not None]
         rows = [np.zeros((1, width)) for width in widths]
         return [self.projected(number, row, points) is not None for number, row in enumerate(rows, 1)]

@@ -47,6 +47,19 @@ class Layer:
         return np.asarray(total + self.bias)
 
 
+def along(sent: Array, chain: Sequence[Form | Layer]) -> Iterator[Inner]:
+    """What is sent and all that is computed from it one after another, the result last."""
+    reads, degrees = [sent], [one.degree if isinstance(one, Form) else 1 for one in chain[1:]]
+    yield Inner(sent, chain[0].degree if isinstance(chain[0], Form) else 1)
+    for one, degree in zip(chain, [*degrees, 1], strict=True):
+        if isinstance(one, Form):
+            reads = one.values(reads[0])
+            yield from (Inner(read, 0) for read in reversed(reads))
+        else:
+            reads = [one.affine(reads)]
+            yield Inner(reads[0], degree)
+
+
 def projection(rows: Array, chain: Sequence[Form | Layer]) -> Projection | None:
     """Combinations [combinations, features] of what is computed one after another; None where a polynomial
     comes after an affine map, for then what comes back is no affine function of what a client knows.
@@ -119,25 +132,19 @@ class Normalised(Network):
         return [Exchange(*pair) for pair in pairwise(seen)]
 
     def inside(self, point: int, sent: Array, points: Sequence[Checkpoint]) -> Iterator[Inner]:
-        """See `Network`; value 2k of the network is what layer k reads, 2k + 1 its pre-activation."""
-        start, end = points[point - 1].value, points[point].value
-        reads = [sent]
-        for value in range(start, end):
-            layer, activation = divmod(value, 2)
-            form = self.layers[layer].form
-            if value == start:
-                yield Inner(sent, form.degree if activation else 1)
-            if activation:
-                reads = form.values(reads[0])
-                yield from (Inner(read, 0) for read in reversed(reads))
-            else:
-                reads = [self.layers[layer].affine(reads)]
-                yield Inner(reads[0], form.degree if value + 1 < end else 1)
+        """See `Network`."""
+        return along(sent, self._chain(point, points))
 
     def projected(self, point: int, rows: Array, points: Sequence[Checkpoint]) -> Projection | None:
         """See `Network`."""
+        return projection(rows, self._chain(point, points))
+
+    def _chain(self, point: int, points: Sequence[Checkpoint]) -> list[Form | Layer]:
+        """What is computed in a segment: value 2k of the network is what layer k reads, 2k + 1 its
+        pre-activation.
+        """
         parts = [divmod(value, 2) for value in range(points[point - 1].value, points[point].value)]
-        return projection(rows, [self.layers[k].form if after else self.layers[k] for k, after in parts])
+        return [self.layers[k].form if after else self.layers[k] for k, after in parts]
 
     def probed(self, flat: Array, points: Sequence[Checkpoint], limit: float) -> list[Exchange]:
         """The same."""

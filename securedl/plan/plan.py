@@ -30,10 +30,10 @@ from securedl.plan.rounds import Layerwise
 from securedl.plan.signature import Cost, Signature
 from securedl.plan.summary import plan_card, summary
 from securedl.program.drive import drive
-from securedl.program.execute import RefreshRequest, execute
+from securedl.program.execute import Shown, execute
 from securedl.program.program import Program
 
-FORMAT = 9
+FORMAT = 10
 
 
 class Reference(Protocol):
@@ -234,11 +234,12 @@ class Plan:
             seen.append(signature.values(point, np.array([decoded[point - 1](tile) for tile in tiles])))
             return seen[-1]
 
-        def refresh(request: RefreshRequest) -> list[Any]:
-            point = request.index + 1
-            return fresh(point, talk.send(values(point, request.tiles)))
+        def client(shown: Shown) -> list[Any] | None:
+            point = shown.index + 1
+            received = values(point, shown.tiles)
+            return fresh(point, talk.send(received)) if shown.refresh else None
 
-        answer = drive(execute(self.program, evaluator, weights, fresh(0, next(talk))), refresh)
+        answer = drive(execute(self.program, evaluator, weights, fresh(0, next(talk))), client)
         return Simulated(seen, finish(talk, values(len(signature.checkpoints) - 1, answer)))
 
     def summary(self) -> str:

@@ -54,24 +54,27 @@ class Rounds:
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
-        """The query, each refresh, and the answer."""
-        ends = [None, *(served.received for served in self.served)]
-        starts = [*(served.sent for served in self.served), None]
-        return tuple(
-            Checkpoint(value, *pair)
-            for value, pair in zip(self._values(), zip(ends, starts, strict=True), strict=True)
-        )
+        """The query, each refresh and tap, and the answer."""
+        return tuple(self._checkpoints())
 
-    def _values(self) -> Iterator[int]:
-        """Which value of the network each point is (`Checkpoint`)."""
-        linear = 0
+    def _checkpoints(self) -> Iterator[Checkpoint]:
+        """Each with its value of the network (`Checkpoint`)."""
+        linear, received = 0, None
         for served in self.served:
             begins = isinstance(served, ServedLinear) or (
                 isinstance(served, ServedChain) and served.parts[0].sources > 0
             )
-            yield 2 * linear if begins else 2 * linear - 1
+            yield Checkpoint(2 * linear if begins else 2 * linear - 1, received, served.sent)
+            for number, layout in enumerate(served.tapped):
+                yield Checkpoint(2 * (linear + number) + 1, layout, None)
             linear += served.affine
-        yield 2 * linear
+            received = served.received
+        yield Checkpoint(2 * linear, received, None)
+
+    @property
+    def pieces(self) -> list[tuple[int, int]]:
+        """Of each segment, its layer, and which piece of it."""
+        return [(n, k) for n, served in enumerate(self.served) for k in range(1 + len(served.tapped))]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,9 +90,9 @@ class Layerwise(Network):
 
     alone: ClassVar[bool] = True
 
-    def _layer(self, number: int, sent: Array) -> Array:
+    def _layer(self, number: int, sent: Array) -> list[Exchange]:
         """Normalised values [samples, features] through one layer."""
-        return self.rounds.served[number].apply(sent, self.kernels[number])
+        return self.rounds.served[number].exchanges(sent, self.kernels[number])
 
     def in_single(self) -> Layerwise:
         """See `Network`."""
@@ -97,28 +100,30 @@ class Layerwise(Network):
         return replace(self, kernels=tuple(served.in_single(kernel) for served, kernel in pairs))
 
     def inside(self, point: int, sent: Array, points: Sequence[Checkpoint]) -> Iterator[Inner]:
-        """See `Network`; each point ends a layer."""
-        return self.rounds.served[point - 1].inside(sent, self.kernels[point - 1])
+        """See `Network`; each point ends a layer, or a piece of one."""
+        number, piece = self.rounds.pieces[point - 1]
+        return self.rounds.served[number].inside(sent, self.kernels[number], piece)
 
     def projected(self, point: int, rows: Array, points: Sequence[Checkpoint]) -> Projection | None:
         """See `Network`."""
-        return self.rounds.served[point - 1].projected(rows, self.kernels[point - 1])
+        number, piece = self.rounds.pieces[point - 1]
+        return self.rounds.served[number].projected(rows, self.kernels[number], piece)
 
-    def _run(self, flat: Array) -> Generator[Exchange, None, Array]:
-        """Layer by layer; returns the logits."""
+    def _run(self, flat: Array) -> Generator[list[Exchange], None, Array]:
+        """Layer by layer, each in its pieces; returns the logits."""
         talk = self.rounds.converse(flat)
         sent, number = next(talk), 0
         while True:
-            one = Exchange(sent, self._layer(number, sent))
-            yield one
+            found = self._layer(number, sent)
+            yield found
             try:
-                sent, number = talk.send(one.received), number + 1
+                sent, number = talk.send(found[-1].received), number + 1
             except StopIteration as end:
                 return np.asarray(end.value)
 
     def exchanges(self, flat: Array, points: Sequence[Checkpoint]) -> list[Exchange]:
         """See `Network`; each point ends a segment."""
-        return list(self._run(flat))
+        return [exchange for found in self._run(flat) for exchange in found]
 
     def __call__(self, flat: Array) -> Array:
         """Logits [samples, outputs] of samples [samples, features]."""
@@ -146,12 +151,13 @@ class Layerwise(Network):
 
         Every weight of a layer then counts, also where an activation gives zeros for all natural samples.
         """
-        random, found = np.random.default_rng(), self.exchanges(flat, points)
-        for number in range(1, len(found)):
-            sent = random.uniform(-1.0, 1.0, found[number].sent.shape)
+        random, running = np.random.default_rng(), self._run(flat)
+        found = next(running)
+        for number, exchanges in enumerate(running, 1):
+            sent = random.uniform(-1.0, 1.0, exchanges[0].sent.shape)
             peaks = self.rounds.served[number].peak(sent, self.kernels[number])[:, None]
             sent *= np.minimum(1.0, PROBE_REACH * limit / np.maximum(peaks, 1e-300))
-            found[number] = Exchange(sent, self._layer(number, sent))
+            found += self._layer(number, sent)
         return found
 
     def values(self, program: Program) -> Iterator[Values]:
@@ -174,7 +180,7 @@ class Layerwise(Network):
     def _peaks(self, flat: Array) -> Array:
         worst = np.zeros(len(flat))
         with np.errstate(over="ignore", invalid="ignore"):
-            for number, (sent, _) in enumerate(self._run(flat)):
+            for number, ((sent, _), *_) in enumerate(self._run(flat)):
                 served = self.rounds.served[number]
                 inner = served.peak(sent, self.kernels[number])
                 for largest in (served.sent_part * np.abs(sent).max(axis=1), inner):

@@ -17,7 +17,7 @@ from securedl.plan.bands import Bands
 from securedl.plan.diagonals import LayerValues
 from securedl.plan.forms import FORMS, Form
 from securedl.plan.layouts import Interleaved, Layout
-from securedl.plan.network import Inner
+from securedl.plan.network import Exchange, Inner
 from securedl.plan.projection import Projection
 from securedl.program.steps import Values
 
@@ -50,6 +50,11 @@ class Served(ABC):
     def received(self) -> Layout:
         """Where it finds what the layer gives."""
 
+    @property
+    def tapped(self) -> tuple[Layout, ...]:
+        """Where it finds what it is shown on the way; nothing by default."""
+        return ()
+
     @abstractmethod
     def normalised(self, values: Array) -> Array:
         """What the script sends [rows, ...], as it is encrypted."""
@@ -67,14 +72,27 @@ class Served(ABC):
         """Of the polynomial that what is sent enters first; 1 where there is none."""
         return 1
 
-    def inside(self, sent: Array, weights: Any) -> Iterator[Inner]:
-        """What is sent and all that is computed from it, the results last."""
+    def exchanges(self, sent: Array, weights: Any) -> list[Exchange]:
+        """What is sent, and received for it; of each piece between taps by itself."""
+        found = list[Exchange]()
+        for piece in range(1 + len(self.tapped)):
+            *_, last = self.inside(sent, weights, piece)
+            found.append(Exchange(sent, last.values))
+            sent = last.values
+        return found
+
+    def inside(self, sent: Array, weights: Any, piece: int | None = None) -> Iterator[Inner]:
+        """What is sent and all that is computed from it, the results last.
+
+        Args:
+            piece: between taps, which starts with what the one before it ended with; None for all of it.
+        """
         yield Inner(sent, self.degree)
         yield Inner(self.apply(sent, weights), 0)
 
     @abstractmethod
-    def projected(self, rows: Array, weights: Any) -> Projection | None:
-        """These combinations of the results (`Network.projected`)."""
+    def projected(self, rows: Array, weights: Any, piece: int) -> Projection | None:
+        """These combinations of the results of a piece (`Network.projected`)."""
 
     def in_single(self, weights: Any) -> Any:
         """The same weights in single precision, where honest errors are larger than what that changes."""
@@ -183,7 +201,7 @@ class ServedLinear(Served):
         images = sent.reshape(-1, *self.layer.geometry.image)
         return self.layer.apply(images, weights).reshape(len(sent), -1)
 
-    def projected(self, rows: Array, weights: Array) -> Projection | None:
+    def projected(self, rows: Array, weights: Array, piece: int) -> Projection | None:
         """See `Served`."""
         back = self.layer.geometry.back(rows.reshape(-1, *self.layer.geometry.output), weights)
         return Projection(rows, (back.reshape(len(rows), -1),), np.zeros(len(rows)))
@@ -258,7 +276,7 @@ class ServedPolynomial(Served):
         (found,) = replace(self.form, constant=weights).values(sent)
         return found
 
-    def projected(self, rows: Array, weights: Array) -> Projection | None:
+    def projected(self, rows: Array, weights: Array, piece: int) -> Projection | None:
         """See `Served`."""
         return Projection.pointwise(rows, replace(self.form, constant=weights))
 

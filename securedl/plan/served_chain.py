@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from securedl.plan.diagonals import LayerValues
 from securedl.plan.forms import FORMS, Form
 from securedl.plan.layouts import Layout, described, descriptor
 from securedl.plan.network import Inner, of, under
-from securedl.plan.normalised import Layer, LayerPlaces, projection
+from securedl.plan.normalised import Layer, LayerPlaces, along, projection
 from securedl.plan.projection import Projection
 from securedl.plan.served import Served
 from securedl.program.program import Program
@@ -41,11 +42,13 @@ class ServedChain(Served):
     """In slots: sent is (value - offset) / scale; the result is received · gain + shift.
 
     Attributes:
+        taps: whether the client is shown the pre-activations on the way.
         scale, offset: [features sent]. gain, shift: [features received].
     """
 
     layer: ChainLayer
     parts: tuple[ChainPart, ...]
+    taps: bool
     scale: Array
     offset: Array
     gain: Array
@@ -64,6 +67,16 @@ class ServedChain(Served):
         """See `Served`."""
         return self.parts[-1].places.inner
 
+    @property
+    def tapped(self) -> tuple[Layout, ...]:
+        """See `Served`."""
+        return tuple(part.places.target for part in self.parts if self.taps_after(part))
+
+    def taps_after(self, part: ChainPart) -> bool:
+        """Whether what the affine map of a part gives is shown: where it is not the result."""
+        last = part is self.parts[-1] and not part.form.levels
+        return self.taps and part.sources > 0 and not last
+
     def normalised(self, values: Array) -> Array:
         """See `Served`; [samples, *shape]."""
         found: Array = (values.reshape(len(values), -1) - self.offset) / self.scale
@@ -79,25 +92,24 @@ class ServedChain(Served):
         *_, last = self.inside(sent, weights)
         return last.values
 
-    def inside(self, sent: Array, weights: Sequence[Layer]) -> Iterator[Inner]:
+    def inside(self, sent: Array, weights: Sequence[Layer], piece: int | None = None) -> Iterator[Inner]:
         """See `Served`."""
-        reads = [sent]
-        yield Inner(sent, 1 if weights[0].matrices else weights[0].form.degree)
-        for layer in weights:
-            if layer.matrices:
-                reads = [layer.affine(reads)]
-                yield Inner(reads[0], layer.form.degree)
-            if layer.form.degree > 1:
-                reads = layer.form.values(reads[0])
-                yield from (Inner(read, 0) for read in reversed(reads))
+        pieces = self._pieces(weights)
+        return along(sent, [*chain(*pieces)] if piece is None else pieces[piece])
 
-    def projected(self, rows: Array, weights: Sequence[Layer]) -> Projection | None:
+    def projected(self, rows: Array, weights: Sequence[Layer], piece: int) -> Projection | None:
         """See `Served`."""
-        chain: list[Form | Layer] = []
-        for layer in weights:
-            chain += [layer] if layer.matrices else []
-            chain += [layer.form] if layer.form.degree > 1 else []
-        return projection(rows, chain)
+        return projection(rows, self._pieces(weights)[piece])
+
+    def _pieces(self, weights: Sequence[Layer]) -> list[list[Form | Layer]]:
+        """What is computed, from one tap to the next."""
+        pieces: list[list[Form | Layer]] = [[]]
+        for part, layer in zip(self.parts, weights, strict=True):
+            pieces[-1] += [layer] if layer.matrices else []
+            if self.taps_after(part):
+                pieces.append([])
+            pieces[-1] += [layer.form] if layer.form.degree > 1 else []
+        return pieces
 
     def values(self, weights: Sequence[Layer]) -> Iterator[Values]:
         """See `Served`."""
@@ -127,11 +139,13 @@ class ServedChain(Served):
 
     def to_parts(self) -> tuple[Any, dict[str, Array]]:
         """See `Served`."""
-        meta = [
+        parts = [
             (part.name, part.sources, part.form.name, part.form.degree, *map(descriptor, part.places))
             for part in self.parts
         ]
-        return meta, {name: getattr(self, name) for name in ("scale", "offset", "gain", "shift")}
+        return {"parts": parts, "taps": self.taps}, {
+            name: getattr(self, name) for name in ("scale", "offset", "gain", "shift")
+        }
 
     def weight_arrays(self, weights: Sequence[Layer]) -> dict[str, Any]:
         """See `Served`."""
@@ -165,6 +179,6 @@ def chain_from(layer: ChainLayer, meta: Any, arrays: Mapping[str, Any], program:
             FORMS[form](int(degree)),
             LayerPlaces(*(described(one, program) for one in where)),
         )
-        for name, sources, form, degree, *where in meta
+        for name, sources, form, degree, *where in meta["parts"]
     )
-    return ServedChain(layer, parts, **arrays)
+    return ServedChain(layer, parts, bool(meta["taps"]), **arrays)

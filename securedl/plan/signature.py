@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.arguments import number
+from securedl.errors import CompileError
 from securedl.he.record import Shape
 from securedl.network.graph import Array, samples_of
 from securedl.network.outputs import Output
-from securedl.plan.network import Checkpoint, Conversation
+from securedl.plan.network import Checkpoint, Conversation, refreshed
 from securedl.plan.rounds import Rounds
 from securedl.program.program import Program
 from securedl.program.steps import Port
@@ -76,7 +77,7 @@ class Signature:
 
     Attributes:
         channels: the program for each plain modulus; CKKS has one.
-        checkpoints: the query, each refresh, and the answer, in order.
+        checkpoints: the query, each refresh and tap, and the answer, in order.
         input_shape: of one sample.
         input_scale, input_offset: [features]; the query is (x - input_offset) / input_scale.
         output_scale, output_offset: [outputs]; an answer is the decrypted value · scale + offset.
@@ -112,13 +113,13 @@ class Signature:
 
     @property
     def sent(self) -> list[Port]:
-        """Ports of what the server sends: at each refresh, and the answer."""
-        return [*(sent for sent, _ in self.program.refreshes), self.program.answer]
+        """Ports of what the server sends: at each refresh and tap, and the answer."""
+        return [*(sent for sent, _ in self.program.shown), self.program.answer]
 
     @property
-    def back(self) -> list[Port]:
-        """Ports of what the client sends: the query, and at each refresh."""
-        return [self.program.query, *(back for _, back in self.program.refreshes)]
+    def back(self) -> list[Port | None]:
+        """Ports of what the client sends: the query, and at each refresh; None at a tap."""
+        return [self.program.query, *(back for _, back in self.program.shown)]
 
     def converse(self, flat: Array) -> Conversation:
         """What the client does with samples [batch, features], in the network's own units."""
@@ -129,7 +130,7 @@ class Signature:
     def _pass_on(self, flat: Array) -> Conversation:
         """Every refresh sends what it is sent."""
         values = yield self.query(flat)
-        for _ in self.checkpoints[1:-1]:
+        for _ in refreshed(self.checkpoints):
             values = yield values
         return self.outputs(values)
 
@@ -138,10 +139,12 @@ class Signature:
         and shape, of each tile.
 
         Raises:
-            IndexError: nothing is sent back at the answer.
+            CompileError: nothing is sent at a tap, nor at the answer.
         """
-        layout, port = self.checkpoints[point].back, self.back[point]
-        assert layout is not None  # only the answer has none
+        layout = self.checkpoints[point].back
+        port = None if layout is None else self.back[point]
+        if layout is None or port is None:
+            raise CompileError(f"the client sends nothing at checkpoint {point}")
         return [(row, port.fresh) for row in layout.pack(values)]
 
     def values(self, point: int, slots: Array) -> Array:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from securedl.display import Card, middle_left_out
 from securedl.he.params import SECURITY_BITS
-from securedl.plan.network import Checkpoint, Network
+from securedl.plan.network import Checkpoint, Network, refreshed
 from securedl.plan.signature import Cost, Signature
 from securedl.program.footprint import Footprint, Work, footprint, works
 from securedl.program.program import Program
@@ -83,7 +83,7 @@ def _weights(program: Program) -> str:
 
 
 def _refreshes(checkpoints: Sequence[Checkpoint]) -> str:
-    between = checkpoints[1:-1]
+    between = refreshed(checkpoints)
     if len(between) > NAMED_REFRESHES:
         return f"{len(between)} (before {between[0].name} to {between[-1].name})"
     places = ", ".join(f"before {point.name}" for point in between)
@@ -134,7 +134,7 @@ def _layers(rows: Sequence[str], done: Sequence[Work], by_refresh: bool) -> list
     """
     parts = list[list[Work]]([[]])
     for work in done:
-        before = bool(parts[-1]) and (bool(parts[-1][-1].down) if by_refresh else work.sums)
+        before = bool(parts[-1]) and (bool(parts[-1][-1].up) if by_refresh else work.sums)
         if before:
             parts.append([])
         parts[-1].append(work)
@@ -150,7 +150,8 @@ def _taken(part: Sequence[Work]) -> str:
     if not weights:
         found[1] = _count(products, "product")
     found += [_count(rotations, "rotation"), f"level {part[0].primes - 1}"]
-    found += [f"refresh {_size(w.down)} down, {_size(w.up)} up" for w in part if w.down]
+    found += [f"tap {_size(w.down)} down" for w in part if w.down and not w.up]
+    found += [f"refresh {_size(w.down)} down, {_size(w.up)} up" for w in part if w.up]
     return ", ".join(found)
 
 
@@ -162,11 +163,13 @@ def _traffic(taken: Footprint) -> str:
     found = [f"{_size(taken.query)} up"]
     if taken.down:
         found.append(f"refreshes {_size(taken.down)} down and {_size(taken.up)} up")
+    if taken.taps:
+        found.append(f"taps {_size(taken.taps)} down")
     return ", ".join([*found, f"answer {_size(taken.answer)} down"]) + f": {_size(taken.traffic)}"
 
 
 def _trips(signature: Signature) -> str:
-    return _count(len(signature.checkpoints) - 1, "round trip")
+    return _count(1 + len(signature.program.refreshes), "round trip")
 
 
 def prepare_ms(program: Program, done: Sequence[Work]) -> float:

@@ -1,4 +1,4 @@
-"""Run an evaluation from refresh to refresh: the only place that steps the generator of `execute`."""
+"""Run an evaluation from one look of the client to the next: the only place that steps `execute`."""
 
 from __future__ import annotations
 
@@ -6,34 +6,36 @@ import contextlib
 from collections.abc import Callable, Generator
 
 from securedl.he.arithmetic import H
-from securedl.program.execute import RefreshRequest
+from securedl.program.execute import Shown
 
 
 def advance(
-    running: Generator[RefreshRequest, list[H], list[H]], fresh: list[H] | None = None
-) -> RefreshRequest | list[H]:
-    """Start an evaluation, or go on with `fresh` tiles, as far as its next refresh or its answer."""
+    running: Generator[Shown, list[H] | None, list[H]], fresh: list[H] | None = None
+) -> Shown | list[H]:
+    """Start an evaluation, or go on, with `fresh` tiles after a refresh: as far as what the client is shown
+    next, or its answer.
+    """
     try:
-        return next(running) if fresh is None else running.send(fresh)
+        return running.send(fresh)
     except StopIteration as end:
         answer: list[H] = end.value
         return answer
 
 
 def drive(
-    running: Generator[RefreshRequest, list[H], list[H]], refresh: Callable[[RefreshRequest], list[H]]
+    running: Generator[Shown, list[H] | None, list[H]], client: Callable[[Shown], list[H] | None]
 ) -> list[H]:
     """Run an evaluation to its end, and close it whatever happens.
 
     Args:
         running: what `execute` gave, not started yet.
-        refresh: the fresh tiles for a request.
+        client: the fresh tiles for what is shown; None at a tap.
 
     Returns:
         The answer's tiles at level 0.
     """
     with contextlib.closing(running):
         found = advance(running)
-        while isinstance(found, RefreshRequest):
-            found = advance(running, refresh(found))
+        while isinstance(found, Shown):
+            found = advance(running, client(found))
         return found

@@ -1,4 +1,6 @@
-"""Run a program on an evaluator. A generator: it yields what must be refreshed and is sent it back fresh."""
+"""Run a program on an evaluator. A generator: it yields what the client is shown, and is sent what must be
+refreshed back fresh.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,16 @@ from securedl.program.steps import Weights
 
 
 @dataclass(frozen=True)
-class RefreshRequest:
-    """Tiles at level 0 that the client is asked to encrypt afresh; `index` counts from 0."""
+class Shown:
+    """Tiles at level 0 that the client is sent.
+
+    Attributes:
+        index: counts from 0. refresh: whether it is asked to encrypt them afresh.
+    """
 
     index: int
     tiles: list[Any]
+    refresh: bool = True
 
 
 def execute(
@@ -25,27 +32,28 @@ def execute(
     weights: Weights[H],
     query: list[H],
     each: Callable[[], None] = lambda: None,
-) -> Generator[RefreshRequest, list[H], list[H]]:
+) -> Generator[Shown, list[H] | None, list[H]]:
     """Evaluate `program` on the tiles of one query.
 
     Args:
         each: called before each step; what it raises ends the evaluation.
 
     Yields:
-        RefreshRequest: send() the fresh tiles, at the level and scale the program names.
+        Shown: send() the fresh tiles, at the level and scale the program names; None where it is no refresh.
 
     Returns:
         The output's tiles at level 0.
     """
     registers: dict[int, list[H]] = {0: query}
     last_use = _last_uses(program)
-    refreshes = 0
+    shown = 0
     for number, step in enumerate(program.steps):
         each()
         result = step.run(evaluator, program.batch, [registers[r] for r in step.reads()], weights)
-        if step.refreshes:
-            result = yield RefreshRequest(refreshes, result)
-            refreshes += 1
+        if step.shows:
+            fresh = yield Shown(shown, [evaluator.mod_switch(tile, 0) for tile in result], step.refreshes)
+            result = [evaluator.shown(tile) for tile in result] if fresh is None else fresh
+            shown += 1
         registers[step.out] = result
         for register in [r for r, last in last_use.items() if last == number]:
             del registers[register]

@@ -26,7 +26,7 @@ class Work:
         coefficients: whether its result stands in coefficients, or else in slots. primes: of its inputs.
         weights: ciphertexts or plaintexts. sums: whether it is a matrix or a convolution.
         counts: what its server does. tiles: that it reads.
-        down, up: bytes to the client and back, of a refresh; 0 otherwise.
+        down, up: bytes to the client, of a refresh or a tap, and back, of a refresh; 0 otherwise.
     """
 
     coefficients: bool
@@ -63,8 +63,8 @@ class Footprint:
 
     Attributes:
         keys: their number. key_bytes, weight_bytes: of the upload, beside `program_bytes`.
-        query, down, up, answer: of a query and its answer, and of all its refreshes to the client and back;
-            frames take 0.3 % more.
+        query, down, up, taps, answer: of a query and its answer, of all its refreshes to the client and back,
+            and of its taps; frames take 0.3 % more.
         disk: of the server, once all weights were used, with the vector back end.
         mapped: of it, weights as kernels read them, which the system keeps in memory as far as there is room.
         loaded: keys in the server's memory, and weights that cannot be mapped; where processors have
@@ -79,6 +79,7 @@ class Footprint:
     query: int
     down: int
     up: int
+    taps: int
     answer: int
     disk: int
     mapped: int
@@ -93,7 +94,7 @@ class Footprint:
     @property
     def traffic(self) -> int:
         """Bytes of a query, both ways."""
-        return self.query + self.down + self.up + self.answer
+        return self.query + self.down + self.up + self.taps + self.answer
 
     @property
     def memory(self) -> int:
@@ -104,19 +105,18 @@ class Footprint:
 def works(program: Program) -> list[Work]:
     """Of each step."""
     ports = program.ports()
-    refreshes = iter(program.refreshes)
-    return [
-        _work(program, step, ports, next(refreshes) if step.refreshes else None) for step in program.steps
-    ]
+    shown = iter(program.shown)
+    nothing = None, None
+    return [_work(program, step, ports, *(next(shown) if step.shows else nothing)) for step in program.steps]
 
 
-def _work(program: Program, step: Step, ports: dict[int, Port], refresh: tuple[Port, Port] | None) -> Work:
+def _work(program: Program, step: Step, ports: dict[int, Port], sent: Port | None, back: Port | None) -> Work:
     params, reads = program.params, [ports[register] for register in step.reads()]
     counter = Counter(params.ring)
     inputs = [[Counted(port.level)] * port.tiles for port in reads]
     step.run(counter, program.batch, inputs, SameWeight(program.encrypted))
     weights = 0 if step.first_weight is None else step.weights(ports[step.out])
-    down, up = (0, 0) if refresh is None else (_sent(params, refresh[0]), _fresh(params, refresh[1]))
+    down, up = 0 if sent is None else _sent(params, sent), 0 if back is None else _fresh(params, back)
     tiles = sum(port.tiles for port in reads)
     sums = counter.counts.groups > 0
     return Work(
@@ -144,7 +144,8 @@ def footprint(program: Program) -> Footprint:
     working = sum(max(work.rows for work in done if work.primes == primes) for primes in levels)
     return Footprint(
         keys, len(shapes), json, key_bytes, weight_bytes,
-        _fresh(params, program.query), sum(work.down for work in done), sum(work.up for work in done),
+        _fresh(params, program.query), sum(work.down for work in done if work.up),
+        sum(work.up for work in done), sum(work.down for work in done if not work.up),
         _sent(params, program.answer), stored, mapped, loaded, working * row + _SESSION,
     )  # fmt: skip
 

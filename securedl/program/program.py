@@ -92,15 +92,27 @@ class Program:
         return self.counts.relinearised
 
     @property
-    def refreshes(self) -> list[tuple[Port, Port]]:
-        """What the server sends (at level 0) and what it expects back, for each refresh in order."""
+    def shown(self) -> list[tuple[Port, Port | None]]:
+        """What the server sends (at level 0) before its answer, and what it expects back: of each refresh and
+        each tap in order, None for a tap.
+        """
         ports = self.ports()
-        found = []
+        found: list[tuple[Port, Port | None]] = []
         for step in self.steps:
-            if step.refreshes:
+            if step.shows:
                 (sent,) = (ports[r] for r in step.reads())
-                found.append((replace(sent, level=0), ports[step.out]))
+                found.append((replace(sent, level=0), ports[step.out] if step.refreshes else None))
         return found
+
+    @property
+    def refreshes(self) -> list[tuple[Port, Port]]:
+        """The same of the refreshes."""
+        return [(sent, back) for sent, back in self.shown if back is not None]
+
+    @property
+    def taps(self) -> list[Port]:
+        """What is sent at the taps."""
+        return [sent for sent, back in self.shown if back is None]
 
     @property
     def answer(self) -> Port:

@@ -105,7 +105,8 @@ class Step(ABC):
 
     out: int
     level: int
-    #: Whether the client is asked: what `run` gives goes to it, and what comes back is the result.
+    #: Whether the client is sent what `run` gives, at level 0; and whether what it sends back is the result.
+    shows: ClassVar[bool] = False
     refreshes: ClassVar[bool] = False
 
     @abstractmethod
@@ -379,6 +380,7 @@ class Refresh(Step):
     scale: float
     coefficients: bool = False
 
+    shows: ClassVar[bool] = True
     refreshes: ClassVar[bool] = True
 
     def reads(self) -> tuple[int, ...]:
@@ -389,8 +391,31 @@ class Refresh(Step):
         return Port(self.tiles, self.level, self.scale, self.coefficients)
 
     def run(self, e: Arithmetic[H], batch: int, inputs: Sequence[list[H]], weights: Weights[H]) -> list[H]:
-        """What the client is sent: the tiles at level 0."""
-        return [e.mod_switch(tile, 0) for tile in inputs[0]]
+        """What the client is sent."""
+        return list(inputs[0])
+
+
+@dataclass(frozen=True)
+class Tap(Step):
+    """The client is shown `source`, and the server goes on with it: out = source."""
+
+    out: int
+    source: int
+    level: int
+
+    shows: ClassVar[bool] = True
+
+    def reads(self) -> tuple[int, ...]:
+        return (self.source,)
+
+    def port(self, setting: Setting, inputs: Sequence[Port], where: str) -> Port:
+        (source,) = inputs
+        require(not source.coefficients, f"{where} needs values in slots")
+        require(source.level == self.level, f"{where} is at another level than its input")
+        return source
+
+    def run(self, e: Arithmetic[H], batch: int, inputs: Sequence[list[H]], weights: Weights[H]) -> list[H]:
+        return list(inputs[0])
 
 
 def _reaches(port: Port, level: int, where: str) -> None:

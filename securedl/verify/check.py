@@ -23,7 +23,8 @@ class Segment:
 
     Attributes:
         point: number of the checkpoint at its end; 0 is the query, so from 1.
-        sent: normalised values [batch, features] that were encrypted at the checkpoint before.
+        sent: normalised values [batch, features] that were encrypted at the checkpoint before, or that were
+            decrypted there where it is a tap.
         received: normalised values [batch, features] that were decrypted at this one.
         where: the checkpoint, for people.
     """

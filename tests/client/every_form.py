@@ -112,12 +112,15 @@ class Server:
                 tiles = [self._changed(tile, port, change(point, k)) for k, tile in enumerate(tiles)]
             return [pack(params, e.sent(tile, port.sent)) for tile in tiles]
 
-        def refresh(request):
-            down, up = program.refreshes[request.index]
-            return load(batch.refresh(request.index, dump(request.index + 1, request.tiles, down)), up)
+        def shown(what):
+            down, up = program.shown[what.index]
+            tiles = dump(what.index + 1, what.tiles, down)
+            if up is None:
+                return batch.tap(what.index, tiles)
+            return load(batch.refresh(what.index, tiles), up)
 
-        answer = drive(execute(program, e, self.weights, load(batch.query(), program.query)), refresh)
-        batch.finish(dump(len(program.refreshes) + 1, answer, program.answer))
+        answer = drive(execute(program, e, self.weights, load(batch.query(), program.query)), shown)
+        batch.finish(dump(len(program.shown) + 1, answer, program.answer))
 
     def _changed(self, tile, port, added):
         if added is None:

@@ -20,7 +20,7 @@ from securedl.network.partition import partition
 from securedl.network.script import Script
 from securedl.plan.plan import Plan, plan_from_bytes
 from securedl.program.drive import drive
-from securedl.program.execute import RefreshRequest, execute
+from securedl.program.execute import Shown, execute
 
 pytestmark = pytest.mark.he
 
@@ -218,7 +218,7 @@ class Server:
             records: list[Record] = [self.evaluator.sent(tile, sent[number]) for tile in tiles]
             return [pack(params, record) for record in records]
 
-        def refresh(request: RefreshRequest) -> list[Any]:
+        def refresh(request: Shown) -> list[Any]:
             fresh = batch.refresh(request.index, dump(request.tiles, request.index))
             return load(fresh, program.refreshes[request.index][1].fresh)
 

@@ -15,7 +15,7 @@ from securedl.he.seal import SealEvaluator
 from securedl.network.graph import Affine, Graph, Polynomial
 from securedl.plan.plan import Plan
 from securedl.program.drive import drive
-from securedl.program.execute import RefreshRequest, execute
+from securedl.program.execute import Shown, execute
 from securedl.verify.check import Check, Finding, Segment
 
 pytestmark = pytest.mark.he
@@ -78,7 +78,7 @@ def test_keys_and_signature_are_enough():
 
     shapes = [Shape(port.level, 2, port.scale, True) for port in signature.back]
 
-    def refresh(request: RefreshRequest):
+    def refresh(request: Shown):
         return load(batch.refresh(request.index, dump(request.tiles)), shapes[request.index + 1])
 
     answer = drive(execute(program, evaluator, weights, load(batch.query(), shapes[0])), refresh)

@@ -21,7 +21,7 @@ from securedl.he.ckks import ckks_parameters
 from securedl.he.params import Parameters
 from securedl.he.record import Record, Shape, chain, key_shape, pack, pack_key, unpack
 from securedl.program.drive import advance
-from securedl.program.execute import RefreshRequest, execute
+from securedl.program.execute import Shown, execute
 from securedl.program.program import Program
 from securedl.program.steps import Block, Matvec, Port, Refresh
 
@@ -216,18 +216,25 @@ class FakeBatch:
     def _go_on(self, fresh: list[Record] | None = None) -> None:
         """As far as the next tiles that the client should be sent."""
         found = advance(self.run, fresh)
-        self.due = found.tiles if isinstance(found, RefreshRequest) else found
+        self.due = found.tiles if isinstance(found, Shown) else found
 
     def _compare(self, tiles: list[bytes], port: Port) -> None:
         found = self._load(tiles, port, False)
         self.matches += [bool((a.residues == b.residues).all()) for a, b in zip(found, self.due, strict=True)]
 
     def refresh(self, index: int, tiles: list[bytes]) -> list[bytes]:
-        down, up = self.owner.program.refreshes[index]
+        down, up = self.owner.program.shown[index]
+        assert up is not None
         self._compare(tiles, down)
         fresh = self._fresh(up)
         self._go_on(self._load(fresh, up, True))
         return fresh
+
+    def tap(self, index: int, tiles: list[bytes]) -> None:
+        down, back = self.owner.program.shown[index]
+        assert back is None
+        self._compare(tiles, down)
+        self._go_on()
 
     def settle(self) -> None:
         pass

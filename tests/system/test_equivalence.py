@@ -10,7 +10,7 @@ from securedl.he.record import Shape, pack, unpack, unpack_key
 from securedl.he.seal import SealEvaluator
 from securedl.he.vector import VectorEvaluator
 from securedl.program.drive import drive
-from securedl.program.execute import RefreshRequest, execute
+from securedl.program.execute import Shown, execute
 
 pytestmark = pytest.mark.he
 
@@ -42,7 +42,7 @@ class Recording:
         weights = [evaluator.load(unpack(params, data, shape)) for data, shape in pairs]
         sent: list[list[bytes]] = []
 
-        def refresh(request: RefreshRequest) -> list[Any]:
+        def refresh(request: Shown) -> list[Any]:
             sent.append([pack(params, evaluator.dump(tile)) for tile in request.tiles])
             if len(self.fresh) == request.index:
                 self.fresh.append(self.batch.refresh(request.index, sent[-1]))

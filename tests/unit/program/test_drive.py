@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from securedl.program.drive import advance, drive
-from securedl.program.execute import RefreshRequest
+from securedl.program.execute import Shown
 
 
 def counting(refreshes: int, closed: list[bool]):
@@ -13,7 +13,7 @@ def counting(refreshes: int, closed: list[bool]):
     seen: list[int] = []
     try:
         for index in range(refreshes):
-            seen += yield RefreshRequest(index, [2 * index])
+            seen += yield Shown(index, [2 * index])
         return seen
     finally:
         closed.append(True)
@@ -24,7 +24,7 @@ def test_each_refresh_is_asked_for_and_the_answer_comes_back(refreshes: int) -> 
     asked: list[tuple[int, list[int]]] = []
     closed: list[bool] = []
 
-    def refresh(request: RefreshRequest) -> list[int]:
+    def refresh(request: Shown) -> list[int]:
         asked.append((request.index, request.tiles))
         return [10 + request.index]
 
@@ -38,7 +38,7 @@ def test_a_failing_refresh_closes_the_evaluation(error: type[BaseException]) -> 
     """Also when it raises what ends a generator: that is no answer."""
     closed: list[bool] = []
 
-    def refresh(request: RefreshRequest) -> list[int]:
+    def refresh(request: Shown) -> list[int]:
         raise error
 
     with pytest.raises(error):
@@ -49,7 +49,7 @@ def test_a_failing_refresh_closes_the_evaluation(error: type[BaseException]) -> 
 def test_step_by_step() -> None:
     running = counting(2, [])
     first = advance(running)
-    assert isinstance(first, RefreshRequest)
+    assert isinstance(first, Shown)
     assert (first.index, first.tiles) == (0, [0])
-    assert advance(running, [5]) == RefreshRequest(1, [2])
+    assert advance(running, [5]) == Shown(1, [2])
     assert advance(running, [7]) == [5, 7]
