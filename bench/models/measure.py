@@ -112,9 +112,13 @@ class Together:
             began = time.perf_counter()
             _, back = program.shown[what.index]
             with stages("client"):
-                fresh = batch.tap(what.index, tiles) if back is None else batch.refresh(what.index, tiles)
+                fresh = list[bytes]()
+                if back is None:
+                    batch.tap(what.index, tiles)
+                else:
+                    fresh = batch.refresh(what.index, tiles)
             client[0] += time.perf_counter() - began
-            return None if back is None or fresh is None else load(fresh, back.fresh)
+            return None if back is None else load(fresh, back.fresh)
 
         began = time.perf_counter()
         query = load(tiles, program.query.fresh)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from securedl.compiler.cost import EXPECTED_QUERIES
+from securedl.compiler.cost import EXPECTED_QUERIES, SlotsCost
 from securedl.errors import CompileError, UnsupportedLayerError
 from securedl.plan.plan import Plan
 from securedl.plan.signature import Cost
@@ -68,6 +68,16 @@ def cheapest(sources: Sequence[Callable[[], Sequence[Candidate]]]) -> Plan:
             reasons.append(reason)
             found.remove(one)
     raise reasons[0]
+
+
+def with_price_of_taps(plan: Plan, price: SlotsCost) -> Plan:
+    """The plan with a line on what it would cost to show the client the results of all matrices."""
+    if not (hidden := plan.program.hidden):
+        return plan
+    shown = (price.transfer(port.tiles, 0, fresh=False) for port in hidden)
+    cost = sum(shown, plan.signature.cost)
+    same = Candidate("the same with taps (checked_by='client')", plan.batch, cost, 0.0)
+    return plan.with_runners_up([same.line, *plan.runners_up])
 
 
 def told(plan: Plan, others: Sequence[Candidate]) -> Plan:

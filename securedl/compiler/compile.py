@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from securedl.arguments import choice, number, shown
-from securedl.compiler.candidate import Candidate, cheapest
+from securedl.compiler.candidate import Candidate, cheapest, with_price_of_taps
 from securedl.compiler.client import compile_client
 from securedl.compiler.cost import COEFFICIENT_PRICES, EXPECTED_QUERIES, CoefficientPrices, SlotsCost
 from securedl.compiler.fuse import both_ways, fuse
@@ -145,7 +145,8 @@ def compile(
         refreshes, columns, task, limit_gb, prices or COEFFICIENT_PRICES, int(queries),
         checked_by == "client",
     )  # fmt: skip
-    return cheapest(Sources(model, asked).all())
+    plan = cheapest(Sources(model, asked).all())
+    return with_price_of_taps(plan, SlotsCost(plan.program.params, asked.link, asked.prices))
 
 
 @dataclass(frozen=True, eq=False)

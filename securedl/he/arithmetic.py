@@ -84,10 +84,6 @@ class Arithmetic(ABC, Generic[H]):
     def moved(self, a: H, power: int, divisor: int = 1) -> H:
         """a · X^power, times the inverse of `divisor` modulo every prime; X^N is -1."""
 
-    def shown(self, a: H) -> H:
-        """What the client has been sent a copy of, and knows from here on: the same."""
-        return a
-
     def fold(self, a: H, step: int) -> H:
         """a + a rotated left by `step` slots."""
         (turned,) = self.rotate(a, [step])

@@ -44,6 +44,10 @@ class Simulator(Arithmetic[H]):
     def slots(self, handle: H) -> Slots:
         """What decrypting gives, [n]."""
 
+    def known(self, handle: H, read: NDArray[np.int64]) -> H:
+        """What a client has read: what stands in slot k, in slot read[k], int64 [n]. By default the same."""
+        return handle
+
     @abstractmethod
     def coefficients(self, handle: H) -> Slots:
         """What decrypting gives in the coefficient form, [N]."""

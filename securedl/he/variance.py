@@ -38,6 +38,8 @@ class Error(NamedTuple):
 
     Attributes:
         variance: of the whole. lump: of the largest part that one switch key's polynomial makes.
+
+    Behind a tap (`known`) there are two rows, [2, n]: the error, and the one against what was read there.
     """
 
     variance: Any = 0.0
@@ -49,7 +51,7 @@ class Error(NamedTuple):
 
     def rolled(self, step: int) -> Error:
         """Of a value that is rotated."""
-        return Error(*(np.roll(part, -step) if np.ndim(part) else part for part in self))
+        return Error(*(np.roll(part, -step, -1) if np.ndim(part) else part for part in self))
 
     def beside(self, other: Error) -> Error:
         """Of a sum, where errors are independent."""
@@ -125,7 +127,8 @@ class VarianceEvaluator(ClearEvaluator):
 
     def slots(self, handle: ClearHandle) -> NDArray[np.float64]:
         """The variance in each slot, [n], of a normal error with as long a tail."""
-        return np.broadcast_to(cast(Uncertain, handle).error.normal, handle.slots.shape)
+        found = cast(Uncertain, handle).error.normal
+        return np.broadcast_to(found[-1] if np.ndim(found) > 1 else found, handle.slots.shape)
 
     def coefficients(self, handle: ClearHandle) -> NDArray[np.float64]:
         """The variance of each coefficient, [N], all alike: slots are sums of N of them, and no slot counts
@@ -181,9 +184,16 @@ class VarianceEvaluator(ClearEvaluator):
         self._fullest = 0.0
         return found
 
-    def shown(self, a: ClearHandle) -> ClearHandle:
-        """See `Arithmetic`. What comes next is compared with what follows from the copy, error and all."""
-        return Uncertain(a.slots, a.level, a.scale, a.size)
+    def known(self, handle: ClearHandle, read: NDArray[np.int64]) -> ClearHandle:
+        """See `Simulator`. Errors count from here on against what was read, error and all: none where it was,
+        and in other copies of a value the difference of two.
+        """
+        given = cast(Uncertain, handle)
+        whole = Error(*(np.broadcast_to(part, (2, len(read)))[0] for part in given.error))
+        other = whole.beside(Error(*(part[read] for part in whole)))
+        copied = read != np.arange(len(read))
+        pairs = zip(whole, other, strict=True)
+        return replace(given, error=Error(*(np.stack([one, two * copied]) for one, two in pairs)))
 
     def _switched(self, a: ClearHandle) -> ClearHandle:
         return self._erring(super()._switched(a), a, self._switch(a.level, 0), a.scale)

@@ -80,6 +80,15 @@ class SlotLayout(Layout):
         _, first = np.unique(self.content[tiles, places], return_index=True)
         return np.stack([tiles[first], places[first]], axis=1)
 
+    @cached_property
+    def read(self) -> Indices:
+        """int64 [tiles, width · batch]: where in its tile `unpack` reads what stands in a slot, the first of
+        several copies. A slot where nothing stands is its own.
+        """
+        places = np.append(self.place[:, 1], 0)[self.content]  # NOTHING is the last one
+        places = np.where(self.content == NOTHING, np.arange(self.width), places)
+        return (places[:, :, None] * self.batch + np.arange(self.batch)).reshape(self.tiles, -1)
+
     def pack(self, values: Array) -> Array:
         """[batch, features] to slots [tiles, width · batch]; zero where nothing stands."""
         whole = np.concatenate([values, np.zeros((len(values), 1))], axis=1)  # NOTHING is the last column

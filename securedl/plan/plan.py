@@ -22,7 +22,7 @@ from securedl.he.scheme import Simulator
 from securedl.network.graph import NODES, Array, Graph
 from securedl.network.outputs import Head, Output
 from securedl.plan.fitting import check_network, check_signature
-from securedl.plan.layouts import Interleaved, Layout, described, descriptor
+from securedl.plan.layouts import Interleaved, Layout, SlotLayout, described, descriptor
 from securedl.plan.network import Checkpoint, Conversation, Network, of, under, within_headroom
 from securedl.plan.normalised import Normalised
 from securedl.plan.outliers import Screened, listed, screen
@@ -234,10 +234,15 @@ class Plan:
             seen.append(signature.values(point, np.array([decoded[point - 1](tile) for tile in tiles])))
             return seen[-1]
 
+        def known(point: int, held: list[Any]) -> list[Any]:
+            layout = signature.checkpoints[point].sent
+            assert isinstance(layout, SlotLayout)
+            return [evaluator.known(*pair) for pair in zip(held, layout.read, strict=True)]
+
         def client(shown: Shown) -> list[Any] | None:
             point = shown.index + 1
             received = values(point, shown.tiles)
-            return fresh(point, talk.send(received)) if shown.refresh else None
+            return fresh(point, talk.send(received)) if shown.refresh else known(point, shown.held)
 
         answer = drive(execute(self.program, evaluator, weights, fresh(0, next(talk))), client)
         return Simulated(seen, finish(talk, values(len(signature.checkpoints) - 1, answer)))

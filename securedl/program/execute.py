@@ -5,7 +5,7 @@ refreshed back fresh.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from securedl.he.arithmetic import Arithmetic, H
@@ -18,11 +18,13 @@ class Shown:
     """Tiles at level 0 that the client is sent.
 
     Attributes:
-        index: counts from 0. refresh: whether it is asked to encrypt them afresh.
+        index: counts from 0. refresh: whether it is asked to encrypt them afresh; else the server goes on
+            with `held`, the same at a higher level.
     """
 
     index: int
     tiles: list[Any]
+    held: list[Any] = field(default_factory=list)
     refresh: bool = True
 
 
@@ -51,8 +53,8 @@ def execute(
         each()
         result = step.run(evaluator, program.batch, [registers[r] for r in step.reads()], weights)
         if step.shows:
-            fresh = yield Shown(shown, [evaluator.mod_switch(tile, 0) for tile in result], step.refreshes)
-            result = [evaluator.shown(tile) for tile in result] if fresh is None else fresh
+            low = [evaluator.mod_switch(tile, 0) for tile in result]
+            result = (yield Shown(shown, low, result, step.refreshes)) or result
             shown += 1
         registers[step.out] = result
         for register in [r for r, last in last_use.items() if last == number]:

@@ -115,6 +115,15 @@ class Program:
         return [sent for sent, back in self.shown if back is None]
 
     @property
+    def hidden(self) -> list[Port]:
+        """Results of matrices that the client is not shown."""
+        shown = {register for step in self.steps if step.shows for register in step.reads()}
+        ports = self.ports()
+        return [
+            ports[step.out] for step in self.steps if step.diagonals and step.out not in {*shown, self.output}
+        ]
+
+    @property
     def answer(self) -> Port:
         """What the server sends in the end."""
         return replace(self.ports()[self.output], level=0)

@@ -74,6 +74,10 @@ PLANS = {
         small_cnn(nn.ReLU()), IMAGES, batch=1, activations="client"
     ),
     "many rotations": lambda: securedl.compile(wide(), WIDE, batch=64, ring=8192),
+    "squares, taps": lambda: securedl.compile(
+        network("relu", 2), X, batch=32, ring=16384, refreshes=0, checked_by="client"
+    ),
+    "powers, taps": lambda: securedl.compile(network("relu", 4), X, batch=16, ring=8192, checked_by="client"),
     "images in slots": lambda: securedl.compile(small_cnn(square()), IMAGES, batch=1),
 }  # fmt: skip
 

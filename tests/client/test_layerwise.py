@@ -209,7 +209,7 @@ class Server:
     def serve(self, batch: Batch) -> None:
         """Take a batch to its answer; what is sent is what the program says."""
         params, program = self.program.params, self.program
-        sent = [*(down.sent for down, _ in program.refreshes), program.answer.sent]
+        sent = [*(down.sent for down, _ in program.shown), program.answer.sent]
 
         def load(tiles: list[bytes], shape: Shape) -> list[Any]:
             return [self.evaluator.load(unpack(params, tile, shape)) for tile in tiles]
@@ -218,12 +218,15 @@ class Server:
             records: list[Record] = [self.evaluator.sent(tile, sent[number]) for tile in tiles]
             return [pack(params, record) for record in records]
 
-        def refresh(request: Shown) -> list[Any]:
-            fresh = batch.refresh(request.index, dump(request.tiles, request.index))
-            return load(fresh, program.refreshes[request.index][1].fresh)
+        def shown(what: Shown) -> list[Any] | None:
+            tiles, (_, back) = dump(what.tiles, what.index), program.shown[what.index]
+            if back is None:
+                batch.tap(what.index, tiles)
+                return None
+            return load(batch.refresh(what.index, tiles), back.fresh)
 
         query = load(batch.query(), program.query.fresh)
-        answer = drive(execute(program, self.evaluator, self.weights, query), refresh)
+        answer = drive(execute(program, self.evaluator, self.weights, query), shown)
         batch.finish(dump(answer, len(sent) - 1))
 
     def ask(self, x: np.ndarray, probes: int = 2) -> Any:

@@ -50,18 +50,31 @@ class Begun(Mixed):
         return super()._in_slots(start, *rest) if start else None
 
 
-def mixed(link: securedl.Link, encrypted: bool = True, search: type[Mixed] = Mixed) -> Plan | None:
+class Whole(Begun):
+    """Plans whose first layer is in coefficients, and all the rest one chain."""
+
+    def _in_slots(self, start: int, end: int, *rest: Any) -> Stretch | None:
+        return super()._in_slots(start, end, *rest) if end == len(self.operations) else None
+
+    def _in_coefficients(self, start: int, *rest: Any) -> Stretch | None:
+        return None if start else super()._in_coefficients(start, *rest)
+
+
+def mixed(
+    link: securedl.Link, encrypted: bool = True, search: type[Mixed] = Mixed, taps: bool = False
+) -> Plan | None:
     """The cheapest plan with both forms on a link, if the cheapest has both."""
     model, x = built()
     apart, flat = Apart.of(model, x), x.reshape(64, -1)
     shape, head = apart.found.output_shape, apart.found.head
-    wanted = Wanted(1, encrypted, link, None, (), Output(shape, task_of(shape, head), head), 8.0)
+    output = Output(shape, task_of(shape, head), head)
+    wanted = Wanted(1, encrypted, link, None, (), output, 8.0, taps=taps)
     fused = Fused(fuse(import_torch(model, x.shape[1:]).graph, flat), flat)
     looking = search(apart.found, fused, x, wanted, np.inf)
     if (best := looking.best()) is None:
         return None
     found, where = looking.arranged(*best)
-    assert "activation 1 to affine 2" in looking.name(best[2])
+    assert "activation 1 to affine " in looking.name(best[2])
     return compile_rounds(found.script, found.kernels, x, wanted, where)
 
 
@@ -71,6 +84,16 @@ def near(encrypted: bool = True) -> Plan:
     assert plan.signature.rounds is not None
     kinds = [type(layer) for layer in plan.signature.rounds.script.layers]
     assert kinds == [LinearLayer, ChainLayer, ChainLayer]
+    return plan
+
+
+def tapped() -> Plan:
+    """A chain of three matrices, shown on the way."""
+    plan = mixed(NEAR, search=Whole, taps=True)
+    assert plan is not None
+    assert plan.signature.rounds is not None
+    (_, chain) = plan.signature.rounds.served
+    assert (chain.affine, len(chain.tapped)) == (2, 1)
     return plan
 
 

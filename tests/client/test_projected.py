@@ -24,9 +24,14 @@ from securedl.verify.check import Segment
 
 sys.path.insert(0, str(Path(__file__).parent))
 from every_form import PLANS, data, served
-from test_mixed import near
+from test_mixed import near, tapped
 
-FORMS = {**PLANS, "coefficients, then slots": lambda: near(False), "slots by a client": lambda: near(True)}
+FORMS = {
+    **PLANS,
+    "coefficients, then slots": lambda: near(False),
+    "slots by a client": lambda: near(True),
+    "a chain with taps": tapped,
+}
 
 
 @pytest.fixture(scope="module", params=FORMS, ids=str)
@@ -66,7 +71,7 @@ def left_open(plan: Plan) -> list[bool]:
     for layer in plan.signature.rounds.served:
         parts = layer.parts if isinstance(layer, ServedChain) else ()
         kinds = "".join("a" * (part.sources > 0) + "p" * (part.form.degree > 1) for part in parts)
-        found.append("a" in kinds[:-1])
+        found += [False] * len(layer.tapped) + ["a" in kinds[:-1] and not layer.tapped]
     return found
 
 
@@ -79,6 +84,8 @@ def test_a_polynomial_after_an_affine_map_is_left_open(named):
     assert ("without them too" in plan.summary()) == (not any(left))
     if name in ("squares, a refresh a level", "a client's activations", "images, a client's activations"):
         assert not any(left)
+    assert (not any(left) and len(plan.program.taps) > 0) == ("tap" in name)
+    assert (len(plan.program.hidden) > 0) == any(left)
     if name == "squares, no refresh":
         assert all(left)
 
@@ -107,7 +114,9 @@ def test_an_honest_server_passes_and_a_change_is_seen(named):
 
     report = served(watched(plan), data(plan, 3), add, probes=0).report
     assert not report.passed
-    assert "at the refresh 1 of batch 1" in report.alarms[0] or "at the answer" in report.alarms[0]
+    assert any(
+        where in report.alarms[0] for where in ("at the refresh 1 of", "at the tap 1 of", "at the answer")
+    )
 
 
 @given(
