@@ -68,7 +68,8 @@ def test_honest_errors_are_as_large_as_computed(plan, monkeypatch):
     """
 
     def variance(self, handle):
-        return np.broadcast_to(handle.error.variance, handle.slots.shape)
+        found = handle.error.variance
+        return np.broadcast_to(found[-1] if np.ndim(found) > 1 else found, handle.slots.shape)
 
     monkeypatch.setattr(VarianceEvaluator, "slots", variance)
     allowed = tolerances(plan)

@@ -59,6 +59,8 @@ MADE = {
     "mlp": lambda: mlp(refreshes=1),
     "mlp, no refresh": lambda: mlp(refreshes=0, ring=16384),
     "mlp, cubic": lambda: mlp(degree=3, refreshes=1, batch=16),
+    "mlp, taps": lambda: mlp(refreshes=0, ring=16384, checked_by="client"),
+    "mlp, a tap and a refresh": lambda: mlp(refreshes=1, checked_by="client"),
     "mlp, plain weights": lambda: mlp(refreshes=1, weights="plain"),
     "cnn": cnn,
     "cnn, 5 samples": lambda: cnn(batch=5),
@@ -80,6 +82,7 @@ class TestFootprint:
         assert taken.upload == table.total_bytes + len(plan.program.to_json())
         traffic = Expectations.of(plan.program).traffic(1)
         found = {"query": taken.query, "refresh": taken.down, "fresh": taken.up, "answer": taken.answer}
+        found["tap"] = taken.taps
         assert found == traffic
         assert taken.traffic == sum(traffic.values()) == plan.signature.cost.bytes
 
@@ -95,7 +98,8 @@ class TestFootprint:
         for name in ("hoisted", "turns", "terms", "groups", "products", "merges"):
             assert sum(getattr(work.counts, name) for work in done) == getattr(counts, name), name
         assert sum(work.weights for work in done) == len(plan.program.weight_shapes)
-        assert sum(work.down > 0 for work in done) == len(plan.program.refreshes)
+        assert sum(work.up > 0 for work in done) == len(plan.program.refreshes)
+        assert sum(work.down > 0 for work in done) == len(plan.program.shown)
 
 
 def test_weights_that_cannot_be_mapped_are_in_memory() -> None:
@@ -150,6 +154,7 @@ class TestSummary:
         assert total("weight") == len(plan.program.weight_shapes)
         assert total("rotation") == counts.hoisted + counts.turns + counts.merges
         assert text.count(", refresh ") == len(plan.program.refreshes)
+        assert text.count(", tap ") == len(plan.program.taps)
         for row in rows:
             assert re.search(r"; (slots|coefficients), [\d,]+ (weights?|products?), ", row)
             assert re.search(r", level \d+", row)
