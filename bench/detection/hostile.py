@@ -37,8 +37,8 @@ from securedl.he.weights import ModelWeights, Records
 _MOVES: dict[str, Callable[..., Move]] = {
     kind.__name__: kind
     for kind in (
-        *(moves.Honest, moves.Reweighted, moves.Older, moves.Skip, moves.Replay, altered.Echo),
-        *(altered.Times, altered.Told, altered.Offset, altered.Noise, altered.Crafted),
+        *(moves.Honest, moves.Reweighted, moves.Older, moves.Skip, moves.Behind, moves.Replay),
+        *(altered.Echo, altered.Times, altered.Told, altered.Offset, altered.Noise, altered.Crafted),
         *(pushes.NormPush, pushes.VictimPush),
     )
 }

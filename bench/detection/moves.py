@@ -163,6 +163,37 @@ class Skip(Move):
         return replace(scene.model, program=replace(program, steps=tuple(steps)))
 
 
+@dataclass(frozen=True)
+class _Doubled(Step):
+    """A step that reads twice what it should."""
+
+    step: Step
+    out: int
+    level: int
+
+    def reads(self) -> tuple[int, ...]:
+        return self.step.reads()
+
+    def port(self, setting: Setting, inputs: Sequence[Port], where: str) -> Port:
+        return self.step.port(setting, inputs, where)
+
+    def run(self, e: Any, batch: int, inputs: Sequence[list[Any]], weights: Any) -> list[Any]:
+        return self.step.run(e, batch, [[e.add(tile, tile) for tile in tiles] for tiles in inputs], weights)
+
+
+@dataclass
+class Behind(Move):
+    """What a tap shows is honest; what is computed on after one of them is twice that."""
+
+    def model(self, scene: Scene) -> LoadedModel:
+        steps = list(scene.model.program.steps)
+        taps = {step.out for step in steps if step.shows and not step.refreshes}
+        readers = [k for k, step in enumerate(steps) if taps & {*step.reads()} and step.first_weight is None]
+        at = int(scene.random.choice(readers))
+        steps[at] = _Doubled(steps[at], steps[at].out, steps[at].level)
+        return replace(scene.model, program=replace(scene.model.program, steps=tuple(steps)))
+
+
 @dataclass
 class Replay(Move):
     """Ciphertexts of an earlier query at a checkpoint, as of `At`.

@@ -23,13 +23,13 @@ from securedl.he.record import Record, Shape, chain, key_shape, pack, pack_key, 
 from securedl.program.drive import advance
 from securedl.program.execute import Shown, execute
 from securedl.program.program import Program
-from securedl.program.steps import Block, Matvec, Port, Refresh
+from securedl.program.steps import Block, Matvec, Port, Refresh, Tap
 
 PARAMS = ckks_parameters(4096, 1)
 
 
 def small_program(diagonals: int = 4, width: int = 16, encrypted: bool = True) -> Program:
-    """Affine, refresh, affine at N = 4096; two query tiles."""
+    """Affine, tap, refresh, affine at N = 4096; two query tiles."""
     scale, prime = 2.0**30, PARAMS.primes[1]
     weight = scale * prime / scale
 
@@ -39,10 +39,11 @@ def small_program(diagonals: int = 4, width: int = 16, encrypted: bool = True) -
 
     steps = (
         affine(1, 0, 2, 0),
-        Refresh(2, 1, 1, 1, scale),
-        affine(3, 2, 1, 2 * diagonals + 1),
+        Tap(2, 1, 0),
+        Refresh(3, 2, 1, 1, scale),
+        affine(4, 3, 1, 2 * diagonals + 1),
     )
-    return Program(PARAMS, PARAMS.slots // width, width, encrypted, Port(2, 1, scale), steps, 3)
+    return Program(PARAMS, PARAMS.slots // width, width, encrypted, Port(2, 1, scale), steps, 4)
 
 
 def random_record(params: Parameters, shape: Shape, rng: np.random.Generator) -> Record:

@@ -29,8 +29,8 @@ class _Watched(Evaluation):
         self._watch, self._inner = watch, inner
 
     def step(self, tiles) -> list[Record]:
-        given = list(tiles)
-        found = self._inner.step(given)
+        given = [] if tiles is None else list(tiles)
+        found = self._inner.step(None if tiles is None else given)
         self._watch.crossed.append((given, found))
         return found
 
@@ -46,7 +46,7 @@ def test_an_executor_of_ones_own(serve) -> None:
         assert predict(client, 2).passed
     assert (watch.begun, watch.open) == (3, 0)  # once after the upload, to try the model
     sizes = [(len(given), len(found)) for given, found in watch.crossed]
-    assert sizes == [(2, 1), (1, 1)] * 3  # the query's tiles, a refresh, the answer
+    assert sizes == [(2, 1), (0, 1), (1, 1)] * 3  # the query's tiles, a tap, a refresh, the answer
     assert all(isinstance(record, Record) for pair in watch.crossed for tiles in pair for record in tiles)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 
 import grpc
 import numpy as np
@@ -100,17 +101,22 @@ def _each(stream: Iterator[bytes], out: list[bytes]) -> list[bytes]:
 
 
 def attack_client(digest: str, rng: np.random.Generator) -> None:
-    """One refresh or answer with one changed frame must be refused before the owner sees it."""
-    down, batch = EXPECTED.refreshes[0][0], _Recorder()
-    session = bytes(32)
-    tiles = [batch.record(down.shape, rng) for _ in range(down.tiles)]
-    sent = [f for i, tile in enumerate(tiles) for f in frames(session, pb.REFRESH, i, tile)]
-    mutated = changed(sent, session, down.shape, digest, rng)
+    """One tap or refresh with one changed frame must be refused before the owner sees it."""
+    batch, session, messages = _Recorder(), bytes(32), list[list[bytes]]()
+    for stage, (down, _) in enumerate(EXPECTED.shown):
+        tiles = [batch.record(down.shape, rng) for _ in range(down.tiles)]
+        messages.append(
+            [f for i, tile in enumerate(tiles) for f in frames(session, down.kind, i, tile, 0, stage)]
+        )
+    at = int(rng.integers(len(messages)))
+    sent = messages[at]
+    mutated = changed(sent, session, EXPECTED.shown[at][0].shape, digest, rng)
     if mutated[: len(sent)] == sent:
-        return  # a frame too many: refused when the answer is due, which this test does not reach
+        return  # a frame too many: refused when the next message is due, which this test does not reach
+    source = chain(*messages[:at], mutated)
     with pytest.raises(REFUSALS):
-        ask(_Sink(), session, Receiver(session, iter(mutated)), [batch], EXPECTED, Clock())
-    assert not batch.seen
+        ask(_Sink(), session, Receiver(session, source), [batch], EXPECTED, Clock())
+    assert len(batch.seen) == at
 
 
 class _Sink(Stream):
@@ -141,9 +147,14 @@ class _Recorder(FakeBatch):
     def query(self) -> list[bytes]:
         return QUERY
 
+    def tap(self, index: int, tiles: list[bytes]) -> None:
+        self.seen.append(tiles)
+
     def refresh(self, index: int, tiles: list[bytes]) -> list[bytes]:
         self.seen.append(tiles)
-        return self._fresh(OWNER.program.refreshes[index][1])
+        _, back = OWNER.program.shown[index]
+        assert back is not None
+        return self._fresh(back)
 
 
 @pytest.mark.parametrize("digest", ["left", "made anew"])

@@ -34,12 +34,12 @@ def test_upload_and_queries(serve) -> None:
         answer = predict(client, 3)
         again = client.upload()
     assert answer.passed
-    assert len(answer.matches) == 6
+    assert len(answer.matches) == 9  # a tap, a refresh, the answer
     assert sent.blobs == len(owner.program.weight_shapes) + 1 + len(owner.program.rotations)
     assert progress[-1] == (sent.bytes, sent.bytes)
     assert (again.blobs, again.bytes) == (0, 0)
     assert set(answer.timings) == {*STAGES, "total"}
-    assert set(answer.traffic) == {"query", "refresh", "fresh", "answer"}
+    assert set(answer.traffic) == {"query", "refresh", "fresh", "tap", "answer"}
     assert all(count > 0 for count in answer.traffic.values())
 
 
@@ -205,7 +205,7 @@ def test_a_server_that_goes_away_escapes_no_check(serve, monkeypatch) -> None:
         client.upload()
         with pytest.raises(ServerError, match="gone"):
             predict(client, 1)
-    assert settled == [True]
+    assert settled == [True] * 2  # after the tap, and at the end
 
 
 def test_an_error_of_the_client_ends_the_stream(serve, monkeypatch) -> None:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from bench.detection.ciphertexts import (
 )
 from bench.detection.hostile import Order
 from bench.detection.target import Target, against
+from securedl.client.projected import projections
 from securedl.demo.data import HIDDEN, Split, load_split, train_network
 from securedl.errors import AlarmError
 from securedl.verify import placement
@@ -104,6 +106,52 @@ IN_ROUNDS = [a for a in ATTACKS if not a.name.startswith(NOT_IN_ROUNDS)]
 @pytest.mark.parametrize("attack", IN_ROUNDS, ids=[attack.name for attack in IN_ROUNDS])
 def test_where_activations_are_the_clients(rounds: Target, attack: Attack) -> None:
     check(seen(rounds, attack, CALLS, (2, 0), "every"), attack, CALLS)
+
+
+@pytest.fixture(scope="module")
+def tapped(split: Split) -> Iterator[Target]:
+    """No refresh: every matrix's result is shown, and combinations see all of it."""
+    options: dict[str, Any] = {"ring": 16384, "refreshes": 0, "checked_by": "client"}
+    plan, older = (compiled(split, HIDDEN["wine"], seed, batch=64, **options) for seed in (0, 1))
+    assert [len(plan.program.taps), len(plan.program.refreshes)] == [len(HIDDEN["wine"]), 0]
+    with against(plan, split.x_test, older) as target:
+        yield target
+
+
+BEHIND = fixed("what a tap shows is not what is computed on", Order("Behind"))
+#: Refreshes that are not there, and changes that are told by what is recomputed: some are too small for
+#: combinations, others are more than is allowed behind a tap.
+NOT_TAPPED = (
+    "refreshed",
+    "the client's own",
+    "messages: ",
+    "all values of",
+    "one value of",
+    "crafted answer",
+)
+ON_TAPS = [BEHIND, *(a for a in ATTACKS if not a.name.startswith(NOT_TAPPED))]
+QUICK = (
+    "nothing",
+    "what a tap",
+    "a layer",
+    "an activation",
+    "answer of",
+    "the same, at",
+    "crafted refresh: s",
+)
+
+
+@pytest.mark.parametrize("how", ["recomputed", "projected"])
+@pytest.mark.parametrize(
+    "attack",
+    [pytest.param(a, id=a.name, marks=[pytest.mark.slow] * (not a.name.startswith(QUICK))) for a in ON_TAPS],
+)
+def test_where_taps_are_compared(tapped: Target, attack: Attack, how: str) -> None:
+    verification = tapped.owner.verification
+    drawn = projections(tapped.plan, tapped.plan.network, verification.tolerances)
+    assert None not in drawn
+    verification.projected = drawn if how == "projected" else None
+    check(seen(tapped, attack, CALLS, TWO_BATCHES, "every"), attack, CALLS)
 
 
 @pytest.mark.parametrize("attack", [a for a in ATTACKS if a.name == "all values negated"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -211,9 +212,10 @@ def test_too_many_samples_for_the_ring():
     st.lists(st.sampled_from([2, 3, 4, 5, 1]), min_size=1, max_size=6),
     st.sampled_from([8192, 16384, 32768]),
     st.none() | st.integers(0, 5),
+    st.booleans(),
     st.integers(0, 1000),
 )
-def test_scales_and_levels_are_exact(degrees, ring, refreshes, seed):
+def test_scales_and_levels_are_exact(degrees, ring, refreshes, taps, seed):
     """Every product lands on its scale to 1 part in 10^12, and every segment ends at level 0."""
     random = np.random.default_rng(seed)
     nodes: list = []
@@ -230,7 +232,7 @@ def test_scales_and_levels_are_exact(degrees, ring, refreshes, seed):
             params = ckks_parameters(ring, levels)
         except CompileError:
             break
-        found = place_refreshes(params, normal, layouts, True, Link(), refreshes)
+        found = place_refreshes(params, normal, layouts, True, Link(), refreshes, taps=taps)
         if found is not None:
             break
     else:
@@ -249,7 +251,11 @@ def test_scales_and_levels_are_exact(degrees, ring, refreshes, seed):
         if isinstance(step, Multiply):
             got = ports[step.left].scale * ports[step.right].scale / params.primes[step.level]
             assert math.isclose(got, step.scale, rel_tol=1e-12)
-    assert len(points) == len(program.refreshes) + 2
+    assert [point.back is None for point in points[1:-1]] == [back is None for _, back in program.shown]
+    bare = lower(params, normal, replace(found, taps=False), True)[0]
+    assert not bare.taps
+    assert program.taps == [replace(port, level=0) for port in bare.hidden] * taps
+    assert (program.hidden == []) or not taps
     delta = program.query.scale
     assert math.isclose(program.answer.scale, delta, rel_tol=1e-9)
     for step in program.steps:
@@ -320,6 +326,30 @@ class TestFromTorch:
     def test_bgv_says_so(self):
         with pytest.raises(CompileError, match="bgv"):
             securedl.compile(self.model(), self.x, scheme="bgv")
+
+    def test_who_checks(self):
+        """Without weights: by taps where trips are dear, and what they cost is told beforehand."""
+        link = securedl.Link(rtt_ms=10_000, mbit_s=1000)
+        plain, tapped = (
+            securedl.compile(self.model(), self.x, link=link, checked_by=by) for by in ("owner", "client")
+        )
+        assert (len(plain.program.taps), len(tapped.program.taps)) == (0, len(plain.program.hidden))
+        assert all(tapped.network.projectable(tapped.signature.checkpoints))
+        assert "without them too" in tapped.summary()
+        (line,) = [line for line in plain.runners_up if "taps (checked_by='client')" in line]
+        assert not any("taps" in line for line in tapped.runners_up)
+        assert plain.program.params == tapped.program.params
+        assert f"{tapped.signature.cost.total_ms / tapped.batch:.0f} ms a sample" in line
+        with pytest.raises(InputError, match="checked_by must be one of 'owner', 'client', got 'me'"):
+            securedl.compile(self.model(), self.x, checked_by="me")
+
+    def test_refreshes_in_place_of_taps(self):
+        """The more bytes cost beside trips, the fewer taps."""
+        for mbit, taps in ((5000.0, True), (1.0, False)):
+            near = securedl.Link(rtt_ms=0.1 if not taps else 1000, mbit_s=mbit)
+            plan = securedl.compile(self.model(), self.x, batch=64, link=near, checked_by="client")
+            assert all(plan.network.projectable(plan.signature.checkpoints))
+            assert bool(plan.program.taps) == taps
 
     def test_a_slow_link_avoids_refreshes(self):
         slow = securedl.compile(self.model(), self.x, link=securedl.Link(rtt_ms=10_000, mbit_s=1000))

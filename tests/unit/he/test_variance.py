@@ -9,7 +9,7 @@ from scipy import integrate, stats
 from securedl.client.keys import Keys
 from securedl.he.ckks import ckks_parameters
 from securedl.he.record import Record, Shape, pack
-from securedl.he.variance import SIGMAS, Error
+from securedl.he.variance import SIGMAS, Error, Uncertain, VarianceEvaluator
 
 
 def tail(variance: float, key: float, beyond: float) -> float:
@@ -43,6 +43,26 @@ def test_by_hand():
     variance, lump = Error(np.arange(4.0), 1.0).rolled(1)
     assert variance.tolist() == [1, 2, 3, 0]
     assert lump == 1.0
+
+
+def test_behind_a_tap_by_hand():
+    """Errors count against what was read, in slot 0 for slots 0 and 1: there none is left, in the copy both
+    are. What comes later counts as ever; the next tap counts with errors from the start.
+    """
+    params = ckks_parameters(4096, 1)
+    evaluator, slots = VarianceEvaluator(params), params.slots
+    variances = np.full(slots, 4.0)
+    variances[0], read = 9.0, np.arange(slots)
+    read[1] = 0
+    value = Uncertain(np.ones(slots), 1, 2.0**30, error=Error(variances))
+    known = evaluator.known(value, read)
+    assert evaluator.slots(known)[:3].tolist() == pytest.approx([0, 13, 0])
+    more = Uncertain(np.ones(slots), 1, 2.0**30, error=Error(1.0))
+    total = evaluator.add(known, more)
+    assert evaluator.slots(total)[:3].tolist() == pytest.approx([1, 14, 1])
+    assert evaluator.slots(evaluator._rolled(total, 1))[:2].tolist() == pytest.approx([14, 1])
+    again = evaluator.known(total, read)
+    assert evaluator.slots(again)[:3].tolist() == pytest.approx([0, 10 + 5, 0])
 
 
 @pytest.mark.he

@@ -56,6 +56,18 @@ def random_matrix(random, outputs: int, inputs: int, density: float) -> sparse.c
 
 
 @given(st.integers(1, 70), widths, seeds)
+def test_what_is_read_of_copies(features, exponent, seed):
+    """Slot by slot: where `unpack` reads the value that stands there."""
+    width = 1 << exponent
+    layout = Interleaved(features, width, SLOTS // width)
+    numbers = np.arange(layout.tiles * SLOTS, dtype=float).reshape(layout.tiles, SLOTS)
+    values = layout.pack(layout.unpack(numbers))  # of each slot, the number of the slot that is read
+    stands = layout.pack(np.ones(layout.shape)) > 0
+    own = np.tile(np.arange(SLOTS), (layout.tiles, 1))
+    np.testing.assert_array_equal(layout.read, np.where(stands, values % SLOTS, own))
+
+
+@given(st.integers(1, 70), widths, seeds)
 def test_packing_round_trip(features, exponent, seed):
     width = 1 << exponent
     packing = Interleaved(features, width, SLOTS // width)

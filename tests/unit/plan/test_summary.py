@@ -135,8 +135,9 @@ class TestSummary:
     def test_sizes_are_the_footprints(self, plan: Plan) -> None:
         taken, size = footprint(plan.program), module._size
         refreshes = [taken.down, taken.up] if taken.down else []
+        taps = [taken.taps] if taken.taps else []
         assert octets(line(plan, "a query: ")) == [
-            size(n) for n in (taken.query, *refreshes, taken.answer, taken.traffic)
+            size(n) for n in (taken.query, *refreshes, *taps, taken.answer, taken.traffic)
         ]
         assert octets(line(plan, "server: ")) == [size(taken.disk), size(taken.memory)]
         assert octets(line(plan, "once: ")) == [size(taken.upload)]

@@ -14,7 +14,7 @@ from securedl.he.clear import ClearEvaluator, ClearHandle
 from securedl.he.record import Shape
 from securedl.program.execute import execute
 from securedl.program.program import Program
-from securedl.program.steps import AddWeight, Multiply, Port, Refresh
+from securedl.program.steps import AddWeight, Multiply, Port, Refresh, Tap
 
 PARAMS = ckks_parameters(8192, 3)
 S = 2.0**40
@@ -44,6 +44,24 @@ def test_a_refresh_leaves_at_level_0_and_comes_back_where_the_program_says():
     answer = stop.value.value
     assert [(t.level, t.size) for t in answer] == [(0, 2)] * 2
     assert [t.slots[0] for t in answer] == [10, 21]
+
+
+def test_a_tap_is_shown_at_level_0_and_gone_on_with_above():
+    square = S * S / PARAMS.primes[3]
+    steps = (Tap(1, 0, 3), Multiply(2, 1, 1, 3, square), Tap(3, 2, 2), Refresh(4, 3, 1, 1, S))
+    program = Program(PARAMS, 4096, 1, True, Port(1, 3, S), steps, 4)
+    query = fresh(3, 3)
+    running = execute(program, ClearEvaluator(PARAMS), [], [query])
+    first = next(running)
+    assert (first.index, first.refresh, first.held) == (0, False, [query])
+    assert [(t.level, t.scale, t.slots[0]) for t in first.tiles] == [(0, S, 3.0)]
+    second, third = running.send(None), running.send(None)
+    assert (second.index, second.refresh, third.index, third.refresh) == (1, False, 2, True)
+    assert [(t.level, t.slots[0]) for t in (*second.held, *second.tiles, *third.tiles)] == [
+        (2, 9.0),
+        (0, 9.0),
+        (0, 9.0),
+    ]
 
 
 def test_refreshes_are_numbered_in_order():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import make_dataclass
+from dataclasses import make_dataclass, replace
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +14,7 @@ from securedl.errors import FormatError
 from securedl.he.ckks import ckks_parameters
 from securedl.he.record import Shape
 from securedl.program.program import MAX_DIAGONALS, MAX_STEPS, Program, _build
-from securedl.program.steps import MAX_TILES, AddWeight, Block, Matvec, Multiply, Port, Refresh
+from securedl.program.steps import MAX_TILES, AddWeight, Block, Matvec, Multiply, Port, Refresh, Tap
 
 PARAMS = ckks_parameters(8192, 4)
 S = 2.0**33
@@ -81,6 +81,39 @@ def test_what_follows_from_the_steps():
     assert program.ports()[4] == Port(1, 1, CUBIC)
     assert program.refreshes == [(Port(1, 0, CUBIC), Port(1, 2, S))]
     assert program.answer == Port(2, 0, S)
+
+
+def tapped() -> Program:
+    """The example, whose first matrix and last value are shown on the way."""
+    program = example()
+    first, square, *rest = program.steps
+    assert isinstance(square, Multiply)
+    steps = first, Tap(7, 1, 3), replace(square, left=7, right=7), *rest, Tap(8, 6, 1)
+    return replace(program, steps=steps, output=8)
+
+
+def test_taps_show_values_and_change_nothing():
+    """By hand."""
+    program, plain = tapped(), example()
+    assert Program.from_json(program.to_json()) == program
+    assert program.id != plain.id
+    assert program.ports()[7] == program.ports()[1] == Port(1, 3, S)
+    first, refresh, last = Port(1, 0, S), plain.refreshes[0], Port(2, 0, S)
+    assert program.shown == [(first, None), refresh, (last, None)]
+    assert (program.taps, program.refreshes) == ([first, last], [refresh])
+    assert (program.hidden, plain.hidden) == ([], [Port(1, 3, S)])
+    assert program.weight_shapes == plain.weight_shapes
+    assert program.counts == plain.counts
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"), [("level", 2, "another level"), ("source", 6, "unwritten")]
+)
+def test_bad_taps(field, value, words):
+    fields = json.loads(tapped().to_json())
+    fields["steps"][1][field] = value
+    with pytest.raises(FormatError, match=words):
+        Program.from_json(json.dumps(fields).encode())
 
 
 def test_plain_weights_are_plaintexts():
