@@ -121,24 +121,9 @@ def tapped(split: Split) -> Iterator[Target]:
 BEHIND = fixed("what a tap shows is not what is computed on", Order("Behind"))
 #: Refreshes that are not there, and changes that are told by what is recomputed: some are too small for
 #: combinations, others are more than is allowed behind a tap.
-NOT_TAPPED = (
-    "refreshed",
-    "the client's own",
-    "messages: ",
-    "all values of",
-    "one value of",
-    "crafted answer",
-)
+NOT_TAPPED = ("refreshed", "the client's own", "messages: ", "all values of", "one value of")
 ON_TAPS = [BEHIND, *(a for a in ATTACKS if not a.name.startswith(NOT_TAPPED))]
-QUICK = (
-    "nothing",
-    "what a tap",
-    "a layer",
-    "an activation",
-    "answer of",
-    "the same, at",
-    "crafted refresh: s",
-)
+QUICK = ("nothing", "what a tap", "a layer", "an activation", "answer of", "crafted refresh: s")
 
 
 @pytest.mark.parametrize("how", ["recomputed", "projected"])
@@ -285,7 +270,7 @@ def recorded(target: Target, order: Order, samples: int, probes: int, verify: st
 
 
 @pytest.mark.parametrize("probes", [0, 4])
-@pytest.mark.parametrize("which", ["target", "alone"])
+@pytest.mark.parametrize("which", ["target", "alone", "tapped"])
 def test_a_server_sees_no_difference(request, which: str, probes: int, tmp_path: Path) -> None:
     """Honest, cheated and alarmed sessions: sizes, counts, order and headers of all messages are the same,
     and no ciphertext comes twice.
