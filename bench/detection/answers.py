@@ -3,9 +3,8 @@
     python -m bench.detection answers [--quick] [--runs N] [--honest N] [--json FILE]
 
 A server adds to one value of one sample, at a refresh or in the answer, as little as changes that sample's
-label.
-It is told the sample's lane, the value and how much: no real one could know them. Beside it answers of an
-honest server are counted, over several keys, with samples that fill the plan's box among them, and what
+label. It is told the sample's lane, the value and how much: no real one could know them. Beside it answers of
+an honest server are counted, over several keys, with samples that fill the plan's box among them, and what
 raised an alarm.
 """
 
@@ -138,8 +137,10 @@ def smallest(plan: Plan, flat: Array, lane: int, random: np.random.Generator) ->
         logits = answered(plan, flat, push)[lane]
         return bool(np.isfinite(logits).all() and logits.argmax() != honest)
 
+    points = plan.signature.checkpoints
+    asked = [k for k in range(1, len(points)) if k == len(points) - 1 or points[k].back is not None]
     while True:
-        point = int(random.integers(1, len(plan.signature.checkpoints)))
+        point = int(random.choice(asked))  # what a tap shows changes no label
         layout = plan.signature.checkpoints[point].sent
         assert layout is not None
         feature = int(random.integers(plan.signature.values(point, np.zeros(_shape(plan, point))).shape[1]))
@@ -193,7 +194,7 @@ class Found:
 
 
 def plans(quick: bool) -> Iterator[tuple[str, Plan, NDArray[Any]]]:
-    """Name, plan and test samples: tables, by whom activations are, batches of one and of many."""
+    """Name, plan and test samples: tables, by whom activations are, batches of one and of many, with taps."""
     torch.set_num_threads(1)
     for data in ("wine",) if quick else HIDDEN:
         split = load_split(data)
@@ -205,6 +206,8 @@ def plans(quick: bool) -> Iterator[tuple[str, Plan, NDArray[Any]]]:
             for batch in (1, 64):
                 plan = securedl.compile(network, split.x_train, batch=batch, activations=by)
                 yield f"{data}, activations={by!r}, batch {batch}", plan, split.x_test
+        plan = securedl.compile(squares, split.x_train, batch=64, checked_by="client")
+        yield f"{data}, taps, batch 64", plan, split.x_test
         if not quick:
             plan = securedl.compile(squares, split.x_train, batch=64, ring=4096)
             yield f"{data}, ring 4096, batch 64", plan, split.x_test

@@ -5,7 +5,8 @@
 In one process, milliseconds of a processor for each query of one batch: encryption, recomputing all values,
 and secret combinations of them. Then by a server process: the time of a call that checks every answer over
 that of one that checks none, asked in turns; the first call of a new owner over its second; and seconds in
-which probes are made, and a saved owner is loaded.
+which probes are made, and a saved owner is loaded. Last, in one process again, what taps add to the same
+plan: server, client and bytes of a query with them over those without, asked in turns.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ from bench.detection.answers import plans
 from bench.models.measure import Together
 from securedl.client.projected import ProjectionCheck, projections
 from securedl.client.recompute import RecomputeCheck
+from securedl.demo.data import HIDDEN, load_split, train_network
 from securedl.demo.processes import running, serve_command
+from securedl.errors import CompileError
 from securedl.files import write_atomically
 from securedl.plan.plan import Plan
+from securedl.program.footprint import footprint
 from securedl.verify.check import Check, Finding, Segment
 
 #: Queries in one process, pairs of calls to a server process, and new owners.
@@ -153,7 +157,67 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 def chosen_plans(quick: bool) -> Iterator[tuple[str, Plan, NDArray[Any]]]:
     """Those of `answers`, each at the ring that the planner chooses."""
-    return ((name, plan, x) for name, plan, x in plans(quick) if "ring" not in name)
+    return ((name, plan, x) for name, plan, x in plans(quick) if "ring" not in name and "taps" not in name)
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Of one plan, so many times what they are without taps.
+
+    Attributes:
+        server, client: times of a query. bytes: of a query and its answer.
+    """
+
+    name: str
+    taps: int
+    server: float
+    client: float
+    bytes: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name:40} {self.taps} tap(s): server {self.server:.3f} x, client {self.client:.3f} x, "
+            f"bytes {self.bytes:.2f} x"
+        )
+
+
+def tapped_plans(quick: bool) -> Iterator[tuple[str, Plan, Plan, NDArray[Any]]]:
+    """Plans that the planner chooses for squares and cubics, and the same with taps."""
+    for data in ("wine",) if quick else HIDDEN:
+        split = load_split(data)
+        model = train_network(split, HIDDEN[data])
+        for degree in (2, 3):
+            network = securedl.approximate(model, split.x_train, degree=degree, progress=False)
+            for batch in (1, 64):
+                plain = securedl.compile(network, split.x_train, batch=batch)
+                options: dict[str, Any] = {
+                    "batch": batch,
+                    "ring": plain.program.params.ring,
+                    "refreshes": len(plain.program.refreshes),
+                }
+                plain = securedl.compile(network, split.x_train, **options)
+                tapped = securedl.compile(network, split.x_train, checked_by="client", **options)
+                if [tap.tiles for tap in tapped.program.taps] != [one.tiles for one in plain.program.hidden]:
+                    raise CompileError(f"taps chose other layouts for {data}")
+                if tapped.program.taps:
+                    yield f"{data}, degree {degree}, batch {batch}", plain, tapped, split.x_test
+
+
+def with_taps(name: str, plain: Plan, tapped: Plan, x: NDArray[Any], queries: int) -> Taps:
+    """Medians of ratios of queries that are asked in turns."""
+    both = [Together(plan) for plan in (plain, tapped)]
+    batches = plain.batches(plain.checked(x))
+    for number in range(queries):
+        for together in both:
+            together.ask(batches[number % len(batches)])
+    ratios = {
+        who: statistics.median(
+            two / one for one, two in zip(*(t.stages.seen[who][1:] for t in both), strict=True)
+        )
+        for who in ("server", "client")
+    }
+    one, two = (footprint(plan.program).traffic for plan in (plain, tapped))
+    return Taps(name, len(tapped.program.taps), ratios["server"], ratios["client"], two / one)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -161,13 +225,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(chosen: argparse.Namespace) -> int:
-    """The table."""
+    """The tables."""
     counts = (10, 4, 2) if chosen.quick else (QUERIES, PAIRS, OWNERS)
-    rows = list[Cost]()
-    for name, plan, x in chosen_plans(chosen.quick):
-        print(f"{name}: asking", file=sys.stderr, flush=True)
-        rows.append(Cost(name, *in_one_process(plan, x, counts[0]), *by_a_server(plan, x, *counts[1:])))
-        print(rows[-1], flush=True)
+    rows = list[Cost | Taps]()
+
+    def add(row: Cost | Taps) -> None:
+        rows.append(row)
+        print(row, flush=True)
         if chosen.json is not None:
             write_atomically(chosen.json, json.dumps([asdict(row) for row in rows], indent=1).encode())
+
+    for name, plain, tapped, x in tapped_plans(chosen.quick):
+        add(with_taps(name, plain, tapped, x, counts[0]))
+    for name, plan, x in chosen_plans(chosen.quick):
+        print(f"{name}: asking", file=sys.stderr, flush=True)
+        add(Cost(name, *in_one_process(plan, x, counts[0]), *by_a_server(plan, x, *counts[1:])))
     return 0
