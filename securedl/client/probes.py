@@ -63,7 +63,7 @@ class Verification:
     @cached_property
     def network(self) -> Network:
         """To compute answers again."""
-        return self.plan.network.in_single()
+        return self.plan.network.quick()
 
     @cached_property
     def tolerances(self) -> list[Tolerance]:

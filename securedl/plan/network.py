@@ -101,8 +101,8 @@ class Network(ABC):
         rows = [np.zeros((1, width)) for width in widths]
         return [self.projected(number, row, points) is not None for number, row in enumerate(rows, 1)]
 
-    def in_single(self) -> Network:
-        """The same, where it can be with weights in single precision, which compute `inside` faster."""
+    def quick(self) -> Network:
+        """The same, with weights by which `inside` is faster, to well below honest errors."""
         return self
 
     @abstractmethod

@@ -94,7 +94,7 @@ class Layerwise(Network):
         """Normalised values [samples, features] through one layer."""
         return self.rounds.served[number].exchanges(sent, self.kernels[number])
 
-    def in_single(self) -> Layerwise:
+    def quick(self) -> Layerwise:
         """See `Network`."""
         pairs = zip(self.rounds.served, self.kernels, strict=True)
         return replace(self, kernels=tuple(served.in_single(kernel) for served, kernel in pairs))

@@ -81,6 +81,16 @@ def test_honest_errors_are_as_large_as_computed(plan, monkeypatch):
         assert np.abs(found).max() < 6.0
 
 
+def test_what_is_compared_quickly_is_the_same(plan):
+    """To a fiftieth of an honest error's deviation."""
+    points, quick = plan.signature.checkpoints, plan.network.quick()
+    for number, (one, allowed) in enumerate(
+        zip(plan.network.exchanges(plan.samples[: plan.batch], points), tolerances(plan), strict=True), 1
+    ):
+        *_, exact = quick.inside(number, one.sent, points)
+        assert (np.abs(exact.values - one.received) <= allowed.deviations / 50).all()
+
+
 @settings(max_examples=8)
 @given(seed=st.integers(0, 10**6), size=st.floats(0.0, 4.0), corner=st.booleans())
 def test_also_of_inputs_unlike_the_data(plan, seed, size, corner):
