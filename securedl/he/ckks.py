@@ -93,6 +93,18 @@ class Ckks(Scheme):
         """left · right over the prime that is dropped."""
         return left * right / params.primes[level]
 
+    def whole(self, params: Parameters, left: float, right: float) -> float:
+        """left · right."""
+        return left * right
+
+    def lowered(self, params: Parameters, scale: float, level: int, to: int) -> float:
+        """As it was."""
+        return scale
+
+    def same(self, one: float, other: float) -> bool:
+        """To 1 part in 10^9: doubles that were computed along different ways."""
+        return math.isclose(one, other, rel_tol=1e-9)
+
     def factor(self, params: Parameters, level: int, given: float, wanted: float) -> float:
         """wanted over given, times the prime that is dropped."""
         return params.primes[level] * wanted / given

@@ -96,6 +96,11 @@ class Parameters:
             )
 
     @property
+    def exact(self) -> bool:
+        """Whether messages are integers modulo `plain_modulus`, and records have factors instead of scales."""
+        return self.plain_modulus > 0
+
+    @property
     def modulus_bits(self) -> int:
         """Bits of Q·P, what the security table bounds."""
         return (math.prod(self.primes) * self.special).bit_length()

@@ -81,6 +81,18 @@ class Scheme(ABC):
         """Scale of a product at `level`, rescaled to `level` - 1."""
 
     @abstractmethod
+    def whole(self, params: Parameters, left: float, right: float) -> float:
+        """Scale of a product that is not rescaled."""
+
+    @abstractmethod
+    def lowered(self, params: Parameters, scale: float, level: int, to: int) -> float:
+        """Scale of a value that is switched from a level down to another."""
+
+    @abstractmethod
+    def same(self, one: float, other: float) -> bool:
+        """Whether two scales are one: what is added must agree."""
+
+    @abstractmethod
     def factor(self, params: Parameters, level: int, given: float, wanted: float) -> float:
         """Scale of a weight, so that its product with a value of scale `given` lands on `wanted`."""
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from securedl.he.arithmetic import Arithmetic, H
 from securedl.he.record import Shape
-from securedl.program.steps import MAX_TILES, Port, Setting, Step, Values, Weights, require
+from securedl.program.steps import MAX_TILES, Port, Setting, Step, Values, Weights, require, weight_of
 
 #: Products of a step: a weight has one for each block.
 MAX_STEP_PRODUCTS = 1 << 20
@@ -59,9 +59,7 @@ class Convolve(Step):
         return sum(span.stop - span.start for span in self.spans)
 
     def shapes(self, setting: Setting, inputs: Sequence[Port]) -> Iterator[Shape]:
-        size, seeded = (2 if setting.encrypted else 1), setting.encrypted
-        shape = Shape(self.level, size, self.weight_scale, seeded)
-        return iter([shape] * self.weights(inputs[0]))
+        return iter([weight_of(setting, self.level, self.weight_scale)] * self.weights(inputs[0]))
 
     def slots(self, values: Values) -> Iterator[NDArray[np.float64]]:
         yield from values.polynomials()
@@ -77,14 +75,14 @@ class Convolve(Step):
         require(power and self.merge <= setting.params.ring // 4, f"{where} merges {self.merge} answers")
         for span in self.spans:
             require(span.start < span.stop <= self.inputs, f"{where} has a span out of range")
-        product = source.scale * self.weight_scale
-        require(math.isclose(product, self.scale, rel_tol=1e-9), f"{where}: scales")
+        product = setting.scheme.whole(setting.params, source.scale, self.weight_scale)
+        require(setting.scheme.same(product, self.scale), f"{where}: scales")
         room = sum(math.log2(q) for q in setting.params.primes[: self.level + 1])
         require(math.log2(product) < room, f"{where}: its scale does not fit level {self.level}")
         products = self.weights(source) * self.blocks
         require(products <= MAX_STEP_PRODUCTS, f"{where} has more than {MAX_STEP_PRODUCTS} products")
         tiles = -(-len(self.spans) * self.blocks // self.merge)
-        return Port(tiles, self.level, self.scale, coefficients=True)
+        return Port(tiles, self.level, self.scale, coefficients=True, exact=setting.params.exact)
 
     def run(self, e: Arithmetic[H], batch: int, inputs: Sequence[list[H]], weights: Weights[H]) -> list[H]:
         """Products, each relinearised, and their merging; inputs are divided beforehand by what merging

@@ -101,7 +101,7 @@ class Program:
         for step in self.steps:
             if step.shows:
                 (sent,) = (ports[r] for r in step.reads())
-                found.append((replace(sent, level=0), ports[step.out] if step.refreshes else None))
+                found.append((self._low(sent), ports[step.out] if step.refreshes else None))
         return found
 
     @property
@@ -126,7 +126,12 @@ class Program:
     @property
     def answer(self) -> Port:
         """What the server sends in the end."""
-        return replace(self.ports()[self.output], level=0)
+        return self._low(self.ports()[self.output])
+
+    def _low(self, port: Port) -> Port:
+        """The same switched to level 0."""
+        scale = self.scheme.lowered(self.params, port.scale, port.level, 0)
+        return replace(port, level=0, scale=scale)
 
     def ports(self) -> dict[int, Port]:
         """Tiles, level and scale of every register."""
@@ -226,6 +231,7 @@ def check_program(program: Program) -> dict[int, Port]:
         1 <= program.query.tiles <= MAX_TILES and program.query.level <= levels, "query port out of range"
     )
     require(len(program.steps) <= MAX_STEPS, f"more than {MAX_STEPS} steps")
+    require(program.query.exact == program.params.exact, "its query is of another scheme")
     registers: dict[int, Port] = {0: program.query}
     weights = 0
     for number, step in enumerate(program.steps):

@@ -6,7 +6,6 @@ for registers (`reads`), weights (`shapes`, `slots`), levels and scales (`port`)
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,23 +36,34 @@ class Port:
     """Tiles of a register at a point: what crosses the link there.
 
     Attributes:
+        scale: where it is exact, the correction factor.
         coefficients: whether values stand in the coefficients of the polynomials, or else in their slots.
+        exact: whether they are integers (`Parameters.exact`).
     """
 
     tiles: int
     level: int
     scale: float
     coefficients: bool = False
+    exact: bool = False
 
     @property
     def fresh(self) -> Shape:
         """Of a tile that the client sends."""
-        return Shape(self.level, 2, self.scale, seeded=True)
+        return shape_of(self.level, 2, self.scale, self.exact, seeded=True)
 
     @property
     def sent(self) -> Shape:
         """Of a tile that the server sends, at level 0."""
-        return Shape(0, 2, self.scale, cut=self.coefficients)
+        return shape_of(0, 2, self.scale, self.exact, cut=self.coefficients and not self.exact)
+
+
+def shape_of(
+    level: int, size: int, scale: float, exact: bool, seeded: bool = False, cut: bool = False
+) -> Shape:
+    """Of a record; where values are exact it has no scale, and this one is its correction factor."""
+    kept, correction = (1.0, int(scale)) if exact else (scale, 1)
+    return Shape(level, size, kept, seeded, correction if size > 1 else 1, cut)
 
 
 class Setting(Protocol):
@@ -78,6 +88,12 @@ class Setting(Protocol):
     @property
     def encrypted(self) -> bool:
         """Whether weights are ciphertexts."""
+
+
+def weight_of(setting: Setting, level: int, scale: float) -> Shape:
+    """Of a weight: a ciphertext with a seed, or a plaintext."""
+    size = 2 if setting.encrypted else 1
+    return shape_of(level, size, scale, setting.params.exact, seeded=setting.encrypted)
 
 
 class Weights(Protocol[W]):
@@ -212,12 +228,11 @@ class Matvec(Step):
         return self.first
 
     def shapes(self, setting: Setting, inputs: Sequence[Port]) -> Iterator[Shape]:
-        size, seeded = (2 if setting.encrypted else 1), setting.encrypted
         for _, _, terms in self.groups():
             for source, _, _ in terms:
-                yield Shape(self.level, size, self.weight_scales[source], seeded)
+                yield weight_of(setting, self.level, self.weight_scales[source])
         for _ in range(self.tiles):
-            yield Shape(self.level - 1, size, self.scale, seeded)
+            yield weight_of(setting, self.level - 1, self.scale)
 
     def weights(self, port: Port) -> int:
         return self.diagonals + port.tiles
@@ -236,14 +251,14 @@ class Matvec(Step):
         require(len(self.sources) <= MAX_SOURCES, f"{where} reads {len(self.sources)} registers")
         scheme = setting.scheme
         for port, weight_scale in zip(inputs, self.weight_scales, strict=True):
-            _reaches(port, self.level, where)
-            product = scheme.product(setting.params, self.level, port.scale, weight_scale)
-            require(math.isclose(product, self.scale, rel_tol=1e-9), f"{where}: scales")
+            given = _reaches(setting, port, self.level, where)
+            product = scheme.product(setting.params, self.level, given, weight_scale)
+            require(scheme.same(product, self.scale), f"{where}: scales")
         require(len(self.folds) <= setting.width.bit_length(), f"{where} folds {len(self.folds)} times")
         for fold in self.folds:
             require(0 < fold < setting.width, f"{where} folds by {fold}")
         self._check_blocks(setting, inputs, where)
-        return Port(self.tiles, self.level - 1, self.scale)
+        return Port(self.tiles, self.level - 1, self.scale, exact=setting.params.exact)
 
     def _check_blocks(self, setting: Setting, inputs: Sequence[Port], where: str) -> None:
         seen = set()
@@ -312,12 +327,11 @@ class Multiply(Step):
     def port(self, setting: Setting, inputs: Sequence[Port], where: str) -> Port:
         require(self.level >= 1, f"{where} has no level to spend")
         left, right = inputs
-        _reaches(left, self.level, where)
-        _reaches(right, self.level, where)
+        given = [_reaches(setting, port, self.level, where) for port in inputs]
         require(left.tiles == right.tiles, f"{where} multiplies {left.tiles} by {right.tiles} tiles")
-        product = setting.scheme.product(setting.params, self.level, left.scale, right.scale)
-        require(math.isclose(product, self.scale, rel_tol=1e-9), f"{where}: scales")
-        return Port(left.tiles, self.level - 1, self.scale)
+        product = setting.scheme.product(setting.params, self.level, *given)
+        require(setting.scheme.same(product, self.scale), f"{where}: scales")
+        return Port(left.tiles, self.level - 1, self.scale, exact=setting.params.exact)
 
     def run(self, e: Arithmetic[H], batch: int, inputs: Sequence[list[H]], weights: Weights[H]) -> list[H]:
         out = []
@@ -345,8 +359,7 @@ class AddWeight(Step):
         return self.first
 
     def shapes(self, setting: Setting, inputs: Sequence[Port]) -> Iterator[Shape]:
-        size = 2 if setting.encrypted else 1
-        return iter([Shape(self.level, size, self.scale, setting.encrypted)] * inputs[0].tiles)
+        return iter([weight_of(setting, self.level, self.scale)] * inputs[0].tiles)
 
     def weights(self, port: Port) -> int:
         return port.tiles
@@ -358,8 +371,8 @@ class AddWeight(Step):
         (source,) = inputs
         require(not source.coefficients, f"{where} needs values in slots")
         require(source.level == self.level, f"{where} is at another level than its input")
-        require(math.isclose(source.scale, self.scale, rel_tol=1e-9), f"{where}: scales")
-        return Port(source.tiles, self.level, self.scale)
+        require(setting.scheme.same(source.scale, self.scale), f"{where}: scales")
+        return Port(source.tiles, self.level, self.scale, exact=setting.params.exact)
 
     def run(self, e: Arithmetic[H], batch: int, inputs: Sequence[list[H]], weights: Weights[H]) -> list[H]:
         return [e.add(tile, weights[self.first + i]) for i, tile in enumerate(inputs[0])]
@@ -388,7 +401,7 @@ class Refresh(Step):
 
     def port(self, setting: Setting, inputs: Sequence[Port], where: str) -> Port:
         require(1 <= self.tiles <= MAX_TILES, f"{where} brings {self.tiles} tiles")
-        return Port(self.tiles, self.level, self.scale, self.coefficients)
+        return Port(self.tiles, self.level, self.scale, self.coefficients, setting.params.exact)
 
     def run(self, e: Arithmetic[H], batch: int, inputs: Sequence[list[H]], weights: Weights[H]) -> list[H]:
         """What the client is sent."""
@@ -418,6 +431,8 @@ class Tap(Step):
         return list(inputs[0])
 
 
-def _reaches(port: Port, level: int, where: str) -> None:
+def _reaches(setting: Setting, port: Port, level: int, where: str) -> float:
+    """The scale of an input, switched to a level that it must have."""
     require(not port.coefficients, f"{where} needs values in slots")
     require(port.level >= level, f"{where} needs a level that its input no longer has")
+    return setting.scheme.lowered(setting.params, port.scale, port.level, level)
