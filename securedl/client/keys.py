@@ -11,8 +11,10 @@ import numpy as np
 import tenseal.sealapi as seal
 
 from securedl.client.zeros import Zeros, added
+from securedl.errors import FormatError, InputError
 from securedl.he.clear import embedding
 from securedl.he.cut import lifted
+from securedl.he.modular import centred_residues
 from securedl.he.params import Parameters
 from securedl.he.record import Record, Shape, pack, pack_key, unpack
 from securedl.he.scheme import Slots
@@ -93,20 +95,33 @@ class Keys:
 
     def encrypt(self, values: Slots, shape: Shape, zero: Callable[[int], Record] | None = None) -> bytes:
         """Encode slots [n] or coefficients [N], and encrypt them unless the shape is a plaintext's; packed.
+        Values of BGV are slots [N], whole numbers.
 
         Args:
             zero: gives an encryption of zero of a level, which nobody else has or will have: as
                 `zeros.take`. Else it is made here.
 
         Raises:
-            InputError: values too large for the modulus at that level.
+            InputError: values too large for the modulus at that level, or for the plain modulus.
         """
         from securedl.client.coefficients import encoded
 
-        record = encoded(self.params, values, shape)
+        record = self._exactly(values, shape) if self.params.exact else encoded(self.params, values, shape)
         if shape.size > 1:
             record = added(self.params, record, (zero or self._zero)(shape.level))
         return pack(self.params, record)
+
+    def _exactly(self, values: Slots, shape: Shape) -> Record:
+        """The plaintext of whole numbers times their correction factor."""
+        from securedl.client.coefficients import to_residues
+
+        t, largest = self.params.plain_modulus, float(np.abs(values).max())
+        if not largest <= t // 2:
+            raise InputError(f"values up to {largest:.3g} do not fit the plain modulus {t}")
+        plain = self._encoder.encode(values, shape)
+        coefficients = centred_residues(self._context.plain_coefficients(plain), t).astype(np.float64)
+        residues = to_residues(self.params, shape.level, coefficients[None])
+        return Record(replace(shape, size=1, seeded=False), residues)
 
     def decrypt(self, data: bytes, shape: Shape, coefficients: bool = False) -> Slots:
         """Slots [n] or coefficients [N] of a packed ciphertext, after every field and residue was checked.
@@ -121,7 +136,13 @@ class Keys:
             shape = replace(shape, cut=False)
             record = Record(shape, to_residues(self.params, 0, lifted(self.params, record)))
         plain = seal.Plaintext()
-        self._decryptor.decrypt(self._context.ciphertext(record), plain)
+        try:
+            self._decryptor.decrypt(self._context.ciphertext(record), plain)
+        except RuntimeError as error:  # nothing that a program names: every field was compared with it
+            raise FormatError(f"SEAL cannot decrypt this ciphertext: {error}") from error
+        if coefficients and self.params.exact:
+            whole = self._context.plain_coefficients(plain)
+            return centred_residues(whole, self.params.plain_modulus).astype(np.float64)
         if coefficients:
             residues = self._context.plaintext_record(plain, shape.level).residues
             found: Slots = from_residues(self.params, residues)[0] / shape.scale

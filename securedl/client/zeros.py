@@ -13,12 +13,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from securedl.he.params import Parameters
-from securedl.he.record import Record, Shape
+from securedl.he.record import Record
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def added(params: Parameters, plain: Record, zero: Record) -> Record:
     primes = np.array(params.primes[: shape.level + 1], dtype=np.uint64)[:, None]
     total = zero.residues + plain.residues
     total -= primes * (total >= primes)
-    return Record(Shape(shape.level, 2, shape.scale, seeded=True), total, zero.seed)
+    return Record(replace(shape, size=2, seeded=True), total, zero.seed)
 
 
 class _Shelf:

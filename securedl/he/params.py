@@ -97,7 +97,7 @@ class Parameters:
 
     @property
     def exact(self) -> bool:
-        """Whether messages are integers modulo `plain_modulus`, and records have factors instead of scales."""
+        """Whether messages are integers modulo `plain_modulus`; records then have factors, no scales."""
         return self.plain_modulus > 0
 
     @property

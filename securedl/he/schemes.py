@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from securedl.errors import CompileError
+from securedl.he.bgv import Bgv
 from securedl.he.ckks import Ckks
 from securedl.he.params import Parameters
 from securedl.he.scheme import Scheme
 
-SCHEMES: dict[str, Scheme] = {kind.name: kind() for kind in (Ckks,)}
+SCHEMES: dict[str, Scheme] = {kind.name: kind() for kind in (Ckks, Bgv)}
 
 
 def scheme_named(name: str) -> Scheme:

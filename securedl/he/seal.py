@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from securedl.errors import CompileError, InputError
 from securedl.he.arithmetic import Evaluator
 from securedl.he.cut import cut
+from securedl.he.modular import centred_residues, reduced, times
 from securedl.he.params import Parameters
 from securedl.he.record import SEED_BYTES, Record, Shape
 from securedl.he.roots import monomial
@@ -131,6 +132,14 @@ class SealContext:
         seed = body[-SEED_BYTES:] if seeded else None
         return Record(Shape(primes - 1, size, scale, seeded, correction), residues, seed)
 
+    def plain_coefficients(self, plain: Any) -> NDArray[np.int64]:
+        """Coefficients int64 [N] of a plaintext modulo t that is not in NTT form."""
+        body = save_stream(plain)
+        (count,) = struct.unpack_from("<Q", body, 32)
+        found = np.zeros(self.params.ring, np.int64)
+        found[:count] = np.frombuffer(body, "<u8", count, len(body) - 8 * count)
+        return found
+
     def plaintext_record(self, plain: Any, level: int) -> Record:
         """The record of an encoded plaintext in NTT form."""
         body = save_stream(plain)
@@ -184,6 +193,26 @@ class CkksEncoder:
     def decode(self, plain: Any) -> NDArray[np.float64]:
         """Slots [n]."""
         return np.array(self._encoder.decode_double(plain))
+
+
+class BgvEncoder:
+    """Whole numbers to BGV plaintexts and back (`scheme.Encoder`): slots [N], row after row."""
+
+    def __init__(self, context: SealContext) -> None:
+        self._t = context.params.plain_modulus
+        self._encoder = seal.BatchEncoder(context.context)
+
+    def encode(self, slots: NDArray[np.float64], shape: Shape) -> Any:
+        """A plaintext of slots times the shape's correction factor, as coefficients modulo t."""
+        plain = seal.Plaintext()
+        factored = times(reduced(slots, self._t), shape.correction, self._t)
+        self._encoder.encode(factored.astype(np.uint64).tolist(), plain)
+        return plain
+
+    def decode(self, plain: Any) -> NDArray[np.float64]:
+        """Slots [N], at most (t - 1)/2 in magnitude."""
+        found = np.array(self._encoder.decode_uint64(plain), dtype=np.int64)
+        return centred_residues(found, self._t).astype(np.float64)
 
 
 def galois_element(ring: int, step: int) -> int:
@@ -303,6 +332,8 @@ class SealEvaluator(Evaluator[SealHandle]):
 
     def rescale(self, a: SealHandle) -> SealHandle:
         """Divide by the last prime and drop it."""
+        if self.params.exact:  # where the noise is divided, not the message
+            return self.mod_switch(a, a.level - 1)
         out = seal.Ciphertext()
         self._evaluator.rescale_to_next(a.value, out)
         return SealHandle(out, a.level - 1)

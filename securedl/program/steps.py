@@ -50,15 +50,15 @@ class Port:
     @property
     def fresh(self) -> Shape:
         """Of a tile that the client sends."""
-        return shape_of(self.level, 2, self.scale, self.exact, seeded=True)
+        return record_shape(self.level, 2, self.scale, self.exact, seeded=True)
 
     @property
     def sent(self) -> Shape:
         """Of a tile that the server sends, at level 0."""
-        return shape_of(0, 2, self.scale, self.exact, cut=self.coefficients and not self.exact)
+        return record_shape(0, 2, self.scale, self.exact, cut=self.coefficients and not self.exact)
 
 
-def shape_of(
+def record_shape(
     level: int, size: int, scale: float, exact: bool, seeded: bool = False, cut: bool = False
 ) -> Shape:
     """Of a record; where values are exact it has no scale, and this one is its correction factor."""
@@ -93,7 +93,7 @@ class Setting(Protocol):
 def weight_of(setting: Setting, level: int, scale: float) -> Shape:
     """Of a weight: a ciphertext with a seed, or a plaintext."""
     size = 2 if setting.encrypted else 1
-    return shape_of(level, size, scale, setting.params.exact, seeded=setting.encrypted)
+    return record_shape(level, size, scale, setting.params.exact, seeded=setting.encrypted)
 
 
 class Weights(Protocol[W]):

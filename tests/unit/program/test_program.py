@@ -237,7 +237,7 @@ def test_too_many_weights():
     tiles = MAX_TILES
     count = MAX_DIAGONALS // tiles + 1
     fields = copy.deepcopy(FIELDS)
-    fields["query"] = {"tiles": tiles, "level": 1, "scale": S, "coefficients": False}
+    fields["query"] |= {"tiles": tiles, "level": 1}
     fields["steps"] = [
         {"step": "add_weight", "out": i + 1, "source": i, "level": 1, "scale": S, "first": i * tiles}
         for i in range(count)

@@ -1,0 +1,34 @@
+"""Whole numbers modulo a plain modulus t below 2^33, in arrays of int64."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integers: TypeAlias = NDArray[np.int64]
+#: A modulus has so many bits at most; a product of a residue and 2^17 then fits 63.
+MODULUS_BITS = 33
+_HALF = 17
+
+
+def reduced(values: Any, t: int) -> Integers:
+    """Residues 0 to t - 1 of whole numbers, which may be doubles."""
+    return np.asarray(np.mod(np.asarray(values).astype(np.int64), t))
+
+
+def centred_residues(values: Integers, t: int) -> Integers:
+    """The same residues from -(t - 1)/2 to (t - 1)/2."""
+    residues = np.mod(values, t)
+    return np.asarray(residues - t * (residues > t // 2))
+
+
+def times(one: Any, other: Any, t: int) -> Integers:
+    """one · other modulo t, of residues 0 to t - 1: by halves, since a product takes 66 bits.
+
+    Example: times(t - 1, t - 1, t) is 1.
+    """
+    low, high = np.asarray(other) & ((1 << _HALF) - 1), np.asarray(other) >> _HALF
+    above = np.asarray(one) * high % t << _HALF
+    return np.asarray((above % t + np.asarray(one) * low) % t)

@@ -1,0 +1,152 @@
+"""Noise of BGV, carried along a program: how large it is, and whether every value decrypts.
+
+Of each ciphertext V is the variance of the noise's coefficients, as far as they are independent, and S bounds
+a structured part beside them. SEAL's correction, when a prime is dropped, lies in [0, t): its mean t/2 leaves
+(t/2) · s · Σ X^i, one polynomial for all coefficients, whose square is much larger than that of a random one.
+It is a heuristic, not a proof: coefficients of encoded values count as random.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from securedl.errors import CompileError
+from securedl.he.arithmetic import Arithmetic
+from securedl.he.params import Parameters
+
+#: Variance of SEAL's error distribution: 3.2², and a little for what is cut off.
+ERROR = 10.5
+#: A coefficient is so many deviations off with a chance of 2^-63: of 2^23 of them none with one of 2^-40.
+COEFFICIENTS = 9.5
+#: The same of what is drawn once for each key.
+KEY = 7.6
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Of a ciphertext, or of a plaintext (`size` 1), whose coefficients count as noise would."""
+
+    variance: float
+    structured: float
+    level: int
+    size: int = 2
+
+    @property
+    def total(self) -> float:
+        """Mean square of a coefficient."""
+        return self.variance + (self.structured / KEY) ** 2
+
+    @property
+    def bound(self) -> float:
+        """Of all coefficients' magnitudes."""
+        return COEFFICIENTS * math.sqrt(self.variance) + self.structured
+
+    @property
+    def bits(self) -> float:
+        """log2 of the bound."""
+        return math.log2(self.bound)
+
+
+class NoiseEvaluator(Arithmetic[Noise]):
+    """The noise of everything that a program computes, the worst of all keys.
+
+    Args:
+        params: those of BGV.
+
+    Raises:
+        CompileError: a value's noise reaches half of its modulus: it could not be decrypted.
+    """
+
+    def __init__(self, params: Parameters) -> None:
+        self.params, self._t = params, float(params.plain_modulus)
+        self._ones = 2 * params.ring / 3
+        self._lost = KEY * self._t / 2 * math.sqrt(self._ones)
+        self._rounding = self._t**2 * (1 + self._ones) / 12
+        self._room = [
+            sum(math.log2(q) for q in params.primes[: level + 1]) - 1 for level in range(len(params.primes))
+        ]
+        #: The least bits that were left anywhere.
+        self.left = math.inf
+
+    def fresh(self, level: int, encrypted: bool = True) -> Noise:
+        """Of an encryption, or of a plaintext: a coefficient is a residue, whatever the message."""
+        variance = self._t**2 / 12 + self._t**2 * ERROR * encrypted
+        return self._checked(Noise(variance, 0.0, level, 1 + encrypted))
+
+    def _checked(self, noise: Noise) -> Noise:
+        left = self._room[noise.level] - noise.bits
+        self.left = min(self.left, left)
+        if left <= 0:
+            raise CompileError(
+                f"the noise of a value takes {noise.bits:.1f} of {self._room[noise.level]:.1f} bits at level "
+                f"{noise.level}: it could not be decrypted"
+            )
+        return noise
+
+    def level(self, handle: Noise) -> int:
+        """Primes that can still be dropped."""
+        return handle.level
+
+    def scale(self, handle: Noise) -> float:
+        """None: 1."""
+        return 1.0
+
+    def add(self, a: Noise, b: Noise) -> Noise:
+        """Both add up."""
+        size = max(a.size, b.size)
+        return self._checked(
+            Noise(a.variance + b.variance, a.structured + b.structured, a.level, size)
+        )  # fmt: skip
+
+    def multiply(self, a: Noise, b: Noise) -> Noise:
+        """Of a square 2N · V · T and N · S²; of others, which may be kin, twice as much."""
+        ring, size = self.params.ring, a.size + b.size - 1
+        if 1 in (a.size, b.size):
+            return self._checked(Noise(ring * a.total * b.total, 0.0, a.level, size))
+        kin = 1.0 if a is b else 2.0
+        variance = kin * ring * (a.variance * b.total + b.variance * a.total)
+        return self._checked(Noise(variance, ring * a.structured * b.structured, a.level, size))
+
+    def square(self, a: Noise) -> Noise:
+        """See `multiply`."""
+        return self.multiply(a, a)
+
+    def dot(self, xs: Sequence[Noise], ws: Sequence[Noise]) -> Noise:
+        """Weights are fresh, so that all terms are independent."""
+        ring = self.params.ring
+        variance = ring * sum(x.total * w.total for x, w in zip(xs, ws, strict=True))
+        return self._checked(Noise(variance, 0.0, xs[0].level, xs[0].size + ws[0].size - 1))
+
+    def relinearise(self, a: Noise) -> Noise:
+        """A key switch."""
+        return a if a.size == 2 else self._switched(a)
+
+    def _switched(self, a: Noise) -> Noise:
+        t, part = self._t, sum((q / self.params.special) ** 2 for q in self.params.primes[: a.level + 1])
+        variance = a.variance + t**2 * ERROR * self.params.ring * part / 12 + self._rounding
+        mean = KEY * t * math.sqrt(ERROR * self.params.ring * part / 4)
+        return self._checked(Noise(variance, a.structured + mean + self._lost, a.level))
+
+    def rescale(self, a: Noise) -> Noise:
+        """Divided by a prime."""
+        q = float(self.params.primes[a.level])
+        found = Noise(a.variance / q**2 + self._rounding, a.structured / q + self._lost, a.level - 1, a.size)
+        return self._checked(found)
+
+    def mod_switch(self, a: Noise, level: int) -> Noise:
+        """The same for each prime."""
+        if a.size == 1:
+            return replace(a, level=level)
+        while a.level > level:
+            a = self.rescale(a)
+        return a
+
+    def rotate(self, a: Noise, steps: Sequence[int]) -> list[Noise]:
+        """A key switch each."""
+        return [self._switched(a) if step else a for step in steps]
+
+    def moved(self, a: Noise, power: int, divisor: int = 1) -> Noise:
+        """As it is."""
+        return a
