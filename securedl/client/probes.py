@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from securedl.client.ledger import Ledger
 from securedl.client.projected import Projected
 from securedl.client.threads import one_thread
-from securedl.client.tolerances import Tolerance, sent_tiles, tolerances
+from securedl.client.tolerances import Tolerance, exact_tolerances, sent_tiles, tolerances
 from securedl.network.graph import Array
 from securedl.plan.network import Exchange, Inner, Network, of, under, within_headroom
 from securedl.plan.plan import Plan
@@ -68,6 +68,8 @@ class Verification:
     @cached_property
     def tolerances(self) -> list[Tolerance]:
         """Of each segment."""
+        if self.plan.program.params.exact:
+            return exact_tolerances(self.plan)
         return self._allowed or tolerances(self.plan, self.secret)
 
     @cached_property

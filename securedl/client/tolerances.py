@@ -147,6 +147,17 @@ def sent_tiles(plan: Plan) -> list[Layout | None]:
     ]
 
 
+def exact_tolerances(plan: Plan) -> list[Tolerance]:
+    """Of whole numbers: less than one half, whatever is sent."""
+    found, points = list[Tolerance](), plan.signature.checkpoints
+    for number, exchange in enumerate(plan.network.exchanges(plan.samples[:1], points), 1):
+        *stages, _ = plan.network.inside(number, exchange.sent, points)
+        sizes = np.full(sum(stage.degree > 0 for stage in stages), np.inf)
+        shape = plan.batch, exchange.received.shape[1]
+        found.append(Tolerance(np.full(shape, 0.5 / SIGMAS), sizes, None))
+    return found
+
+
 def tolerances(plan: Plan, secret: Array | None = None) -> list[Tolerance]:
     """Of each segment, without any server: for values as large as the calibration samples have them.
 

@@ -34,9 +34,14 @@ class _Emitter:
         self.registers[register] = (level, scale, tiles)
         return register
 
+    def _at(self, register: int, level: int) -> float:
+        """The scale of a register that is switched to a level."""
+        held, scale, _ = self.registers[register]
+        return scheme_of(self.params).lowered(self.params, scale, held, level)
+
     def matvec(self, sources: list[int], layout: LayerLayout, level: int, scale: float) -> int:
         scheme = scheme_of(self.params)
-        scales = tuple(scheme.factor(self.params, level, self.registers[s][1], scale) for s in sources)
+        scales = tuple(scheme.factor(self.params, level, self._at(s, level), scale) for s in sources)
         out = self.new(level - 1, scale, layout.target.tiles)
         step = Matvec(
             out, tuple(sources), layout.blocks, layout.target.tiles, layout.giant, layout.folds,
@@ -48,7 +53,7 @@ class _Emitter:
 
     def multiply(self, left: int, right: int) -> int:
         level = min(self.registers[left][0], self.registers[right][0])
-        given, other = self.registers[left][1], self.registers[right][1]
+        given, other = self._at(left, level), self._at(right, level)
         scale = scheme_of(self.params).product(self.params, level, given, other)
         out = self.new(level - 1, scale, self.registers[left][2])
         self.steps.append(Multiply(out, left, right, level, scale))
@@ -115,7 +120,9 @@ class _Emitter:
         return self.add_weight(source)
 
     def target(self, layer: Layer, level: int) -> float:
-        """Scale of a pre-activation at `level`, so that its polynomial lands on delta."""
+        """Scale of a pre-activation at `level`, so that its polynomial lands on delta; of whole numbers 1."""
+        if self.params.exact:
+            return self.delta
         return layer.form.target(self.delta, self.params.primes, level)
 
 
@@ -161,7 +168,7 @@ def lower(
             live = layer.form.outputs(emit, live[0])
         level -= op.levels
     width, batch = first.width, first.batch
-    query = Port(first.tiles, plan.start_level(0), delta)
+    query = Port(first.tiles, plan.start_level(0), delta, exact=params.exact)
     program = Program(params, batch, width, encrypted, query, tuple(emit.steps), live[0])
     checkpoints.append(Checkpoint(2 * len(network.layers) - 1, held, None))
     return program, tuple(checkpoints), tuple(places)

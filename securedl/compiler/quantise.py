@@ -20,7 +20,7 @@ from securedl.plan.quantised import Quantised, Requantised
 #: What is sent reaches so many times what it does on the calibration data before it is clipped. With 1 or
 #: 1.25 logits of wine were off by 11 % of their range, with 1.5 by 2 %.
 MARGIN = 1.5
-LEAST_BITS, MOST_BITS = 3, 16
+LEAST_BITS, MOST_BITS = 3, 12
 
 
 class Widths(NamedTuple):
@@ -45,8 +45,8 @@ def check_widths(widths: Sequence[int]) -> Widths:
     found = tuple(widths)
     if len(found) != 3 or not all(type(one) is int and LEAST_BITS <= one <= MOST_BITS for one in found):
         raise InputError(
-            f"bits are three whole numbers from {LEAST_BITS} to {MOST_BITS}, of inputs, weights and refreshed "
-            f"values, got {found!r}"
+            f"bits are three whole numbers from {LEAST_BITS} to {MOST_BITS}, of inputs, weights and "
+            f"refreshed values, got {found!r}"
         )
     return Widths(*found)
 

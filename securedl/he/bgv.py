@@ -51,8 +51,9 @@ def bgv_parameters(ring: int, t: int, bits: Sequence[int]) -> Parameters:
         )
     special = next(ntt_primes(ring, special_bits))
     sources = {size: ntt_primes(ring, size) for size in sorted(set(bits))}
-    primes = tuple(next(q for q in sources[size] if 4 * q <= special) for size in bits)
-    if min(primes) <= t:
+    found = [next((q for q in sources[size] if 4 * q <= special), 0) for size in bits]
+    primes = tuple(q for q in found if q)
+    if len(primes) < len(found) or min(primes) <= t:
         raise CompileError(f"the plain modulus {t} is not below every prime of {list(bits)} bits")
     return Parameters("bgv", ring, primes, special, t)
 

@@ -24,6 +24,18 @@ COEFFICIENTS = 9.5
 KEY = 7.6
 
 
+class NoiseError(CompileError):
+    """Noise that reaches half of a modulus.
+
+    Attributes:
+        level: of the value.
+    """
+
+    def __init__(self, message: str, level: int) -> None:
+        super().__init__(message)
+        self.level = level
+
+
 @dataclass(frozen=True)
 class Noise:
     """Of a ciphertext, or of a plaintext (`size` 1), whose coefficients count as noise would."""
@@ -56,7 +68,7 @@ class NoiseEvaluator(Arithmetic[Noise]):
         params: those of BGV.
 
     Raises:
-        CompileError: a value's noise reaches half of its modulus: it could not be decrypted.
+        NoiseError: a value's noise reaches half of its modulus: it could not be decrypted.
     """
 
     def __init__(self, params: Parameters) -> None:
@@ -79,9 +91,10 @@ class NoiseEvaluator(Arithmetic[Noise]):
         left = self._room[noise.level] - noise.bits
         self.left = min(self.left, left)
         if left <= 0:
-            raise CompileError(
+            raise NoiseError(
                 f"the noise of a value takes {noise.bits:.1f} of {self._room[noise.level]:.1f} bits at level "
-                f"{noise.level}: it could not be decrypted"
+                f"{noise.level}: it could not be decrypted",
+                noise.level,
             )
         return noise
 

@@ -192,6 +192,24 @@ class Sums(Interleaved):
         return np.ascontiguousarray(total.T)
 
 
+def in_rows(slots: Array, rows: int, batch: int) -> Array:
+    """Slots [tiles, width · batch] as a scheme with several rows has them: each has all features of its
+    samples.
+    """
+    if rows == 1:
+        return slots
+    apart = slots.reshape(len(slots), -1, rows, batch // rows)
+    return np.ascontiguousarray(apart.swapaxes(1, 2).reshape(len(slots), -1))
+
+
+def out_of_rows(slots: Array, rows: int, batch: int) -> Array:
+    """The inverse of `in_rows`."""
+    if rows == 1:
+        return slots
+    apart = slots.reshape(len(slots), rows, -1, batch // rows)
+    return np.ascontiguousarray(apart.swapaxes(1, 2).reshape(len(slots), -1))
+
+
 def descriptor(layout: Interleaved) -> tuple[bool | int, ...]:
     """What tells a layout to who knows the program: width and batch are in that."""
     parts = layout.features, layout.copy, layout.count, layout.shift

@@ -22,10 +22,11 @@ from securedl.he.scheme import Simulator
 from securedl.network.graph import NODES, Array, Graph
 from securedl.network.outputs import Head, Output
 from securedl.plan.fitting import check_network, check_signature
-from securedl.plan.layouts import Interleaved, Layout, SlotLayout, described, descriptor
+from securedl.plan.layouts import Interleaved, Layout, SlotLayout, described, descriptor, in_rows
 from securedl.plan.network import Checkpoint, Conversation, Network, of, under, within_headroom
 from securedl.plan.normalised import Normalised
 from securedl.plan.outliers import Screened, listed, screen
+from securedl.plan.quantised import Quantised
 from securedl.plan.rounds import Layerwise
 from securedl.plan.signature import Cost, Signature
 from securedl.plan.summary import plan_card, summary
@@ -147,10 +148,12 @@ class Plan:
     def weight_slots(self) -> Iterator[tuple[Shape, Array]]:
         """Every weight as (shape, slots [n] or coefficients [N]), in the program's order."""
         shapes = iter(self.program.weight_shapes)
-        values = self.network.values(self.program)
+        values, rows = self.network.values(self.program), self.program.rows
         for step in self.program.steps:
             if step.first_weight is not None:
                 for slots in step.slots(next(values)):
+                    if len(slots) == rows * self.program.params.slots:  # else coefficients
+                        (slots,) = in_rows(slots[None], rows, self.batch)
                     yield next(shapes), slots
 
     def expected(self, x: Array) -> list[Array]:
@@ -376,17 +379,19 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
         check_network(network, program, arrays["samples"])
         rounds, points = network.rounds, network.rounds.checkpoints
     else:
-        network = Normalised.from_parts(meta["network"], found, ends, program)
+        kind = Quantised if program.params.exact else Normalised
+        network = kind.from_parts(meta["network"], found, ends, program)
         rounds, points = None, _points(meta, program)
         nodes = tuple(
             NODES[kind].from_arrays(of(f"node{i}", arrays), name)
             for i, (kind, name) in enumerate(meta["nodes"])
         )
         reference = Graph(shape, nodes)
+    requantised = network.client if isinstance(network, Quantised) else None
     signature = Signature(
         (program,), points, shape, ends[0], ends[1], ends[2], ends[3], float(meta["input_limit"]),
         Cost(**meta["cost"]),
-        tuple(meta["columns"]), _output(meta["output"]), rounds, float(meta["error"]),
+        tuple(meta["columns"]), _output(meta["output"]), rounds, requantised, float(meta["error"]),
     )  # fmt: skip
     told = tuple(map(str, meta["runners_up"]))
     check_signature(signature, arrays["samples"], network.sizes)

@@ -13,7 +13,9 @@ from securedl.errors import CompileError
 from securedl.he.record import Shape
 from securedl.network.graph import Array, samples_of
 from securedl.network.outputs import Output
+from securedl.plan.layouts import in_rows, out_of_rows
 from securedl.plan.network import Checkpoint, Conversation, refreshed
+from securedl.plan.quantised import Requantised
 from securedl.plan.rounds import Rounds
 from securedl.program.program import Program
 from securedl.program.steps import Port
@@ -87,6 +89,7 @@ class Signature:
         output: what one sample's answer is.
         rounds: what the client does between the layers where these are computed one by one; else None, and a
             refresh changes no value.
+        requantised: what it does where values are whole numbers; else None.
         error: of an answer in parts of the range of its output: five standard deviations of those simulated,
             or the largest; not proved.
     """
@@ -103,6 +106,7 @@ class Signature:
     columns: tuple[str, ...]
     output: Output
     rounds: Rounds | None = None
+    requantised: Requantised | None = None
     error: float = 0.0
 
     @property
@@ -123,9 +127,16 @@ class Signature:
 
     def converse(self, flat: Array) -> Conversation:
         """What the client does with samples [batch, features], in the network's own units."""
+        if self.requantised is not None:
+            return self._requantise(self.requantised, flat)
         if self.rounds is not None:
             return self.rounds.converse(flat)
         return self._pass_on(flat)
+
+    def _requantise(self, client: Requantised, flat: Array) -> Conversation:
+        """Whole numbers, and the answers in the network's own units."""
+        answers = yield from client.converse(self.query(flat))
+        return self.outputs(answers)
 
     def _pass_on(self, flat: Array) -> Conversation:
         """Every refresh sends what it is sent."""
@@ -145,12 +156,17 @@ class Signature:
         port = None if layout is None else self.back[point]
         if layout is None or port is None:
             raise CompileError(f"the client sends nothing at checkpoint {point}")
-        return [(row, port.fresh) for row in layout.pack(values)]
+        packed = layout.pack(values)
+        if not port.coefficients:
+            packed = in_rows(packed, self.program.rows, self.program.batch)
+        return [(row, port.fresh) for row in packed]
 
     def values(self, point: int, slots: Array) -> Array:
         """Normalised values [batch, features] from what was decrypted, [tiles, n], after the query."""
         layout = self.checkpoints[point].sent
         assert layout is not None  # only the query has none
+        if not self.sent[point - 1].coefficients:
+            slots = out_of_rows(slots, self.program.rows, self.program.batch)
         return layout.unpack(slots).reshape(self.program.batch, -1)
 
     def flat(self, x: Any, what: str = "x") -> Array:

@@ -51,7 +51,7 @@ def execute(
     shown = 0
     for number, step in enumerate(program.steps):
         each()
-        result = step.run(evaluator, program.batch, [registers[r] for r in step.reads()], weights)
+        result = step.run(evaluator, program.lanes, [registers[r] for r in step.reads()], weights)
         if step.shows:
             low = [evaluator.mod_switch(tile, 0) for tile in result]
             result = (yield Shown(shown, low, result, step.refreshes)) or result

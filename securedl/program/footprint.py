@@ -114,7 +114,7 @@ def _work(program: Program, step: Step, ports: dict[int, Port], sent: Port | Non
     params, reads = program.params, [ports[register] for register in step.reads()]
     counter = Counter(params.ring)
     inputs = [[Counted(port.level)] * port.tiles for port in reads]
-    step.run(counter, program.batch, inputs, SameWeight(program.encrypted))
+    step.run(counter, program.lanes, inputs, SameWeight(program.encrypted))
     weights = 0 if step.first_weight is None else step.weights(ports[step.out])
     down, up = 0 if sent is None else _sent(params, sent), 0 if back is None else _fresh(params, back)
     tiles = sum(port.tiles for port in reads)

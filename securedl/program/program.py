@@ -2,8 +2,9 @@
 
 A program is a straight line of steps over numbered registers. A register holds a list of ciphertexts,
 its *tiles*. In the slot form a tile has n = N/2 slots, `width` features for `batch` samples, interleaved:
-slot = feature · batch + sample. In the coefficient form the client alone knows what stands where. A refresh
-may turn one form into the other, as the client does it; nothing else does.
+slot = feature · batch + sample. BGV has two such rows, with half of the samples in each. In the coefficient
+form the client alone knows what stands where. A refresh may turn one form into the other, as the client does
+it; nothing else does.
 """
 
 from __future__ import annotations
@@ -67,6 +68,16 @@ class Program:
         return scheme_of(self.params)
 
     @property
+    def rows(self) -> int:
+        """Rows of slots that rotate by themselves; a batch is spread over them."""
+        return self.scheme.slots(self.params.ring)[0]
+
+    @property
+    def lanes(self) -> int:
+        """Samples in a row: slots from one feature to the next."""
+        return self.batch // self.rows
+
+    @property
     def weight_shapes(self) -> list[Shape]:
         """Shape of every weight, in order: diagonals, biases, constants."""
         ports = self.ports()
@@ -78,7 +89,7 @@ class Program:
         counter, ports = Counter(self.params.ring), self.ports()
         for step in self.steps:
             inputs = [[Counted(ports[r].level)] * ports[r].tiles for r in step.reads()]
-            step.run(counter, self.batch, inputs, SameWeight(self.encrypted))
+            step.run(counter, self.lanes, inputs, SameWeight(self.encrypted))
         return counter.counts
 
     @property
@@ -224,9 +235,10 @@ def check_program(program: Program) -> dict[int, Port]:
     Raises:
         FormatError: naming the first invariant that fails.
     """
-    (_, slots), levels = program.scheme.slots(program.params.ring), program.params.levels
+    (rows, slots), levels = program.scheme.slots(program.params.ring), program.params.levels
     require(1 <= program.batch <= MAX_BATCH, f"a batch of {program.batch} samples")
-    require(program.width * program.batch in (0, slots), "batch times width is not the slots")
+    require(program.width * program.batch in (0, rows * slots), "batch times width is not the slots")
+    require(program.batch % rows == 0, f"a batch of {program.batch} samples for {rows} rows")
     require(
         1 <= program.query.tiles <= MAX_TILES and program.query.level <= levels, "query port out of range"
     )

@@ -1,0 +1,183 @@
+"""compile(scheme="bgv"): whole numbers, a plain modulus that holds them, and a chain that holds the noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from securedl.compiler.candidate import Candidate
+from securedl.compiler.cost import CoefficientPrices, SlotsCost
+from securedl.compiler.fused import Fused
+from securedl.compiler.levels import Segments, operations
+from securedl.compiler.lower import lower
+from securedl.compiler.precision import KEPT_SAMPLES
+from securedl.compiler.quantise import MARGIN, Widths, quantise
+from securedl.compiler.segments import SegmentCosts
+from securedl.errors import CompileError
+from securedl.he.bgv import bgv_parameters, plain_prime
+from securedl.he.noise import NoiseError, NoiseEvaluator
+from securedl.he.params import MAX_MODULUS_BITS, MAX_PRIME_BITS, SPECIAL_BITS, Parameters
+from securedl.network.outputs import Output
+from securedl.plan.network import Checkpoint
+from securedl.plan.normalised import LayerPlaces
+from securedl.plan.plan import Plan
+from securedl.plan.quantised import Quantised
+from securedl.plan.signature import Cost, Link, Signature
+from securedl.program.execute import Shown, execute
+from securedl.program.program import Program
+
+#: Rings that are tried.
+RINGS = (4096, 8192, 16384)
+ROWS = 2
+#: Bits of a prime above those of t from which the search starts.
+LEAST_ABOVE = 4
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of a plan of whole numbers.
+
+    Attributes:
+        samples: of a query, at least 2. ring: N, or None.
+    """
+
+    samples: int
+    link: Link
+    prices: CoefficientPrices
+    queries: int
+    ring: int | None = None
+    widths: Widths = Widths()  # noqa: RUF009 - immutable
+    columns: tuple[str, ...] = ()
+
+
+class Lowered(NamedTuple):
+    """A program on its chain."""
+
+    params: Parameters
+    program: Program
+    points: tuple[Checkpoint, ...]
+    places: tuple[LayerPlaces, ...]
+    segments: Segments
+
+
+def exact_candidates(fused: Fused, wish: Wish, output: Output) -> Iterator[Candidate]:
+    """A plan for each ring that holds it.
+
+    Raises:
+        CompileError: none does, or no plain modulus holds the values; the first reason.
+    """
+    network = fused.normalised[0]
+    whole = quantise(network, wish.widths)
+    bound = max(float(one.max()) for one in whole.bounds)
+    reasons, found = list[CompileError](), 0
+    for ring in (wish.ring,) if wish.ring else RINGS:
+        try:
+            lowered = _lowered(fused, whole, ring, math.ceil(2 * bound + 1), wish)
+        except CompileError as reason:
+            reasons.append(reason)
+            continue
+        found += 1
+        yield _candidate(fused, whole, lowered, wish, output)
+    if not found:
+        raise reasons[0]
+
+
+def _candidate(fused: Fused, whole: Quantised, lowered: Lowered, wish: Wish, output: Output) -> Candidate:
+    params, program, points, places, segments = lowered
+    network, graph = replace(whole, places=places), fused.graph
+    signature = Signature(
+        (program,), points, graph.input_shape, whole.input_scale, whole.input_offset, whole.output_scale,
+        whole.output_offset, MARGIN, segments.cost, wish.columns, output, requantised=whole.client,
+    )  # fmt: skip
+
+    def make() -> Plan:
+        plan = Plan(signature, network, graph, fused.x[:KEPT_SAMPLES].copy())
+        return plan.with_error(_error(network, plan, fused.x))
+
+    once = SlotsCost(params, wish.link, wish.prices).once_ms(program)
+    return Candidate(
+        f"whole numbers, ring {params.ring}", program.batch, segments.cost, once, wish.queries, make
+    )
+
+
+def _error(network: Quantised, plan: Plan, x: np.ndarray) -> float:
+    """The largest difference that quantising makes to an output on the data, in parts of its range."""
+    flat = x.reshape(len(x), -1)
+    exact, wanted = network(flat), plan.reference(flat)
+    ranges = np.maximum(np.ptp(wanted, axis=0), np.ptp(wanted, axis=0).max() / 8)
+    return float((np.abs(exact - wanted).max(axis=0) / np.maximum(ranges, 1e-300)).max())
+
+
+def _lowered(fused: Fused, whole: Quantised, ring: int, least: int, wish: Wish) -> Lowered:
+    """The program on the smallest chain that the noise model allows."""
+    if wish.samples % ROWS or wish.samples > ring:
+        raise CompileError(
+            f"batch {wish.samples} does not fit ring {ring}: two rows take an even number, {ring} at most"
+        )
+    network = fused.normalised[0]
+    t, ops = plain_prime(ring, least), operations(network)
+    starts = (0, *(k for k, op in enumerate(ops) if op.kind == "activation"))
+    layouts = fused.layouts(ring // wish.samples, wish.samples, True)
+    cut = list(zip(starts, (*starts[1:], len(ops)), strict=True))
+    levels = max(sum(op.levels for op in ops[a:b]) for a, b in cut)
+    bits = [t.bit_length() + LEAST_ABOVE] * (levels + 1)
+
+    def attempt() -> Lowered:
+        params = bgv_parameters(ring, t, bits)
+        costs = SegmentCosts(
+            SlotsCost(params, wish.link, wish.prices), network, ops, layouts, True, wish.queries
+        )
+        parts = [costs.between(a, b) for a, b in cut]
+        cost = sum((part.cost for part in parts), Cost())
+        chosen = tuple(layout for part in parts for layout in part.layouts)
+        segments = Segments(ops, starts, cost, chosen, sum(part.once for part in parts))
+        found = Lowered(params, *lower(params, network, segments, True), segments)
+        check_noise(found.program)
+        return found
+
+    best = _raised(bits, attempt, ring)
+    for level in range(levels, -1, -1):  # whatever is more than it takes
+        while True:
+            bits[level] -= 1
+            try:
+                best = attempt()
+            except CompileError:
+                bits[level] += 1
+                break
+    return best
+
+
+def _raised(bits: list[int], attempt: Callable[[], Lowered], ring: int) -> Lowered:
+    """What fits first, primes made larger where noise does not fit."""
+    while True:
+        if max(bits) > MAX_PRIME_BITS - SPECIAL_BITS:
+            raise CompileError(f"ring {ring}: a prime of {max(bits)} bits would be needed")
+        if sum(bits) + max(bits) + SPECIAL_BITS > MAX_MODULUS_BITS[ring]:
+            raise CompileError(f"ring {ring} does not hold primes of {bits} bits beside a special one")
+        try:
+            return attempt()
+        except NoiseError as error:
+            bits[error.level] += 1
+
+
+def check_noise(program: Program) -> float:
+    """The least bits left anywhere in a program by the noise model.
+
+    Raises:
+        NoiseError: a value could not be decrypted.
+    """
+    evaluator = NoiseEvaluator(program.params)
+    weights = [evaluator.fresh(shape.level, shape.size > 1) for shape in program.weight_shapes]
+    query = [evaluator.fresh(program.query.level)] * program.query.tiles
+    running, fresh = execute(program, evaluator, weights, query), None
+    try:
+        while True:
+            shown: Shown = running.send(fresh)
+            _, back = program.shown[shown.index]
+            fresh = None if back is None else [evaluator.fresh(back.level)] * back.tiles
+    except StopIteration:
+        return evaluator.left
