@@ -78,15 +78,13 @@ def everywhere(
 @app.command()
 def demo(
     data: Annotated[Data, typer.Option(help="Which UCI table (scikit-learn's copy).")] = Data.digits,
-    scheme: Annotated[SchemeName, typer.Option(help="ckks; bgv is not available yet.")] = SchemeName.ckks,
+    scheme: Annotated[SchemeName, typer.Option(help="ckks, or bgv: whole numbers.")] = SchemeName.ckks,
     evaluator: EvaluatorOption = BackendName.vector,
     threads: ThreadsOption = CORES,
     seed: Annotated[int, typer.Option(help="Seed of split, training and tampering.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Write the figures to this file.")] = None,
 ) -> None:
     """Train, encrypt, predict on a server process, verify, and catch dishonest servers."""
-    if scheme is SchemeName.bgv:
-        raise InputError("scheme 'bgv' is not available yet: use --scheme ckks")
     check_writable(json)
     from rich.console import Console
 

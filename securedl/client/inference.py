@@ -17,7 +17,6 @@ from securedl.client.keys import Keys
 from securedl.client.probes import ProbeCheck, Verification
 from securedl.client.projected import ProjectionCheck
 from securedl.client.recompute import RecomputeCheck
-from securedl.client.tolerances import MISS
 from securedl.display import Card
 from securedl.errors import InputError, ProtocolError
 from securedl.network.graph import Array
@@ -191,8 +190,8 @@ class Inference:
         self._entry.end(probes, alarmed, checked if every else 0, alarms)
         lanes, forced = self._placement.data.size, min(self._placement.forced, probes)
         fractions = detection_by_fraction(lanes, probes, forced=forced) if probes else {}
-        if every:
-            fractions = dict.fromkeys(fractions or FRACTIONS, 1.0 - MISS)
+        if values is not None and every:
+            fractions = dict.fromkeys(fractions or FRACTIONS, 1.0 - values.blind.chance)
         return Report(
             how=values.name if values else RecomputeCheck.name,
             checked=checked,

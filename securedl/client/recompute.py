@@ -20,7 +20,8 @@ class RecomputeCheck(ValueCheck):
     def __init__(self, verification: Verification) -> None:
         self._points, self._network = verification.plan.signature.checkpoints, verification.network
         self._allowed = verification.tolerances
-        self.points, self.blind = len(self._allowed), Blind(0.0, MISS, "")
+        self._exact = verification.plan.program.params.exact
+        self.points, self.blind = len(self._allowed), Blind(0.0, 0.0 if self._exact else MISS, "")
 
     def segment(self, segment: Segment) -> Finding:
         """All lanes."""
@@ -28,5 +29,6 @@ class RecomputeCheck(ValueCheck):
         *stages, exact = self._network.inside(segment.point, segment.sent, self._points)
         grown = allowed.grown(stages)
         ratios = allowed.ratios(segment.received - exact.values, grown)
-        self._blinder(float((allowed.widest * grown).max()) * (SIGMAS + MISSED_SIGMAS), segment)
+        if not self._exact:
+            self._blinder(float((allowed.widest * grown).max()) * (SIGMAS + MISSED_SIGMAS), segment)
         return self._found(ratios, segment)

@@ -13,13 +13,16 @@ from securedl.arguments import choice, number, shown
 from securedl.compiler.candidate import Candidate, cheapest, with_price_of_taps
 from securedl.compiler.client import compile_client
 from securedl.compiler.cost import COEFFICIENT_PRICES, EXPECTED_QUERIES, CoefficientPrices, SlotsCost
+from securedl.compiler.exact import Wish, exact_candidates
 from securedl.compiler.fuse import both_ways, fuse
 from securedl.compiler.fused import Fused
 from securedl.compiler.layered import Apart
+from securedl.compiler.layout import lanes
 from securedl.compiler.levels import Segments, no_place, operations, place_refreshes
 from securedl.compiler.limit import SizeLimit
 from securedl.compiler.lower import lower
 from securedl.compiler.precision import KEPT_SAMPLES, check_precision, input_limit
+from securedl.compiler.quantise import Widths, check_widths
 from securedl.compiler.rounds import Wanted
 from securedl.compiler.straighten import straighten
 from securedl.errors import CompileError, InputError, UnsupportedLayerError
@@ -64,6 +67,7 @@ def compile(
     prices: CoefficientPrices | None = None,
     queries: int = EXPECTED_QUERIES,
     checked_by: str = "owner",
+    bits: tuple[int, int, int] = (8, 8, 8),
 ) -> Plan:
     """Compile a network for encrypted inference.
 
@@ -72,9 +76,12 @@ def compile(
             written; with activations="client" any network. Its evaluation mode counts; it is left as it was.
         x_train: calibration samples [samples, ...], which set the ranges of all encrypted values. Of a table
             (a DataFrame) the names of the columns are kept: later tables may have them in any order.
-        scheme: "ckks". batch: samples in a ciphertext, rounded up to a power of two; "latency" is 1,
-            "throughput" as many as there are slots. With activations="client" samples of a query. By default
-            64, and 1 with activations="client".
+        scheme: "ckks" computes with approximate real numbers, "bgv" with whole ones: the network is quantised
+            (`bits`), the client rounds at a refresh before each polynomial, and encrypted answers are those
+            of the quantised network, bit by bit.
+        batch: samples in a ciphertext, rounded up to a power of two; "latency" is 1, "throughput" as many as
+            there are slots. With activations="client" samples of a query. By default 64, and 1 with
+            activations="client". A ciphertext of "bgv" has two rows, for twice as many samples at one price.
         weights: "encrypted" or "plain" (the server may read the network).
         activations: "server" evaluates polynomials on ciphertexts. With "client" the server computes the
             convolutions and linear layers, and the client, who decrypts after each of them, all that is
@@ -94,6 +101,7 @@ def compile(
             again, or "client" without weights too, by secret combinations. These see one affine map at a
             time, so where a plan has more of them between two refreshes, the server also shows what each one
             gives (a tap: no round trip, but bytes and time), or the planner takes another refresh.
+        bits: of inputs, weights and refreshed values, with scheme="bgv".
 
     Raises:
         UnsupportedLayerError: every operation that cannot be encrypted, with its path, line and remedy.
@@ -105,10 +113,7 @@ def compile(
     check_given(model, x_train, "compile")
     if activations not in ("server", "client"):
         raise InputError(f"activations must be 'server' or 'client', got {activations!r}")
-    if scheme == "bgv":
-        raise CompileError("scheme 'bgv' is not available yet: use scheme 'ckks'")
-    if scheme != "ckks":
-        raise InputError(f"scheme must be 'ckks' or 'bgv', got {scheme!r}")
+    exact, widths = choice(scheme, "scheme", ("ckks", "bgv")) == "bgv", check_widths(bits)
     if weights not in ("encrypted", "plain"):
         raise InputError(f"weights must be 'encrypted' or 'plain', got {weights!r}")
     choice(checked_by, "checked_by", ("owner", "client"))
@@ -129,6 +134,8 @@ def compile(
     known = known_of(model)
     columns, task = known.columns_for(x_train, "x_train"), task or known.task
     x = samples_of(x_train, what="x_train", columns=columns)
+    if exact:
+        _check_exact(activations, weights, refreshes)
     if activations == "client":
         if refreshes is not None:
             raise InputError(
@@ -143,7 +150,7 @@ def compile(
     asked = Asked(
         _calibration(x), 64 if batch is None else batch, weights == "encrypted", link or Link(), ring,
         refreshes, columns, task, limit_gb, prices or COEFFICIENT_PRICES, int(queries),
-        checked_by == "client",
+        checked_by == "client", widths if exact else None,
     )  # fmt: skip
     plan = cheapest(Sources(model, asked).all())
     return with_price_of_taps(plan, SlotsCost(plan.program.params, asked.link, asked.prices))
@@ -155,6 +162,7 @@ class Asked:
 
     Attributes:
         x: calibration samples [samples, *shape]. encrypted: the weights. taps: with checked_by="client".
+        widths: with scheme="bgv".
     """
 
     x: Array
@@ -169,6 +177,7 @@ class Asked:
     prices: CoefficientPrices = COEFFICIENT_PRICES
     queries: int = EXPECTED_QUERIES
     taps: bool = False
+    widths: Widths | None = None
 
     def output(self, shape: tuple[int, ...], head: Head) -> Output:
         """What an answer of that shape is."""
@@ -195,13 +204,20 @@ class Sources:
 
     def all(self) -> list[Callable[[], list[Candidate]]]:
         """What gives them; each may raise as `compile` does."""
+        if self.asked.widths is not None:
+            return [self.in_whole_numbers]
         return [self.in_slots, self.layer_by_layer, self.mixed] if self._free else [self.in_slots]
 
     @property
     def _free(self) -> bool:
         """Whether any kind of plan will do."""
         asked = self.asked
-        return asked.ring is None and asked.refreshes is None and asked.batch != "throughput"
+        return (
+            asked.widths is None
+            and asked.ring is None
+            and asked.refreshes is None
+            and asked.batch != "throughput"
+        )
 
     @cached_property
     def _imported(self) -> tuple[list[Fused], Output]:
@@ -266,6 +282,23 @@ class Sources:
             raise reasons[0]
         return found
 
+    def in_whole_numbers(self) -> list[Candidate]:
+        """All values whole, in slots."""
+        (ways, output), asked = self._imported, self.asked
+        assert asked.widths is not None
+        wish = Wish(
+            asked.batch, asked.link, asked.prices, asked.queries, asked.ring, asked.widths, asked.columns
+        )
+        found, reasons = list[Candidate](), list[CompileError]()
+        for network in ways:
+            try:
+                found += exact_candidates(network, wish, output)
+            except CompileError as reason:
+                reasons.append(reason)
+        if not found:
+            raise reasons[0]
+        return found
+
     @cached_property
     def _layered(self) -> list[Candidate]:
         apart, wanted = self._apart
@@ -280,6 +313,20 @@ class Sources:
         (ways, _), (apart, wanted) = self._imported, self._apart
         below = self._layered[0].ms * wanted.samples
         return [one for network in ways for one in apart.mixed(network, wanted, below)]
+
+
+def _check_exact(activations: str, weights: str, refreshes: int | None) -> None:
+    """Refuse what plans of whole numbers do not have.
+
+    Raises:
+        CompileError: it is not available yet. InputError: it cannot be had.
+    """
+    if activations == "client":
+        raise CompileError("scheme 'bgv' is not available yet with activations='client': use scheme 'ckks'")
+    if weights == "plain":
+        raise CompileError("scheme 'bgv' is not available yet with plain weights: use weights='encrypted'")
+    if refreshes is not None:
+        raise InputError("refreshes cannot be chosen with scheme 'bgv': there is one before each polynomial")
 
 
 def _whole(value: Any) -> bool:
@@ -347,18 +394,6 @@ def compile_graph(graph: Graph, x: Array, *arguments: Any) -> Plan:
 def _vector(network: Normalised) -> Output:
     shape = (len(network.output_scale),)
     return Output(shape, task_of(shape, Head()))
-
-
-def lanes(batch: int | str, slots: int) -> int:
-    """Samples in a ciphertext of `slots` slots."""
-    named = {"latency": 1, "throughput": slots}
-    if isinstance(batch, str):
-        if batch not in named:
-            raise InputError(f"batch must be a number, 'latency' or 'throughput', got {batch!r}")
-        return named[batch]
-    if isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1:
-        raise InputError(f"batch must be a number from 1, 'latency' or 'throughput', got {batch!r}")
-    return 1 << (int(batch) - 1).bit_length()
 
 
 def _choose(

@@ -12,6 +12,7 @@ import numpy as np
 from securedl.compiler.candidate import Candidate
 from securedl.compiler.cost import CoefficientPrices, SlotsCost
 from securedl.compiler.fused import Fused
+from securedl.compiler.layout import lanes
 from securedl.compiler.levels import Segments, operations
 from securedl.compiler.lower import lower
 from securedl.compiler.precision import KEPT_SAMPLES
@@ -42,10 +43,10 @@ class Wish:
     """What is asked of a plan of whole numbers.
 
     Attributes:
-        samples: of a query, at least 2. ring: N, or None.
+        batch: as of `compile`; an even number is taken, for there are two rows. ring: N, or None.
     """
 
-    samples: int
+    batch: int | str
     link: Link
     prices: CoefficientPrices
     queries: int
@@ -114,14 +115,13 @@ def _error(network: Quantised, plan: Plan, x: np.ndarray) -> float:
 
 def _lowered(fused: Fused, whole: Quantised, ring: int, least: int, wish: Wish) -> Lowered:
     """The program on the smallest chain that the noise model allows."""
-    if wish.samples % ROWS or wish.samples > ring:
-        raise CompileError(
-            f"batch {wish.samples} does not fit ring {ring}: two rows take an even number, {ring} at most"
-        )
+    samples = max(ROWS, lanes(wish.batch, ring))
+    if samples > ring:
+        raise CompileError(f"batch {wish.batch} does not fit the {ring} slots of ring {ring}")
     network = fused.normalised[0]
     t, ops = plain_prime(ring, least), operations(network)
     starts = (0, *(k for k, op in enumerate(ops) if op.kind == "activation"))
-    layouts = fused.layouts(ring // wish.samples, wish.samples, True)
+    layouts = fused.layouts(ring // samples, samples, True)
     cut = list(zip(starts, (*starts[1:], len(ops)), strict=True))
     levels = max(sum(op.levels for op in ops[a:b]) for a, b in cut)
     bits = [t.bit_length() + LEAST_ABOVE] * (levels + 1)

@@ -13,6 +13,7 @@ from scipy import sparse
 
 from securedl.compiler.giant import best_giant
 from securedl.compiler.grids import Sweep, results, starts, sweep_of
+from securedl.errors import InputError
 from securedl.plan.diagonals import block_diagonals
 from securedl.plan.grid import Grid
 from securedl.plan.layouts import Interleaved, Sums, diagonal_count, folds, longer
@@ -22,6 +23,22 @@ from securedl.program.steps import MAX_TILES, Block
 
 #: Entries of a layer that a first look takes: about so many, in rows that are spread over all of it.
 SAMPLE = 1 << 17
+
+
+def lanes(batch: int | str, slots: int) -> int:
+    """Samples in a ciphertext of `slots` slots.
+
+    Raises:
+        InputError: no number from 1, nor "latency" (1) or "throughput" (as many as there are slots).
+    """
+    named = {"latency": 1, "throughput": slots}
+    if isinstance(batch, str):
+        if batch not in named:
+            raise InputError(f"batch must be a number, 'latency' or 'throughput', got {batch!r}")
+        return named[batch]
+    if isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1:
+        raise InputError(f"batch must be a number from 1, 'latency' or 'throughput', got {batch!r}")
+    return 1 << (int(batch) - 1).bit_length()
 
 
 @dataclass(frozen=True)

@@ -90,11 +90,15 @@ def quantise(network: Normalised, widths: Widths = Widths()) -> Quantised:  # no
 def _rows(
     layer: Layer, sources: Sequence[float], most: int, together: bool
 ) -> tuple[tuple[sparse.csr_matrix, ...], Array]:
-    """Ŵ of each source, and how many times its row's value a whole number is [features]."""
-    fine = [matrix / source for matrix, source in zip(layer.matrices, sources, strict=True)]
-    largest = np.max([abs(matrix).max(axis=1).toarray().ravel() for matrix in fine], axis=0)
+    """Ŵ of each source, and how many times its row's value a whole number is [features].
+
+    Of several powers the highest is rounded most coarsely: `most` is what the largest entry would be there.
+    """
+    largest = np.max([abs(matrix).max(axis=1).toarray().ravel() for matrix in layer.matrices], axis=0)
     largest = np.maximum(largest, np.finfo(np.float64).tiny)
-    scale = np.full(len(largest), most / largest.max()) if together else most / largest
+    scale = most * max(sources) / (largest.max() if together else largest)
+    scale = np.broadcast_to(scale, largest.shape)
+    fine = (matrix / source for matrix, source in zip(layer.matrices, sources, strict=True))
     found = []
     for matrix in fine:
         whole = sparse.csr_matrix(sparse.diags_array(scale) @ matrix)

@@ -5,6 +5,7 @@ Each move is a set of records in place of the stored ones; it needs no key.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -128,7 +129,7 @@ class Tampered:
     def _offset(self, record: Record, value: float) -> Record:
         """The record plus a constant in every slot: a constant polynomial, in every residue the same."""
         residues = record.residues.copy()
-        constant = round(value * record.shape.scale)
+        constant = round(value * record.shape.scale) or int(math.copysign(1, value))  # at least one unit
         for row, prime in zip(residues[0], chain(self._honest.params, record.shape.level), strict=True):
             row[:] = (row + np.uint64(constant % prime)) % np.uint64(prime)
         return Record(record.shape, residues, record.seed)

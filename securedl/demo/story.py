@@ -83,7 +83,7 @@ def run(
                 model, split.x_train, split.y_train, degree=2, epochs=20, seed=seed, progress=False
             )
         with stages("compile", "compiling"):
-            plan = compile(poly, split.x_train, scheme=scheme, batch=64)
+            plan = compile(poly, split.x_train, scheme=scheme, batch=128 if scheme == "bgv" else 64)
         with stages("keys", "making keys and probes"):
             owner = Owner(plan)
             owner.verification.prepare()

@@ -16,8 +16,9 @@ class Blind:
     """The largest change of one value that a comparison may miss.
 
     Attributes:
-        change: in parts of what the value reaches on the calibration data. chance: of a miss. where: the
-            least exact segment; elsewhere smaller changes are seen.
+        change: in parts of what the value reaches on the calibration data; 0 where values are whole numbers
+            and any change counts. chance: of a miss. where: the least exact segment; elsewhere smaller
+            changes are seen.
     """
 
     change: float
@@ -68,15 +69,16 @@ class Report:
         if not self.probes and not self.checkpoints and not self.checked and self.passed:
             verdict = "nothing was checked"
         probes = f"{_count(self.probes, 'probe')} and {_count(self.checkpoints, 'checkpoint')} compared"
-        largest = f"largest deviation {self.worst_ratio:.3g} x its tolerance"
+        exact = self.blind is not None and not self.blind.change
+        largest = "" if exact else f"; largest deviation {self.worst_ratio:.3g} x its tolerance"
         lines = [f"verification: {verdict}"]
         if self.blind is not None and self.checked:
             answers = "the one answer" if self.checked == 1 else f"{self.checked} answers"
             answers = f"all {answers}" if self.passed and self.checked > 1 else answers
             at = f"at {_count(self.points, 'checkpoint')}"
-            lines.append(f"  {answers} {self.how}, every value {at}; {largest}")
+            lines.append(f"  {answers} {self.how}, every value {at}{largest}")
         else:
-            lines.append(f"  {probes}; {largest}")
+            lines.append(f"  {probes}{largest}")
         if self.alarms:
             more = len(self.alarms) - SHOWN_ALARMS
             lines.append(
@@ -93,8 +95,14 @@ class Report:
     def _not_seen(self) -> list[str]:
         """Of a call all of whose answers were compared."""
         assert self.blind is not None
-        change, chance = f"{self.blind.change:.2g}", f"1 in {1 / self.blind.chance:,.0f}"
         missing = f"what is done before {_count(self.open, 'other checkpoint')}, " if self.open else ""
+        if not self.blind.change:
+            chance = f"passes with probability {self.blind.chance:.2g}, plus that of breaking the encryption"
+            return [
+                f"a wrong value {chance}" if self.blind.chance else "compared exactly: no wrong value passes",
+                f"not covered: {missing}what a server learns from how you react",
+            ]
+        change, chance = f"{self.blind.change:.2g}", f"1 in {1 / self.blind.chance:,.0f}"
         return [
             f"a change of more than {change} of a value's reach is missed with a chance below {chance} "
             f"(worst: {self.blind.where})",
