@@ -121,7 +121,7 @@ class Inference:
         asked = len(flat) - len(self._screened.skipped)
         self._entry = verification.ledger.ask(len(values), asked, verify, server)
         verification.ledger.allow(after_alarm)  # of another process, meanwhile
-        limit = plan.program.scheme.value_limit * RANGE_SLACK
+        limit = plan.network.largest or plan.program.scheme.value_limit * RANGE_SLACK
         makers: tuple[Callable[[NDArray[np.int64]], Check], ...] = (
             *([partial(ProbeCheck, verification)] if known else ()),
             lambda lanes: RangeCheck(limit),

@@ -67,7 +67,7 @@ def compile(
     prices: CoefficientPrices | None = None,
     queries: int = EXPECTED_QUERIES,
     checked_by: str = "owner",
-    bits: tuple[int, int, int] = (8, 8, 8),
+    bits: tuple[int, int, int] | None = None,
 ) -> Plan:
     """Compile a network for encrypted inference.
 
@@ -101,7 +101,8 @@ def compile(
             again, or "client" without weights too, by secret combinations. These see one affine map at a
             time, so where a plan has more of them between two refreshes, the server also shows what each one
             gives (a tap: no round trip, but bytes and time), or the planner takes another refresh.
-        bits: of inputs, weights and refreshed values, with scheme="bgv".
+        bits: of inputs, weights and refreshed values, with scheme="bgv"; by default 8 each, or fewer where no
+            plain modulus holds such values.
 
     Raises:
         UnsupportedLayerError: every operation that cannot be encrypted, with its path, line and remedy.
@@ -177,7 +178,7 @@ class Asked:
     prices: CoefficientPrices = COEFFICIENT_PRICES
     queries: int = EXPECTED_QUERIES
     taps: bool = False
-    widths: Widths | None = None
+    widths: tuple[Widths, ...] | None = None
 
     def output(self, shape: tuple[int, ...], head: Head) -> Output:
         """What an answer of that shape is."""

@@ -16,7 +16,7 @@ from securedl.compiler.layout import lanes
 from securedl.compiler.levels import Segments, operations
 from securedl.compiler.lower import lower
 from securedl.compiler.precision import KEPT_SAMPLES
-from securedl.compiler.quantise import MARGIN, Widths, quantise
+from securedl.compiler.quantise import DEFAULT_WIDTHS, MARGIN, Widths, quantise_within
 from securedl.compiler.segments import SegmentCosts
 from securedl.errors import CompileError
 from securedl.he.bgv import bgv_parameters, plain_prime
@@ -44,6 +44,7 @@ class Wish:
 
     Attributes:
         batch: as of `compile`; an even number is taken, for there are two rows. ring: N, or None.
+        widths: the first that fits is taken.
     """
 
     batch: int | str
@@ -51,7 +52,7 @@ class Wish:
     prices: CoefficientPrices
     queries: int
     ring: int | None = None
-    widths: Widths = Widths()  # noqa: RUF009 - immutable
+    widths: tuple[Widths, ...] = DEFAULT_WIDTHS
     columns: tuple[str, ...] = ()
 
 
@@ -72,7 +73,7 @@ def exact_candidates(fused: Fused, wish: Wish, output: Output) -> Iterator[Candi
         CompileError: none does, or no plain modulus holds the values; the first reason.
     """
     network = fused.normalised[0]
-    whole = quantise(network, wish.widths)
+    whole = quantise_within(network, wish.widths)
     bound = max(float(one.max()) for one in whole.bounds)
     reasons, found = list[CompileError](), 0
     for ring in (wish.ring,) if wish.ring else RINGS:
@@ -154,14 +155,16 @@ def _lowered(fused: Fused, whole: Quantised, ring: int, least: int, wish: Wish) 
 def _raised(bits: list[int], attempt: Callable[[], Lowered], ring: int) -> Lowered:
     """What fits first, primes made larger where noise does not fit."""
     while True:
-        if max(bits) > MAX_PRIME_BITS - SPECIAL_BITS:
-            raise CompileError(f"ring {ring}: a prime of {max(bits)} bits would be needed")
         if sum(bits) + max(bits) + SPECIAL_BITS > MAX_MODULUS_BITS[ring]:
             raise CompileError(f"ring {ring} does not hold primes of {bits} bits beside a special one")
         try:
             return attempt()
         except NoiseError as error:
-            bits[error.level] += 1
+            most = MAX_PRIME_BITS - SPECIAL_BITS
+            free = [level for level in range(error.level + 1) if bits[level] < most]
+            if not free:  # room at a level is that of all primes up to it
+                raise CompileError(f"ring {ring}: primes of more than {most} bits would be needed") from error
+            bits[free[-1]] += 1
 
 
 def check_noise(program: Program) -> float:

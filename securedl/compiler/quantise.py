@@ -36,19 +36,40 @@ def _limit(bits: int) -> int:
     return (1 << (bits - 1)) - 1
 
 
-def check_widths(widths: Sequence[int]) -> Widths:
-    """Three numbers of bits.
+#: Widths that are tried in turn where none are asked for.
+DEFAULT_WIDTHS = (Widths(), Widths(7, 7, 8), Widths(7, 7, 7), Widths(6, 6, 7))
+
+
+def check_widths(widths: Sequence[int] | None) -> tuple[Widths, ...]:
+    """Three numbers of bits; those that are tried in turn.
 
     Raises:
         InputError: they are not, or are too few or too many.
     """
+    if widths is None:
+        return DEFAULT_WIDTHS
     found = tuple(widths)
     if len(found) != 3 or not all(type(one) is int and LEAST_BITS <= one <= MOST_BITS for one in found):
         raise InputError(
             f"bits are three whole numbers from {LEAST_BITS} to {MOST_BITS}, of inputs, weights and "
             f"refreshed values, got {found!r}"
         )
-    return Widths(*found)
+    return (Widths(*found),)
+
+
+def quantise_within(network: Normalised, widths: Sequence[Widths]) -> Quantised:
+    """`quantise` with the first of these that a plain modulus holds.
+
+    Raises:
+        CompileError: none does; what the first one needs.
+    """
+    reasons = list[CompileError]()
+    for one in widths:
+        try:
+            return quantise(network, one)
+        except CompileError as reason:
+            reasons.append(reason)
+    raise reasons[0]
 
 
 def quantise(network: Normalised, widths: Widths = Widths()) -> Quantised:  # noqa: B008 - immutable

@@ -62,8 +62,8 @@ class Bgv(Scheme):
     """See `Scheme`; a scale is a correction factor, 1 to t - 1."""
 
     name = "bgv"
-    #: Values are bounded one by one (`compiler.quantise`).
-    value_limit = float("inf")
+    #: In parts of what is clipped: inputs alone can leave their range (`plan.quantised`).
+    value_limit = 1.0
 
     def parameters(self, ring: int, levels: int) -> Parameters:
         """Chains follow from t and from the noise of a program (`compiler.noise`).

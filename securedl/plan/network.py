@@ -126,6 +126,11 @@ class Network(ABC):
         """A line on each layer: name, sizes, and what it takes."""
 
     @property
+    def largest(self) -> float:
+        """What no honest value that is received exceeds, by a bound; 0 where none is known."""
+        return 0.0
+
+    @property
     def remarks(self) -> list[str]:
         """Lines on what is not the server's; none by default."""
         return []

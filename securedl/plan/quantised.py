@@ -115,6 +115,11 @@ class Quantised(Network):
             sizes = self._reaches(layer.form)
         return found
 
+    @property
+    def largest(self) -> float:
+        """See `Network`."""
+        return max(float(bound.max()) for bound in self.bounds)
+
     def _reaches(self, form: Form) -> list[float]:
         """Largest magnitudes of what a form gives for whole numbers up to U."""
         size = np.full((1, max(1, len(form.constant))), float(self.client.limit))
@@ -150,6 +155,14 @@ class Quantised(Network):
         """See `Network`: of a sample's own values, in parts of those that are clipped; no other can be."""
         reach = self.client.input_limit / self.client.input_factor
         return np.asarray(np.abs(self.normalised(flat)).max(axis=1) / reach)
+
+    @property
+    def remarks(self) -> list[str]:
+        """How fine whole numbers are."""
+        client = self.client
+        ends = f"inputs -{client.input_limit} to {client.input_limit}"
+        between = f", refreshed values -{client.limit} to {client.limit}" if client.factors else ""
+        return [f"whole numbers: {ends}{between}; the client rounds and clips"]
 
     @property
     def sizes(self) -> tuple[int, int]:
