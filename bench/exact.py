@@ -66,8 +66,8 @@ class Row:
         return (
             f"{self.name:14} accuracy {self.polynomial:.2f} % -> {self.whole:.2f} % (loss {self.loss:+.2f}, "
             f"worst {self.worst_loss:+.2f}); t {self.t} bits, {self.chain} of modulus "
-            f"(CKKS {self.ckks_chain}); a sample: server {self.server_ms:.4f} ms, {self.server:.2f} x CKKS's, "
-            f"client {self.client:.2f} x, bytes {self.bytes:.2f} x"
+            f"(CKKS {self.ckks_chain}); a sample: server {self.server_ms:.4f} ms, {self.server:.2f} x "
+            f"CKKS's, client {self.client:.2f} x, bytes {self.bytes:.2f} x"
         )
 
 
@@ -114,7 +114,8 @@ def row(data: str, seeds: int, queries: int) -> Row:
     polynomial, quantised = (statistics.mean(column) for column in zip(*accuracies, strict=True))
     return Row(
         data, polynomial, quantised, max(one - two for one, two in accuracies),
-        params[0].plain_modulus.bit_length(), params[0].modulus_bits, params[1].modulus_bits, counts[0], counts[1],
+        params[0].plain_modulus.bit_length(), params[0].modulus_bits, params[1].modulus_bits,
+        counts[0], counts[1],
         times[0]["server"] / counts[0], ratio(times[0]["server"], times[1]["server"]),
         ratio(times[0]["client"], times[1]["client"]), ratio(sizes[0], sizes[1]),
     )  # fmt: skip

@@ -41,7 +41,7 @@ def summary(signature: Signature, network: Network, runners_up: Sequence[str] = 
         f"a query: {_traffic(taken)}; {_trips(signature)}",
         f"checks: {_checks(network.projectable(signature.checkpoints))}",
         f"estimate for one batch: {_times(signature.cost, program.batch)}",
-        f"simulated error: {_error(signature.error)}",
+        f"{_error_of(signature)}: {_error(signature.error)}",
         *(f"instead: {line}" for line in runners_up),
     ]
     return "\n".join(lines)
@@ -99,6 +99,10 @@ def _checks(projectable: Sequence[bool]) -> str:
 def _keys(program: Program) -> str:
     rotations = _count(len(program.rotations), "rotation")
     return rotations + " and relinearisation" * program.relinearises
+
+
+def _error_of(signature: Signature) -> str:
+    return "simulated error" if signature.requantised is None else "error of quantising"
 
 
 def _error(error: float) -> str:
