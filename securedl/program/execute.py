@@ -53,8 +53,9 @@ def execute(
         each()
         result = step.run(evaluator, program.lanes, [registers[r] for r in step.reads()], weights)
         if step.shows:
-            low = [evaluator.mod_switch(tile, 0) for tile in result]
-            result = (yield Shown(shown, low, result, step.refreshes)) or result
+            result = (
+                yield Shown(shown, [evaluator.mod_switch(tile, 0) for tile in result], result, step.refreshes)
+            ) or result  # in one statement: nothing here keeps what was sent
             shown += 1
         registers[step.out] = result
         for register in [r for r, last in last_use.items() if last == number]:

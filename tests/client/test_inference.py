@@ -376,7 +376,7 @@ class TestProtocol:
 
     def test_too_many(self, started):
         batch, tiles = started
-        with pytest.raises(ProtocolError, match="refresh 4 was asked for, the program has 4"):
+        with pytest.raises(ProtocolError, match="refresh 4 was asked for, the program has none there"):
             batch.refresh(4, tiles)
 
     def test_an_early_answer(self, started):

@@ -38,7 +38,7 @@ def test_the_demonstration(cli, tmp_path, data: str, evaluator: str, samples: in
     assert figures["label_agreement_outside_error"] == 1
     assert figures["max_logit_error"] < 2**-10 * figures["logit_range"]
     assert figures["refreshes"] >= 0
-    assert figures["bytes"].keys() == {"upload", "query", "refresh", "fresh", "answer"}
+    assert figures["bytes"].keys() == {"upload", "query", "refresh", "fresh", "tap", "answer"}
     assert all(figures["bytes"][kind] > 0 for kind in ("upload", "query", "answer"))
     assert all(spent >= 0 for spent in figures["ms"].values())
     assert figures["pids"]["client"] != figures["pids"]["server"]

@@ -65,7 +65,8 @@ def test_bytes_disk_and_memory(made, tmp_path, serving) -> None:
     print(f"grown by {grown / 1e6:.1f} MB, {taken.memory / 1e6:.1f} were said")
     assert sent.bytes + len(plan.program.to_json()) == taken.upload
     assert sent.blobs == taken.keys + taken.weights
-    found = {"query": taken.query, "refresh": taken.down, "fresh": taken.up, "answer": taken.answer}
+    found = {"query": taken.query, "refresh": taken.down, "fresh": taken.up, "tap": taken.taps}
+    found["answer"] = taken.answer
     assert answer.traffic == found
     assert stored == taken.disk
     assert grown == pytest.approx(taken.memory, rel=0.2)
