@@ -49,8 +49,20 @@ def test_the_demonstration(cli, tmp_path, data: str, evaluator: str, samples: in
     assert all(act["detected"] is True for act in dishonest)
 
 
-def test_bgv_is_refused(cli, assert_refused) -> None:
-    assert_refused(cli("demo", "--scheme", "bgv"), "not available yet: use --scheme ckks")
+def test_with_whole_numbers(cli, tmp_path) -> None:
+    """Logits differ from the polynomial network's by what quantising does, and labels hardly."""
+    path = tmp_path / "figures.json"
+    done = cli("demo", "--data", "wine", "--scheme", "bgv", "--json", path, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert "compared exactly: no wrong value passes" in done.stdout
+    assert "NOT detected" not in done.stdout
+    figures = json.loads(path.read_text())
+    assert (figures["data"], figures["scheme"], figures["security_bits"]) == ("wine", "bgv", 128)
+    assert figures["accuracy"]["encrypted"] >= 0.9
+    assert figures["label_agreement"] >= 0.97
+    honest, dishonest = figures["verification"]["honest"], figures["verification"]["dishonest"]
+    assert honest["passed"] is True
+    assert all(act["detected"] is True for act in dishonest)
 
 
 def test_a_folder_that_is_not_there(cli, assert_refused, tmp_path) -> None:

@@ -113,7 +113,11 @@ class TestCompiling:
         [
             ({"ring": 4096, "refreshes": 0}, CompileError, "refresh"),
             ({"ring": 5000}, InputError, "ring must be one of"),
-            ({"scheme": "bgv"}, CompileError, "not available yet"),
+            ({"scheme": "bfv"}, InputError, "scheme must be one of 'ckks', 'bgv'"),
+            ({"scheme": "bgv", "activations": "client"}, CompileError, "not available yet"),
+            ({"scheme": "bgv", "weights": "plain"}, CompileError, "not available yet"),
+            ({"scheme": "bgv", "refreshes": 1}, InputError, "one before each polynomial"),
+            ({"scheme": "bgv", "bits": (8, 8)}, InputError, "bits are three whole numbers"),
             ({"batch": 0}, InputError, "batch must be"),
             ({"batch": 1 << 20}, CompileError, "does not fit"),
             ({"weights": "open"}, InputError, "weights must be"),

@@ -323,9 +323,10 @@ class TestFromTorch:
         with pytest.raises(InputError, match=message):
             securedl.compile(self.model(), **{"x_train": self.x, **arguments})
 
-    def test_bgv_says_so(self):
-        with pytest.raises(CompileError, match="bgv"):
-            securedl.compile(self.model(), self.x, scheme="bgv")
+    def test_whole_numbers(self):
+        plan = securedl.compile(self.model(), self.x, scheme="bgv", batch=5)
+        assert (plan.program.params.scheme, plan.batch) == ("bgv", 8)
+        assert len(plan.program.refreshes) == 1
 
     def test_who_checks(self):
         """Without weights: by taps where trips are dear, and what they cost is told beforehand."""
