@@ -116,7 +116,7 @@ def _honest(
         stages("predict", f"{len(split.x_test)} encrypted predictions"),
         connect(address, owner, None) as client,
     ):
-        return upload, client.predict(split.x_test, probes=PROBES)
+        return upload, client.predict(split.x_test, probes=PROBES, outliers="clip")
 
 
 def _dishonest(
@@ -134,5 +134,5 @@ def _dishonest(
         _server(store, evaluator, threads, (attack, seed)) as process,
         connect(process.address, owner, None) as client,
     ):
-        answer = client.predict(split.x_test[:32], probes=PROBES, after_alarm="continue")
+        answer = client.predict(split.x_test[:32], probes=PROBES, outliers="clip", after_alarm="continue")
     return {"attack": attack, "detected": not answer.report.passed, "worst_ratio": answer.report.worst_ratio}
