@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from securedl.he.record import Shape, pack, unpack, unpack_key
+from securedl.he.record import pack, unpack, unpack_key
 from securedl.he.seal import SealEvaluator
 from securedl.he.vector import VectorEvaluator
 from securedl.program.drive import drive
@@ -32,8 +32,7 @@ class Recording:
         program, params = self.program, self.program.params
 
         def load(data: list[bytes], port: Any) -> list[Any]:
-            shape = Shape(port.level, 2, port.scale, True)
-            return [evaluator.load(unpack(params, tile, shape)) for tile in data]
+            return [evaluator.load(unpack(params, tile, port.fresh)) for tile in data]
 
         relinearisation = unpack_key(params, self.relinearisation) if self.relinearisation else []
         rotations = {step: unpack_key(params, key) for step, key in self.keys.items()}
@@ -59,6 +58,8 @@ class Recording:
         ("relu", 2, {"ring": 16384, "refreshes": 0}),
         ("tanh", 3, {"ring": 8192, "refreshes": 1}),
         ("relu", 2, {"ring": 8192, "weights": "plain"}),
+        ("relu", 2, {"scheme": "bgv"}),
+        ("tanh", 3, {"scheme": "bgv", "bits": (6, 6, 7)}),
     ],
 )
 def test_equal_bytes(network, activation: str, degree: int, options: dict[str, Any]) -> None:
