@@ -78,7 +78,7 @@ class Measured:
     """Bits of noise after one operation.
 
     Attributes:
-        seen: below this it is, by SEAL, to a hundredth where there is room. model: by the model.
+        seen: SEAL says that it is at least so large. model: by the model.
         left: of the modulus, by SEAL, whole. modelled: the same by the model.
     """
 
@@ -129,11 +129,14 @@ class Bench:
         return int(self._decryptor.invariant_noise_budget(self.context.ciphertext(larger)))
 
     def measured(self, record: Record, model: Noise, what: str) -> Measured:
-        """SEAL's whole bits are made finer: of times the noise, which is a power of two by the model."""
+        """SEAL counts whole bits, so the noise is multiplied by a number that takes what the model says to
+        just below a whole one: where there is room, seen exceeds the model once the noise does by a
+        hundredth.
+        """
         left, q = self.budget(record), math.prod(self.params.primes[: model.level + 1])
         finer = max(0, min(7, left - 2))
-        times = math.ceil(2 ** (finer + math.ceil(model.bits) - model.bits))
-        seen = q.bit_length() - 1 - self.budget(record, times) - math.log2(times)
+        times = int(2 ** (finer + math.ceil(model.bits) - model.bits))
+        seen = q.bit_length() - 2 - self.budget(record, times) - math.log2(times)
         return Measured(what, model.level, seen, model.bits, left, math.log2(q) - 1 - model.bits)
 
 

@@ -108,7 +108,7 @@ def test_no_segment_makes_more(name, ring, bits, evaluator):
 def test_of_many_keys(key):
     """Each with other messages, on one evaluator and the other in turn."""
     kind, evaluator = [*MESSAGES][key % len(MESSAGES)], ("vector", "seal")[key // len(MESSAGES) % 2]
-    for ring, bits in (4096, 17), (8192, 17), (8192, 26), (16384, 17), (16384, 26):
+    for ring, bits in [[(4096, 17), (8192, 26), (16384, 17)], [(8192, 17), (16384, 26)]][key % 2]:
         one_by_one(room(ring, bits), evaluator, kind, key)
         for name in SEGMENTS:
             if ring > 4096 or ("square" not in name and "cubic" not in name):
@@ -136,7 +136,7 @@ def test_noise_that_fits_no_more_is_refused():
     model = NoiseEvaluator(params)
     product = model.square(model.fresh(1))
     assert 0 < model.left < 8
-    with pytest.raises(NoiseError, match=r"takes 7\d\.\d of 59\.0 bits at level 1") as refused:
+    with pytest.raises(NoiseError, match=r"takes 69\.\d of 59\.0 bits at level 1") as refused:
         model.square(model.rotate(model.fresh(1), [64])[0])
     assert refused.value.level == 1
     assert product.size == 3
