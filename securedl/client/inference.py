@@ -14,10 +14,10 @@ from securedl.arguments import choice
 from securedl.client.batch import Batch
 from securedl.client.display import answer_card
 from securedl.client.keys import Keys
+from securedl.client.modular import ModularCheck
 from securedl.client.probes import ProbeCheck, Verification
 from securedl.client.projected import ProjectionCheck
 from securedl.client.recompute import RecomputeCheck
-from securedl.client.tolerances import MISS
 from securedl.display import Card
 from securedl.errors import InputError, ProtocolError
 from securedl.network.graph import Array
@@ -67,9 +67,12 @@ class Answer:
         return answer_card(self.logits, self.labels, self.report, self.timings, self.traffic)
 
 
-def _every(verification: Verification) -> ValueCheck:
+def _every(verification: Verification) -> Callable[[], ValueCheck]:
+    """Makes what compares all values of a batch; what is drawn for it is drawn once, for the call."""
+    if verification.combined is not None:
+        return partial(ModularCheck, verification.combined.drawn())
     known = verification.projected
-    return RecomputeCheck(verification) if known is None else ProjectionCheck(known)
+    return partial(RecomputeCheck, verification) if known is None else partial(ProjectionCheck, known)
 
 
 class Inference:
@@ -123,10 +126,11 @@ class Inference:
         self._entry = verification.ledger.ask(len(values), asked, verify, server)
         verification.ledger.allow(after_alarm)  # of another process, meanwhile
         limit = plan.program.scheme.value_limit * RANGE_SLACK
+        every = [_every(verification)] if verify == "every" else []
         makers: tuple[Callable[[NDArray[np.int64]], Check], ...] = (
             *([partial(ProbeCheck, verification)] if known else ()),
             lambda lanes: RangeCheck(limit),
-            *([lambda lanes: _every(verification)] if verify == "every" else ()),
+            *(lambda lanes, make=make: make() for make in every),
             *checks,
         )
         self.batches = [
@@ -191,8 +195,8 @@ class Inference:
         self._entry.end(probes, alarmed, checked if every else 0, alarms)
         lanes, forced = self._placement.data.size, min(self._placement.forced, probes)
         fractions = detection_by_fraction(lanes, probes, forced=forced) if probes else {}
-        if every:
-            fractions = dict.fromkeys(fractions or FRACTIONS, 1.0 - MISS)
+        if values is not None and every:
+            fractions = dict.fromkeys(fractions or FRACTIONS, 1.0 - values.blind.chance)
         return Report(
             how=values.name if values else RecomputeCheck.name,
             checked=checked,

@@ -16,8 +16,9 @@ class Blind:
     """The largest change of one value that a comparison may miss.
 
     Attributes:
-        change: in parts of what the value reaches on the calibration data. chance: of a miss. where: the
-            least exact segment; elsewhere smaller changes are seen.
+        change: in parts of what the value reaches on the calibration data; 0 where any change may be missed,
+            and only by this chance. chance: of a miss. where: the least exact segment; elsewhere smaller
+            changes are seen. Where change is 0, what the chance is that of.
     """
 
     change: float
@@ -95,6 +96,11 @@ class Report:
         assert self.blind is not None
         change, chance = f"{self.blind.change:.2g}", f"1 in {1 / self.blind.chance:,.0f}"
         missing = f"what is done before {_count(self.open, 'other checkpoint')}, " if self.open else ""
+        if not self.blind.change:
+            return [
+                f"a wrong value passes with a chance of {self.blind.chance:.1e} ({self.blind.where})",
+                f"not covered: {missing}broken encryption, and what a server learns from how you react",
+            ]
         return [
             f"a change of more than {change} of a value's reach is missed with a chance below {chance} "
             f"(worst: {self.blind.where})",

@@ -98,6 +98,7 @@ class Server:
 
     def __init__(self, owner: securedl.Owner, evaluator: str = "vector") -> None:
         self.program, params = owner.program, owner.program.params
+        self._plain = owner.keys.encrypt  # which of a plaintext only encodes
         self.evaluator: Any = backend(evaluator).open(params)
         keys = {step: unpack_key(params, owner.key(step)) for step in self.program.rotations}
         relinearisation = unpack_key(params, owner.key(None)) if self.program.relinearises else []
@@ -129,7 +130,11 @@ class Server:
     def _changed(self, tile, port, added):
         if added is None:
             return tile
-        plain = encoded(self.program.params, added, port.sent)
+        params, shape = self.program.params, replace(port.sent, size=1, correction=1)
+        if params.exact:
+            plain = unpack(params, self._plain(added, shape), shape)
+        else:
+            plain = encoded(params, added, port.sent)
         return self.evaluator.add(tile, self.evaluator.load(replace(plain, seed=None)))
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from securedl.he.modular import MODULUS_BITS, centred_residues, reduced, times
+from securedl.he.modular import MODULUS_BITS, centred_residues, reduced, sums_of_products, times
 
 MODULI = [2, 3, 257, 65537, 1032193, (1 << 31) - 1, (1 << 32) + 15, (1 << MODULUS_BITS) - 9]
 
@@ -48,3 +48,28 @@ def test_centred_residues(t):
         (one - number) % t == 0 and 2 * abs(one) < t for one, number in zip(found, numbers, strict=True)
     )
     assert found[3:6] == [t // 2, -(t // 2), t // 2 + 1 - t]
+
+
+@given(modulus=st.integers(2, (1 << MODULUS_BITS) - 1), n=st.integers(0, 9), data=st.data())
+def test_sums_of_products(modulus, n, data):
+    """Of negative numbers too."""
+    numbers = st.integers(1 - (1 << MODULUS_BITS), (1 << MODULUS_BITS) - 1)
+    left, right = (
+        [data.draw(st.lists(numbers, min_size=n, max_size=n)) for _ in range(rows)] for rows in (3, 2)
+    )
+    arrays = (np.array(one, np.int64).reshape(len(one), n) for one in (left, right))
+    found = sums_of_products(*arrays, modulus)
+    wanted = [[sum(a * b for a, b in zip(x, y, strict=True)) % modulus for y in right] for x in left]
+    assert found.tolist() == wanted
+
+
+@pytest.mark.parametrize("t", [65537, (1 << MODULUS_BITS) - 9])
+@pytest.mark.parametrize("n", [5000, 2 * (1 << 18) + 1])
+def test_long_sums_do_not_overflow(t, n):
+    """All as large as they may be, where every partial sum is; and more than are added at a time."""
+    for a, b in (t - 1, t - 1), (1 - t, t - 1), (t - 1, (1 << MODULUS_BITS) - 1):
+        found = sums_of_products(np.full((1, n), a), np.full((1, n), b), t)
+        assert found.tolist() == [[n * a * b % t]]
+    drawn = np.random.default_rng(0).integers(1 - t, t, (2, n))
+    wanted = sum(int(a) * int(b) for a, b in drawn.T.tolist()) % t
+    assert sums_of_products(drawn[:1], drawn[1:], t).tolist() == [[wanted]]
