@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from securedl.errors import CompileError
 from securedl.he.arithmetic import Arithmetic
@@ -68,18 +69,28 @@ class Noise:
         return math.log2(self.bound)
 
 
+class Sizes(NamedTuple):
+    """What the model knows of parameters: primes may be any numbers."""
+
+    ring: int
+    plain_modulus: int
+    primes: Sequence[float]
+    special: float
+
+
 class NoiseEvaluator(Arithmetic[Noise]):
     """The noise of everything that a program computes, the worst of all keys.
 
     Args:
-        params: those of BGV.
+        params: those of BGV, or their sizes.
 
     Raises:
         NoiseError: a value's noise reaches half of its modulus: it could not be decrypted.
     """
 
-    def __init__(self, params: Parameters) -> None:
-        self.params, self._t = params, float(params.plain_modulus)
+    def __init__(self, params: Parameters | Sizes) -> None:
+        known: Any = params
+        self.params, self._t = known, float(params.plain_modulus)
         self._ones = 2 * params.ring / 3
         self._lost = KEY * self._t / 2 * math.sqrt(self._ones)
         self._rounding = self._t**2 * (1 + self._ones) / 12

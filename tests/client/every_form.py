@@ -130,8 +130,9 @@ class Server:
     def _changed(self, tile, port, added):
         if added is None:
             return tile
-        params, shape = self.program.params, replace(port.sent, size=1, correction=1)
+        params = self.program.params
         if params.exact:
+            shape = replace(port.sent, size=1, correction=1)
             plain = unpack(params, self._plain(added, shape), shape)
         else:
             plain = encoded(params, added, port.sent)

@@ -85,9 +85,9 @@ class Program:
         return same[self.random.integers(len(same))]
 
     def step(self, kind: int) -> None:
-        """Of one of eight kinds, on one of the values."""
+        """Of one of eight kinds, on one of the values, as often as not a fresh one."""
         random = self.random
-        value = self.values[random.integers(len(self.values))]
+        value = self.values[random.integers(len(self.values) if random.integers(2) else 3)]
         level, size = value.exact.level, value.exact.size
         if size == 3:
             self.all(
