@@ -14,6 +14,7 @@ from securedl.arguments import choice
 from securedl.client.batch import Batch
 from securedl.client.display import answer_card
 from securedl.client.keys import Keys
+from securedl.client.modular import ModularCheck
 from securedl.client.probes import ProbeCheck, Verification
 from securedl.client.projected import ProjectionCheck
 from securedl.client.recompute import RecomputeCheck
@@ -66,9 +67,12 @@ class Answer:
         return answer_card(self.logits, self.labels, self.report, self.timings, self.traffic)
 
 
-def _every(verification: Verification) -> ValueCheck:
+def _every(verification: Verification) -> Callable[[], ValueCheck]:
+    """Makes what compares all values of a batch; what is drawn for it is drawn once, for the call."""
+    if verification.combined is not None:
+        return partial(ModularCheck, verification.combined.drawn())
     known = verification.projected
-    return RecomputeCheck(verification) if known is None else ProjectionCheck(known)
+    return partial(RecomputeCheck, verification) if known is None else partial(ProjectionCheck, known)
 
 
 class Inference:
@@ -122,10 +126,11 @@ class Inference:
         self._entry = verification.ledger.ask(len(values), asked, verify, server)
         verification.ledger.allow(after_alarm)  # of another process, meanwhile
         limit = plan.network.largest or plan.program.scheme.value_limit * RANGE_SLACK
+        every = [_every(verification)] if verify == "every" else []
         makers: tuple[Callable[[NDArray[np.int64]], Check], ...] = (
             *([partial(ProbeCheck, verification)] if known else ()),
             lambda lanes: RangeCheck(limit),
-            *([lambda lanes: _every(verification)] if verify == "every" else ()),
+            *(lambda lanes, make=make: make() for make in every),
             *checks,
         )
         self.batches = [

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.client.ledger import Ledger
+from securedl.client.modular import ModularProjections
 from securedl.client.projected import Projected
 from securedl.client.threads import one_thread
 from securedl.client.tolerances import Tolerance, exact_tolerances, sent_tiles, tolerances
@@ -49,7 +50,8 @@ class Verification:
     Attributes:
         ledger: counts over all calls. seed: of the probes, a secret of each owner. secret: of the owner's
             key, for its tolerances (`tolerances`). projected: what every answer is checked by, of a client
-            who is to do without weights.
+            who is to do without weights. combined: what such a client's combinations of whole numbers are
+            drawn from, for each call.
     """
 
     plan: Plan
@@ -57,6 +59,7 @@ class Verification:
     seed: int = field(default_factory=lambda: secrets.randbits(SEED_BITS), repr=False)
     secret: Array | None = field(default=None, repr=False)
     projected: list[Projected | None] | None = field(default=None, repr=False)
+    combined: ModularProjections | None = field(default=None, repr=False)
     _saved: Fingerprint | None = field(default=None, repr=False)
     _allowed: list[Tolerance] | None = field(default=None, repr=False)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from securedl.compiler.candidate import Candidate
+from securedl.compiler.chains import LARGEST, chain_bits, enough, smallest_chain
 from securedl.compiler.cost import CoefficientPrices, SlotsCost
 from securedl.compiler.fused import Fused
 from securedl.compiler.layout import lanes
@@ -20,8 +21,8 @@ from securedl.compiler.quantise import DEFAULT_WIDTHS, MARGIN, Widths, quantise_
 from securedl.compiler.segments import SegmentCosts
 from securedl.errors import CompileError
 from securedl.he.bgv import bgv_parameters, plain_prime
-from securedl.he.noise import NoiseError, NoiseEvaluator
-from securedl.he.params import MAX_MODULUS_BITS, MAX_PRIME_BITS, SPECIAL_BITS, Parameters
+from securedl.he.noise import NoiseError, NoiseEvaluator, Sizes
+from securedl.he.params import MAX_MODULUS_BITS, SPECIAL_BITS, Parameters
 from securedl.network.outputs import Output
 from securedl.plan.network import Checkpoint
 from securedl.plan.normalised import LayerPlaces
@@ -34,8 +35,10 @@ from securedl.program.program import Program
 #: Rings that are tried.
 RINGS = (4096, 8192, 16384)
 ROWS = 2
-#: Bits of a prime above those of t from which the search starts.
-LEAST_ABOVE = 4
+
+
+#: Bits of primes above those of t with which a program is made: no chain is smaller.
+START_ABOVE = 6
 
 
 @dataclass(frozen=True)
@@ -124,10 +127,9 @@ def _lowered(fused: Fused, whole: Quantised, ring: int, least: int, wish: Wish) 
     starts = (0, *(k for k, op in enumerate(ops) if op.kind == "activation"))
     layouts = fused.layouts(ring // samples, samples, True)
     cut = list(zip(starts, (*starts[1:], len(ops)), strict=True))
-    levels = max(sum(op.levels for op in ops[a:b]) for a, b in cut)
-    bits = [t.bit_length() + LEAST_ABOVE] * (levels + 1)
+    primes = 1 + max(sum(op.levels for op in ops[a:b]) for a, b in cut)
 
-    def attempt() -> Lowered:
+    def attempt(bits: Sequence[int]) -> Lowered:
         params = bgv_parameters(ring, t, bits)
         costs = SegmentCosts(
             SlotsCost(params, wish.link, wish.prices), network, ops, layouts, True, wish.queries
@@ -136,44 +138,45 @@ def _lowered(fused: Fused, whole: Quantised, ring: int, least: int, wish: Wish) 
         cost = sum((part.cost for part in parts), Cost())
         chosen = tuple(layout for part in parts for layout in part.layouts)
         segments = Segments(ops, starts, cost, chosen, sum(part.once for part in parts))
-        found = Lowered(params, *lower(params, network, segments, True), segments)
-        check_noise(found.program)
-        return found
+        return Lowered(params, *lower(params, network, segments, True), segments)
 
-    best = _raised(bits, attempt, ring)
-    for level in range(levels, -1, -1):  # whatever is more than it takes
-        while True:
-            bits[level] -= 1
-            try:
-                best = attempt()
-            except CompileError:
-                bits[level] += 1
-                break
-    return best
+    program = attempt([t.bit_length() + START_ABOVE] * primes).program
 
-
-def _raised(bits: list[int], attempt: Callable[[], Lowered], ring: int) -> Lowered:
-    """What fits first, primes made larger where noise does not fit."""
-    while True:
-        if sum(bits) + max(bits) + SPECIAL_BITS > MAX_MODULUS_BITS[ring]:
-            raise CompileError(f"ring {ring} does not hold primes of {bits} bits beside a special one")
+    def fits(bits: Sequence[int]) -> bool:
+        if not enough(ring, t, bits):
+            return False
+        sizes = Sizes(ring, t, [2.0**size for size in bits], 2.0 ** (max(bits) + SPECIAL_BITS))
         try:
-            return attempt()
-        except NoiseError as error:
-            most = MAX_PRIME_BITS - SPECIAL_BITS
-            free = [level for level in range(error.level + 1) if bits[level] < most]
-            if not free:  # room at a level is that of all primes up to it
-                raise CompileError(f"ring {ring}: primes of more than {most} bits would be needed") from error
-            bits[free[-1]] += 1
+            check_noise(program, NoiseEvaluator(sizes))
+        except NoiseError:
+            return False
+        return True
+
+    bits = smallest_chain(fits, t.bit_length(), primes)
+    while bits is not None and chain_bits(bits) <= MAX_MODULUS_BITS[ring] and max(bits) <= LARGEST:
+        found = attempt(bits)
+        try:
+            check_noise(found.program)
+        except NoiseError as error:  # primes are a little less than powers of two
+            bits[error.level] += 1
+        else:
+            return found
+    raise CompileError(
+        f"ring {ring} holds no primes in which the noise fits, for values of {t.bit_length()} bits: use "
+        "fewer bits for weights or refreshed values"
+    )
 
 
-def check_noise(program: Program) -> float:
+def check_noise(program: Program, evaluator: NoiseEvaluator | None = None) -> float:
     """The least bits left anywhere in a program by the noise model.
+
+    Args:
+        evaluator: of other primes than the program's own.
 
     Raises:
         NoiseError: a value could not be decrypted.
     """
-    evaluator = NoiseEvaluator(program.params)
+    evaluator = evaluator or NoiseEvaluator(program.params)
     weights = [evaluator.fresh(shape.level, shape.size > 1) for shape in program.weight_shapes]
     query = [evaluator.fresh(program.query.level)] * program.query.tiles
     running, fresh = execute(program, evaluator, weights, query), None

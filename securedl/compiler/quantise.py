@@ -13,7 +13,7 @@ from scipy import sparse
 from securedl.errors import CompileError, InputError
 from securedl.he.modular import MODULUS_BITS
 from securedl.network.graph import Array
-from securedl.plan.forms import NONE, Cubic, Form
+from securedl.plan.forms import Cubic, Form
 from securedl.plan.normalised import Layer, Normalised
 from securedl.plan.quantised import Quantised, Requantised
 
@@ -79,7 +79,8 @@ def quantise(network: Normalised, widths: Widths = Widths()) -> Quantised:  # no
     the last layer: logits are compared with each other. b̂ has the scale of its row.
 
     Raises:
-        CompileError: a bound that no plain modulus reaches; names the layer and the bits that it needs.
+        CompileError: a bound that no plain modulus reaches; names the layer and the bits that it needs. Or
+            no polynomial between two affine maps.
     """
     inputs, values = _limit(widths.inputs), _limit(widths.values)
     sent = inputs / MARGIN
@@ -87,6 +88,8 @@ def quantise(network: Normalised, widths: Widths = Widths()) -> Quantised:  # no
     layers, factors, row_scale = list[Layer](), list[Array](), np.ones(0)
     for number, layer in enumerate(network.layers):
         last = number + 1 == len(network.layers)
+        if not last and layer.form.degree == 1:
+            raise CompileError(f"layer {layer.name!r} has no polynomial after it: join it with the next one")
         matrices, row_scale = _rows(layer, sources, _limit(widths.weights), together=last)
         bias = np.rint(layer.bias * row_scale)
         form, sources = _whole(layer.form, values / MARGIN)
@@ -136,4 +139,4 @@ def _whole(form: Form, reach: float) -> tuple[Form, tuple[float, ...]]:
         return replace(form, constant=np.rint(form.constant * reach**2)), (reach**3,)
     if form.registers > 1:
         return form, tuple(reach**k for k in range(1, form.degree + 1))
-    return form, (reach**form.degree,) if form is not NONE else (1.0,)
+    return form, (reach**form.degree,)

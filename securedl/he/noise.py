@@ -3,7 +3,9 @@
 Of each ciphertext V is the variance of the noise's coefficients, as far as they are independent, and S bounds
 a structured part beside them. SEAL's correction, when a prime is dropped, lies in [0, t): its mean t/2 leaves
 (t/2) · s · Σ X^i, one polynomial for all coefficients, whose square is much larger than that of a random one.
-It is a heuristic, not a proof: coefficients of encoded values count as random.
+Four fifths of it are one wave over the N coefficients, so its mean square is half of the square of its peak,
+which is that of the key: of one key in 300 five times the mean of all. It is a heuristic, not a proof:
+coefficients of encoded values count as random.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from securedl.errors import CompileError
 from securedl.he.arithmetic import Arithmetic
@@ -47,8 +50,13 @@ class Noise:
 
     @property
     def total(self) -> float:
-        """Mean square of a coefficient."""
-        return self.variance + (self.structured / KEY) ** 2
+        """Mean square of the coefficients."""
+        return self.variance + self.wave
+
+    @property
+    def wave(self) -> float:
+        """Mean square of the structured part."""
+        return self.structured**2 / 2
 
     @property
     def bound(self) -> float:
@@ -61,18 +69,28 @@ class Noise:
         return math.log2(self.bound)
 
 
+class Sizes(NamedTuple):
+    """What the model knows of parameters: primes may be any numbers."""
+
+    ring: int
+    plain_modulus: int
+    primes: Sequence[float]
+    special: float
+
+
 class NoiseEvaluator(Arithmetic[Noise]):
     """The noise of everything that a program computes, the worst of all keys.
 
     Args:
-        params: those of BGV.
+        params: those of BGV, or their sizes.
 
     Raises:
         NoiseError: a value's noise reaches half of its modulus: it could not be decrypted.
     """
 
-    def __init__(self, params: Parameters) -> None:
-        self.params, self._t = params, float(params.plain_modulus)
+    def __init__(self, params: Parameters | Sizes) -> None:
+        known: Any = params
+        self.params, self._t = known, float(params.plain_modulus)
         self._ones = 2 * params.ring / 3
         self._lost = KEY * self._t / 2 * math.sqrt(self._ones)
         self._rounding = self._t**2 * (1 + self._ones) / 12
@@ -108,19 +126,19 @@ class NoiseEvaluator(Arithmetic[Noise]):
 
     def add(self, a: Noise, b: Noise) -> Noise:
         """Both add up."""
-        size = max(a.size, b.size)
-        return self._checked(
-            Noise(a.variance + b.variance, a.structured + b.structured, a.level, size)
-        )  # fmt: skip
+        variance = (a.variance + b.variance) * (2 if a is b else 1)
+        noise = Noise(variance, a.structured + b.structured, a.level, max(a.size, b.size))
+        return self._checked(noise)
 
     def multiply(self, a: Noise, b: Noise) -> Noise:
-        """Of a square 2N · V · T and N · S²; of others, which may be kin, twice as much."""
+        """Each part of one times each of the other, N terms a coefficient; twice the variance, as of a
+        square, for two that may be kin.
+        """
         ring, size = self.params.ring, a.size + b.size - 1
         if 1 in (a.size, b.size):
             return self._checked(Noise(ring * a.total * b.total, 0.0, a.level, size))
-        kin = 1.0 if a is b else 2.0
-        variance = kin * ring * (a.variance * b.total + b.variance * a.total)
-        return self._checked(Noise(variance, ring * a.structured * b.structured, a.level, size))
+        variance = 2 * ring * (a.variance * b.total + a.wave * b.variance)
+        return self._checked(Noise(variance, ring * a.structured * b.structured / 2, a.level, size))
 
     def square(self, a: Noise) -> Noise:
         """See `multiply`."""

@@ -285,8 +285,23 @@ class SealEvaluator(Evaluator[SealHandle]):
                 raise InputError(f"cannot add scales {a.value.scale} and {b.value.scale}")
             a = self._with_scale(a, b.value.scale)
         out = seal.Ciphertext()
-        (self._evaluator.add_plain if b.plain else self._evaluator.add)(a.value, b.value, out)
+        if b.plain:
+            self._evaluator.add_plain(a.value, self._residues(b) if self.params.exact else b.value, out)
+        else:
+            self._evaluator.add(a.value, b.value, out)
         return SealHandle(out, a.level)
+
+    def _residues(self, plain: SealHandle) -> Any:
+        """BGV's plaintext as SEAL adds it: not in NTT form, so that it can be brought under any factor."""
+        shape, stored = Shape(0, 2, 1.0), self._seal.plaintext_record(plain.value, plain.level).residues
+        whole, polynomials = seal.Ciphertext(), np.ones((2, 1, self.params.ring), np.uint64)
+        polynomials[0] = stored[0, 0]
+        self._evaluator.transform_from_ntt(self._seal.ciphertext(Record(shape, polynomials)), whole)
+        found = self._seal.ciphertext_record(save_stream(whole)).residues[0, 0]
+        q, t = self.params.primes[0], self.params.plain_modulus
+        residues = reduced(centred_residues(found.astype(np.int64), q), t)
+        body = struct.pack("<4QQd", 0, 0, 0, 0, self.params.ring, 1.0) + _array(residues.astype(np.uint64))
+        return load_stream(seal.Plaintext(), self._seal.context, body)
 
     def _with_scale(self, a: SealHandle, scale: float) -> SealHandle:
         same = seal.Ciphertext()

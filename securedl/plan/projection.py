@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from securedl.he.modular import Integers, sums_of_products
 from securedl.network.graph import Array
 from securedl.plan.forms import NONE, Form
 
@@ -37,3 +38,25 @@ class Projection:
     def pointwise(rows: Array, form: Form) -> Projection:
         """Where a polynomial is all that is computed."""
         return Projection(rows, (rows,), np.zeros(len(rows)), form)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ModularProjection:
+    """The same of whole numbers modulo t, exactly.
+
+    Attributes:
+        factors: r, and then -c for each value that the affine map reads, [combinations, features].
+        offset: d, [combinations]. form: φ, of what was sent. t: the plain modulus.
+    """
+
+    factors: Integers
+    offset: Integers
+    form: Form
+    t: int
+
+    def errors(self, sent: Array, received: Array) -> Integers:
+        """r·(y - what an honest server gives) modulo t, [samples, combinations], for whole numbers
+        [samples, features] below 2^33.
+        """
+        values = np.concatenate([received, *self.form.values(sent)], axis=1).astype(np.int64)
+        return np.asarray((sums_of_products(values, self.factors, self.t) - self.offset) % self.t)

@@ -18,7 +18,7 @@ class Blind:
     Attributes:
         change: in parts of what the value reaches on the calibration data; 0 where values are whole numbers
             and any change counts. chance: of a miss. where: the least exact segment; elsewhere smaller
-            changes are seen.
+            changes are seen. Where change is 0, what the chance is that of.
     """
 
     change: float
@@ -97,10 +97,12 @@ class Report:
         assert self.blind is not None
         missing = f"what is done before {_count(self.open, 'other checkpoint')}, " if self.open else ""
         if not self.blind.change:
-            chance = f"passes with probability {self.blind.chance:.2g}, plus that of breaking the encryption"
+            exact = "compared exactly: no wrong value passes"
+            chance = f"a wrong value passes with a chance of {self.blind.chance:.1e} ({self.blind.where})"
+            broken = "broken encryption, and " if self.blind.chance else ""
             return [
-                f"a wrong value {chance}" if self.blind.chance else "compared exactly: no wrong value passes",
-                f"not covered: {missing}what a server learns from how you react",
+                chance if self.blind.chance else exact,
+                f"not covered: {missing}{broken}what a server learns from how you react",
             ]
         change, chance = f"{self.blind.change:.2g}", f"1 in {1 / self.blind.chance:,.0f}"
         return [

@@ -97,7 +97,8 @@ class Server:
     """Keys and weights, and a hand that adds to ciphertexts: it needs no key for that."""
 
     def __init__(self, owner: securedl.Owner, evaluator: str = "vector") -> None:
-        self.owner, self.program, params = owner, owner.program, owner.program.params
+        self.program, params = owner.program, owner.program.params
+        self._plain = owner.keys.encrypt  # which of a plaintext only encodes
         self.evaluator: Any = backend(evaluator).open(params)
         keys = {step: unpack_key(params, owner.key(step)) for step in self.program.rotations}
         relinearisation = unpack_key(params, owner.key(None)) if self.program.relinearises else []
@@ -129,12 +130,12 @@ class Server:
     def _changed(self, tile, port, added):
         if added is None:
             return tile
-        if port.exact:  # by the owner's own key, for whole numbers under the factor that is due
-            data = self.owner.keys.encrypt(added, port.sent)
-            return self.evaluator.add(
-                tile, self.evaluator.load(unpack(self.program.params, data, port.fresh))
-            )
-        plain = encoded(self.program.params, added, port.sent)
+        params = self.program.params
+        if params.exact:
+            shape = replace(port.sent, size=1, correction=1)
+            plain = unpack(params, self._plain(added, shape), shape)
+        else:
+            plain = encoded(params, added, port.sent)
         return self.evaluator.add(tile, self.evaluator.load(replace(plain, seed=None)))
 
 
