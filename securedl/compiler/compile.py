@@ -178,11 +178,17 @@ class Sources:
     """The plans among which the cheapest is taken with activations="server".
 
     Args:
-        model: the network. asked: of its plan.
+        model: the network, which is captured once for all of them. asked: of its plan.
+
+    Raises:
+        UnsupportedLayerError: see `capture`.
     """
 
     def __init__(self, model: nn.Module, asked: Asked) -> None:
+        from securedl.network.capture import capture
+
         self.model, self.asked = model, asked
+        self.captured = capture(model, asked.x.shape[1:])
 
     def all(self) -> list[Callable[[], list[Candidate]]]:
         """What gives them; each may raise as `compile` does."""
@@ -202,7 +208,7 @@ class Sources:
 
         model, x = self.model, self.asked.x
         most = self._most
-        imported = import_torch(model, x.shape[1:])
+        imported = import_torch(self.captured, x.shape[1:])
         check_intervals(model, x)
         step = len(x) * imported.graph.entries // CALIBRATION_WORK
         x = x[:: max(1, min(step, len(x) // LEAST_SAMPLES))]
@@ -234,7 +240,7 @@ class Sources:
 
     @cached_property
     def _apart(self) -> tuple[Apart, Wanted]:
-        apart = Apart.of(self.model, self.asked.x)
+        apart = Apart.of(self.model, self.asked.x, self.captured)
         output = self.asked.output(apart.found.output_shape, apart.found.head)
         return apart, self.asked.wanted(output)
 

@@ -17,6 +17,9 @@ from securedl.plan.plan import Plan
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from securedl.network.capture import Captured
+
 #: What such plans are called in summaries.
 NAME = "layer by layer"
 
@@ -34,8 +37,11 @@ class Apart:
     found: Partitioned
 
     @staticmethod
-    def of(model: nn.Module, x: Array) -> Apart:
+    def of(model: nn.Module, x: Array, captured: Captured | None = None) -> Apart:
         """The layers of a network.
+
+        Args:
+            captured: its operations, if they are known.
 
         Raises:
             UnsupportedLayerError: the network is no sequence of such layers, or has operations between them
@@ -46,7 +52,7 @@ class Apart:
         from securedl.network.join import join
         from securedl.network.partition import partition
 
-        found = join(partition(model, x.shape[1:], polynomials=True))
+        found = join(partition(model if captured is None else captured, x.shape[1:], polynomials=True))
         check_intervals(model, x)
         if not is_affine(found.script, x.shape[1:]):
             raise UnsupportedLayerError("between its layers and polynomials the network is not affine")

@@ -78,7 +78,7 @@ def import_torch(model: nn.Module, input_shape: Dims) -> Imported:
     try:
         graph, shape = found.builder.graph(answer)
     except RefusedError as reason:
-        raise UnsupportedLayerError(f"{type(model).__name__}: {reason}") from reason
+        raise UnsupportedLayerError(f"{captured.title}: {reason}") from reason
 
     def upto(node: fx.Node) -> Graph | None:
         value = found.known.get(node)
