@@ -36,7 +36,7 @@ LAYERS = 300
 
 
 def affine_of(module: nn.Module, shape: tuple[int, ...]) -> Affine:
-    """The one layer of a module, read off its answers for zero and for each unit vector; no weight is zero."""
+    """The one layer of a module, from its answers for zero and for each unit vector. No weight is zero."""
     size = math.prod(shape)
     x = torch.eye(size + 1, size, dtype=torch.float64).roll(1, 0)
     with torch.no_grad():
