@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from securedl.network.partition import Partitioned, partition
 
 
 class Net(NamedTuple):
@@ -235,3 +238,11 @@ NETS: dict[str, Net] = {
         (5, 3), 2,
     ),
 }  # fmt: skip
+
+
+@functools.cache
+def parted(name: str) -> tuple[nn.Module, Partitioned]:
+    """One of `NETS` and its parts, for all tests, which change neither."""
+    net = NETS[name]
+    model = net.made()
+    return model, partition(model, net.shape)

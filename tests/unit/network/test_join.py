@@ -19,7 +19,7 @@ from securedl.network.partition import Partitioned, partition
 from securedl.network.script import LinearLayer
 
 sys.path.insert(0, str(Path(__file__).parent))
-from partition_nets import NETS, Block, Net, Written, resnet20  # found by path, not by package
+from partition_nets import NETS, Block, Net, Written, parted, resnet20  # found by path, not by package
 
 
 class Ecg(nn.Module):
@@ -126,6 +126,11 @@ JOINED: dict[str, tuple[Net, int]] = {
 def check(model: nn.Module, shape: tuple[int, ...]) -> tuple[Partitioned, Partitioned]:
     """The network before and after, the latter compared with the model."""
     before = partition(model, shape)
+    return before, compared(model, before, shape)
+
+
+def compared(model: nn.Module, before: Partitioned, shape: tuple[int, ...]) -> Partitioned:
+    """The network after, compared with the model."""
     after = join(before)
     double = copy.deepcopy(model).double().eval()
     for count in (1, 3, 5):
@@ -134,7 +139,7 @@ def check(model: nn.Module, shape: tuple[int, ...]) -> tuple[Partitioned, Partit
             want = double(torch.from_numpy(x)).numpy()
         found = after.head(after.script.logits(x, after.kernels))
         np.testing.assert_allclose(found, want, rtol=0, atol=1e-9 * np.abs(want).max())
-    return before, after
+    return after
 
 
 @pytest.mark.parametrize("name", JOINED)
@@ -162,7 +167,7 @@ def test_resnet_20_has_twenty_layers() -> None:
 
 @pytest.mark.parametrize("name", NETS)
 def test_every_network_stays_what_it_was(name: str) -> None:
-    check(NETS[name].made(), NETS[name].shape)
+    compared(*parted(name), NETS[name].shape)
 
 
 def test_what_was_given_stays() -> None:

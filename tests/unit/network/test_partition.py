@@ -21,7 +21,7 @@ from securedl.network.partition import Partitioned, partition
 from securedl.network.script import LinearLayer, Script
 
 sys.path.insert(0, str(Path(__file__).parent))
-from partition_nets import NETS, Written, resnet20  # found by path, not by package
+from partition_nets import NETS, Written, parted  # found by path, not by package
 from public_models import MODELS, made
 
 #: In parts of the largest answer.
@@ -37,9 +37,15 @@ def samples(count: int, shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(count).normal(size=(count, *shape))
 
 
-def check(model: nn.Module, shape: tuple[int, ...], layers: int | None = None) -> Partitioned:
-    """The parts, after comparing them with the model on batches of several sizes."""
+def check(model: nn.Module, shape: tuple[int, ...]) -> Partitioned:
+    """The parts, after comparing them with the model."""
     found = partition(model, shape)
+    compare(found, model, shape)
+    return found
+
+
+def compare(found: Partitioned, model: nn.Module, shape: tuple[int, ...]) -> None:
+    """On batches of several sizes."""
     double = copy.deepcopy(model).double().eval()
     for script in (found.script, through_a_file(found.script)):
         for count in (1, 3, 5):
@@ -52,15 +58,13 @@ def check(model: nn.Module, shape: tuple[int, ...], layers: int | None = None) -
             answers = found.head(logits)
             assert answers.shape == want.shape
             np.testing.assert_allclose(answers, want, rtol=0, atol=ROUNDING * np.abs(want).max())
-    if layers is not None:
-        assert len(found.script.layers) == len(found.kernels) == layers
-    return found
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_the_script_is_the_model(name: str) -> None:
-    net = NETS[name]
-    check(net.made(), net.shape, net.layers)
+    model, found = parted(name)
+    compare(found, model, NETS[name].shape)
+    assert len(found.script.layers) == len(found.kernels) == NETS[name].layers
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -77,13 +81,8 @@ def test_polynomials_are_the_clients() -> None:
     assert len(check(poly, shape).kernels) == len(partition(model, shape).kernels)
 
 
-def test_resnet_20_has_a_layer_for_each_convolution() -> None:
-    assert len(partition(resnet20(), (3, 32, 32)).kernels) == 22
-
-
 def test_what_layers_are_sent_is_what_they_are_given() -> None:
-    net = NETS["lenet"]
-    found = partition(net.made(), net.shape)
+    net, (_, found) = NETS["lenet"], parted("lenet")
     for number, (sent, result) in enumerate(found.script.values(samples(4, net.shape), found.kernels)):
         layer = found.script.layers[number]
         assert isinstance(layer, LinearLayer)
@@ -95,8 +94,7 @@ def test_what_layers_are_sent_is_what_they_are_given() -> None:
 @pytest.mark.parametrize("name", NETS)
 def test_what_layers_are_sent_is_each_samples_own(name: str) -> None:
     """In a query, probes stand beside samples: a layer's images must not mix them."""
-    net = NETS[name]
-    found = partition(net.made(), net.shape)
+    net, (_, found) = NETS[name], parted(name)
     x = samples(3, net.shape)
     together = found.script.values(x, found.kernels)
     for one in range(3):

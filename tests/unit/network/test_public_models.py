@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import sys
 import warnings
@@ -21,13 +22,20 @@ sys.path.insert(0, str(Path(__file__).parent))
 from public_models import MODELS, ResNet, made  # found by path, not by package
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_the_graph_is_the_model(name: str) -> None:
+@functools.cache
+def polynomial(name: str) -> nn.Module:
+    """With polynomials for 32 samples, for all tests, which do not change it; the model stays as it was."""
     model, x = made(name)
     before = copy.deepcopy(model.state_dict())
     poly = securedl.approximate(model, x[:32])
     assert model.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    return poly
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_graph_is_the_model(name: str) -> None:
+    poly, (_, x) = polynomial(name), made(name)
     found = import_torch(poly, MODELS[name].shape)
     assert found.output_shape == MODELS[name].answer
     with torch.no_grad():
@@ -38,8 +46,7 @@ def test_the_graph_is_the_model(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, public in MODELS.items() if public.encrypted])
 def test_the_plan_is_the_graph(name: str) -> None:
-    model, x = made(name)
-    poly = securedl.approximate(model, x)
+    poly, x = polynomial(name), made(name)[1][:32]
     plan = securedl.compile(poly, x, batch=4)
     with torch.no_grad():
         want = copy.deepcopy(poly).double()(x[:4].double()).numpy()
@@ -92,9 +99,9 @@ def test_an_export_gives_the_same_logits(name: str) -> None:
         found = network(x).numpy()
     assert found.shape == want.shape
     np.testing.assert_allclose(found, want, rtol=0, atol=1e-5 * np.abs(want).max())
-    poly, plain = (securedl.approximate(one, x[:32]) for one in (network, model))
+    poly = securedl.approximate(network, x[:32])
     with torch.no_grad():
-        want = plain(x[:32]).numpy()
+        want = polynomial(name)(x[:32]).numpy()
     found = import_torch(poly, MODELS[name].shape)
     answers = found.head(found.graph(x[:32]).reshape(want.shape))
     np.testing.assert_allclose(answers, want, rtol=0, atol=1e-4 * np.abs(want).max())

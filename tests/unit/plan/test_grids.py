@@ -36,10 +36,13 @@ LAYERS = 300
 
 
 def affine_of(module: nn.Module, shape: tuple[int, ...]) -> Affine:
-    """The one layer of a module."""
-    (node,) = import_torch(module.double().eval(), shape).graph.nodes
-    assert isinstance(node, Affine)
-    return node
+    """The one layer of a module, from its answers for zero and for each unit vector. No weight is zero."""
+    size = math.prod(shape)
+    x = torch.eye(size + 1, size, dtype=torch.float64).roll(1, 0)
+    with torch.no_grad():
+        bias, rest = module.double().eval()(x.reshape(-1, *shape)).split([1, size])
+    matrix = sparse.csr_matrix((rest - bias).reshape(size, -1).numpy()).T.tocsr()
+    return Affine(matrix, bias.reshape(-1).numpy(), "", tuple(bias.shape[1:]) if bias.ndim > 2 else ())
 
 
 def any_layer(random: np.random.Generator) -> tuple[nn.Module, tuple[int, ...], int]:
@@ -65,6 +68,19 @@ def any_layer(random: np.random.Generator) -> tuple[nn.Module, tuple[int, ...], 
     else:
         module = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), int(random.integers(1, 40))))
     return module, shape, 1 << int(random.integers(6, 12))
+
+
+def test_layers_are_those_that_are_imported():
+    random = np.random.default_rng(5)
+    for _ in range(15):
+        module, shape, _ = any_layer(random)
+        mine = affine_of(module, shape)
+        (node,) = import_torch(module, shape).graph.nodes
+        assert isinstance(node, Affine)
+        assert mine.shape == node.shape
+        np.testing.assert_allclose(mine.bias, node.bias, atol=1e-12)
+        np.testing.assert_allclose(mine.matrix.toarray(), node.matrix.toarray(), atol=1e-12)
+        np.testing.assert_array_equal(mine.pattern.toarray(), node.pattern.toarray())
 
 
 def any_grid(random: np.random.Generator, shape: tuple[int, ...], width: int) -> Grid | None:
