@@ -16,7 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from securedl.errors import InputError
-from securedl.he.modular import Integers, sums_of_products
+from securedl.he.modular import Residues, sums_of_products
 from securedl.plan.forms import NONE
 from securedl.plan.projection import ModularProjection
 from securedl.plan.quantised import Quantised
@@ -35,7 +35,7 @@ def least_combinations(t: int) -> int:
     return found
 
 
-def uniform(shape: tuple[int, ...], t: int) -> Integers:
+def uniform(shape: tuple[int, ...], t: int) -> Residues:
     """Residues 0 to t - 1, all alike: words of 64 random bits, those drawn again that would favour some."""
     size, top = int(np.prod(shape)), (1 << 64) // t * t
     found = np.zeros(0, np.uint64)

@@ -12,7 +12,7 @@ from securedl.he.params import MAX_PRIME_BITS, SPECIAL_BITS, ntt_primes
 #: Bits of a prime above those of t from which the search starts, and the least.
 MOST_ABOVE, LEAST_ABOVE = 24, 1
 #: The largest prime beside which there is a special one.
-LARGEST = MAX_PRIME_BITS - SPECIAL_BITS
+LARGEST_PRIME_BITS = MAX_PRIME_BITS - SPECIAL_BITS
 
 
 def chain_bits(bits: Sequence[int]) -> int:
@@ -31,7 +31,7 @@ def smallest_chain(fits: Callable[[Sequence[int]], bool], plain_bits: int, prime
         fits: whether noise does. plain_bits: of t.
     """
     least = plain_bits + LEAST_ABOVE
-    bits = [min(LARGEST, plain_bits + MOST_ABOVE)] * primes
+    bits = [min(LARGEST_PRIME_BITS, plain_bits + MOST_ABOVE)] * primes
     if min(bits) < least or not fits(bits):
         return None
     shrinking = True
@@ -68,7 +68,9 @@ def _traded(bits: list[int], fits: Callable[[Sequence[int]], bool], least: int) 
     trades += [{up: 1, one: -1, two: -1} for up, one, two in permutations(levels, 3) if one < two]
     for trade in trades:
         found = _moved(bits, trade)
-        fair = chain_bits(found) < chain_bits(bits) and max(found) <= LARGEST and min(found) >= least
+        fair = (
+            chain_bits(found) < chain_bits(bits) and max(found) <= LARGEST_PRIME_BITS and min(found) >= least
+        )
         if fair and fits(found):
             return found
     return None

@@ -13,7 +13,7 @@ from securedl.arguments import choice, number, shown
 from securedl.compiler.candidate import Candidate, cheapest, with_price_of_taps
 from securedl.compiler.client import compile_client
 from securedl.compiler.cost import COEFFICIENT_PRICES, EXPECTED_QUERIES, CoefficientPrices, SlotsCost
-from securedl.compiler.exact import Wish, exact_candidates
+from securedl.compiler.exact import WholeWanted, exact_candidates
 from securedl.compiler.fuse import both_ways, fuse
 from securedl.compiler.fused import Fused
 from securedl.compiler.layered import Apart
@@ -293,7 +293,7 @@ class Sources:
         """All values whole, in slots."""
         (ways, output), asked = self._imported, self.asked
         assert asked.widths is not None
-        wish = Wish(
+        wish = WholeWanted(
             asked.batch, asked.link, asked.prices, asked.queries, asked.ring, asked.widths, asked.columns
         )
         found, reasons = list[Candidate](), list[CompileError]()

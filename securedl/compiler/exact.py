@@ -10,14 +10,14 @@ from typing import NamedTuple
 import numpy as np
 
 from securedl.compiler.candidate import Candidate
-from securedl.compiler.chains import LARGEST, chain_bits, enough, smallest_chain
+from securedl.compiler.chains import LARGEST_PRIME_BITS, chain_bits, enough, smallest_chain
 from securedl.compiler.cost import CoefficientPrices, SlotsCost
 from securedl.compiler.fused import Fused
 from securedl.compiler.layout import lanes
 from securedl.compiler.levels import Segments, operations
 from securedl.compiler.lower import lower
 from securedl.compiler.precision import KEPT_SAMPLES
-from securedl.compiler.quantise import DEFAULT_WIDTHS, MARGIN, Widths, quantise_within
+from securedl.compiler.quantise import CLIP_MARGIN, DEFAULT_WIDTHS, Widths, quantise_within
 from securedl.compiler.segments import SegmentCosts
 from securedl.errors import CompileError
 from securedl.he.bgv import bgv_parameters, plain_prime
@@ -33,7 +33,7 @@ from securedl.program.execute import Shown, execute
 from securedl.program.program import Program
 
 #: Rings that are tried.
-RINGS = (4096, 8192, 16384)
+EXACT_RINGS = (4096, 8192, 16384)
 ROWS = 2
 
 
@@ -42,7 +42,7 @@ START_ABOVE = 6
 
 
 @dataclass(frozen=True)
-class Wish:
+class WholeWanted:
     """What is asked of a plan of whole numbers.
 
     Attributes:
@@ -69,7 +69,7 @@ class Lowered(NamedTuple):
     segments: Segments
 
 
-def exact_candidates(fused: Fused, wish: Wish, output: Output) -> Iterator[Candidate]:
+def exact_candidates(fused: Fused, wish: WholeWanted, output: Output) -> Iterator[Candidate]:
     """A plan for each ring that holds it.
 
     Raises:
@@ -79,7 +79,7 @@ def exact_candidates(fused: Fused, wish: Wish, output: Output) -> Iterator[Candi
     whole = quantise_within(network, wish.widths)
     bound = max(float(one.max()) for one in whole.bounds)
     reasons, found = list[CompileError](), 0
-    for ring in (wish.ring,) if wish.ring else RINGS:
+    for ring in (wish.ring,) if wish.ring else EXACT_RINGS:
         try:
             lowered = _lowered(fused, whole, ring, math.ceil(2 * bound + 1), wish)
         except CompileError as reason:
@@ -91,12 +91,14 @@ def exact_candidates(fused: Fused, wish: Wish, output: Output) -> Iterator[Candi
         raise reasons[0]
 
 
-def _candidate(fused: Fused, whole: Quantised, lowered: Lowered, wish: Wish, output: Output) -> Candidate:
+def _candidate(
+    fused: Fused, whole: Quantised, lowered: Lowered, wish: WholeWanted, output: Output
+) -> Candidate:
     params, program, points, places, segments = lowered
     network, graph = replace(whole, places=places), fused.graph
     signature = Signature(
         (program,), points, graph.input_shape, whole.input_scale, whole.input_offset, whole.output_scale,
-        whole.output_offset, MARGIN, segments.cost, wish.columns, output, requantised=whole.client,
+        whole.output_offset, CLIP_MARGIN, segments.cost, wish.columns, output, requantised=whole.client,
     )  # fmt: skip
 
     def make() -> Plan:
@@ -117,7 +119,7 @@ def _error(network: Quantised, plan: Plan, x: np.ndarray) -> float:
     return float((np.abs(exact - wanted).max(axis=0) / np.maximum(ranges, 1e-300)).max())
 
 
-def _lowered(fused: Fused, whole: Quantised, ring: int, least: int, wish: Wish) -> Lowered:
+def _lowered(fused: Fused, whole: Quantised, ring: int, least: int, wish: WholeWanted) -> Lowered:
     """The program on the smallest chain that the noise model allows."""
     samples = max(ROWS, lanes(wish.batch, ring))
     if samples > ring:
@@ -153,7 +155,7 @@ def _lowered(fused: Fused, whole: Quantised, ring: int, least: int, wish: Wish) 
         return True
 
     bits = smallest_chain(fits, t.bit_length(), primes)
-    while bits is not None and chain_bits(bits) <= MAX_MODULUS_BITS[ring] and max(bits) <= LARGEST:
+    while bits is not None and chain_bits(bits) <= MAX_MODULUS_BITS[ring] and max(bits) <= LARGEST_PRIME_BITS:
         found = attempt(bits)
         try:
             check_noise(found.program)

@@ -13,13 +13,12 @@ from scipy import sparse
 from securedl.errors import CompileError, InputError
 from securedl.he.modular import MODULUS_BITS
 from securedl.network.graph import Array
-from securedl.plan.forms import Cubic, Form
 from securedl.plan.normalised import Layer, Normalised
 from securedl.plan.quantised import Quantised, Requantised
 
 #: What is sent reaches so many times what it does on the calibration data before it is clipped. With 1 or
 #: 1.25 logits of wine were off by 11 % of their range, with 1.5 by 2 %.
-MARGIN = 1.5
+CLIP_MARGIN = 1.5
 LEAST_BITS, MOST_BITS = 3, 12
 
 
@@ -83,7 +82,7 @@ def quantise(network: Normalised, widths: Widths = Widths()) -> Quantised:  # no
             no polynomial between two affine maps.
     """
     inputs, values = _limit(widths.inputs), _limit(widths.values)
-    sent = inputs / MARGIN
+    sent = inputs / CLIP_MARGIN
     sources: tuple[float, ...] = (sent,)
     layers, factors, row_scale = list[Layer](), list[Array](), np.ones(0)
     for number, layer in enumerate(network.layers):
@@ -92,10 +91,10 @@ def quantise(network: Normalised, widths: Widths = Widths()) -> Quantised:  # no
             raise CompileError(f"layer {layer.name!r} has no polynomial after it: join it with the next one")
         matrices, row_scale = _rows(layer, sources, _limit(widths.weights), together=last)
         bias = np.rint(layer.bias * row_scale)
-        form, sources = _whole(layer.form, values / MARGIN)
+        form, sources = layer.form.whole(values / CLIP_MARGIN)
         layers.append(replace(layer, matrices=matrices, bias=bias, form=form))
         if not last:
-            factors.append(values / MARGIN / row_scale)
+            factors.append(values / CLIP_MARGIN / row_scale)
     client = Requantised(sent, inputs, tuple(factors), values)
     found = Quantised(
         network.input_scale, network.input_offset, client, tuple(layers),
@@ -129,14 +128,3 @@ def _rows(
         whole.data = np.rint(whole.data)
         found.append(whole)
     return tuple(found), scale
-
-
-def _whole(form: Form, reach: float) -> tuple[Form, tuple[float, ...]]:
-    """A form of whole numbers, `reach` times as large as its own argument; how many times as large what it
-    gives is.
-    """
-    if isinstance(form, Cubic):
-        return replace(form, constant=np.rint(form.constant * reach**2)), (reach**3,)
-    if form.registers > 1:
-        return form, tuple(reach**k for k in range(1, form.degree + 1))
-    return form, (reach**form.degree,)

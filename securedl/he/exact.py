@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.errors import CompileError
-from securedl.he.modular import Integers, centred_residues, reduced, times
+from securedl.he.modular import Residues, centred_residues, reduced, times
 from securedl.he.params import Parameters
 from securedl.he.record import Shape
 from securedl.he.scheme import Simulator
@@ -19,14 +19,14 @@ from securedl.he.scheme import Simulator
 class ExactHandle:
     """Residues int64 [2, N/2] of a message, with what a ciphertext would carry."""
 
-    residues: Integers
+    residues: Residues
     level: int
     factor: int
     size: int = 2
 
 
 class ExactEvaluator(Simulator[ExactHandle]):
-    """Integers modulo t, slot by slot."""
+    """Residues modulo t, slot by slot."""
 
     def __init__(self, params: Parameters) -> None:
         self.params, self._t = params, params.plain_modulus

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Integers: TypeAlias = NDArray[np.int64]
+Residues: TypeAlias = NDArray[np.int64]
 #: A modulus has so many bits at most; a product of a residue and 2^17 then fits 63.
 MODULUS_BITS = 33
 _HALF = 17
@@ -15,18 +15,18 @@ _HALF = 17
 _TERMS = 1 << 18
 
 
-def reduced(values: Any, t: int) -> Integers:
+def reduced(values: Any, t: int) -> Residues:
     """Residues 0 to t - 1 of whole numbers, which may be doubles."""
     return np.asarray(np.mod(np.asarray(values).astype(np.int64), t))
 
 
-def centred_residues(values: Integers, t: int) -> Integers:
+def centred_residues(values: Residues, t: int) -> Residues:
     """The same residues from -(t - 1)/2 to (t - 1)/2."""
     residues = np.mod(values, t)
     return np.asarray(residues - t * (residues > t // 2))
 
 
-def times(one: Any, other: Any, t: int) -> Integers:
+def times(one: Any, other: Any, t: int) -> Residues:
     """one · other modulo t, of residues 0 to t - 1: by halves, since a product takes 66 bits.
 
     Example: times(t - 1, t - 1, t) is 1.
@@ -36,7 +36,7 @@ def times(one: Any, other: Any, t: int) -> Integers:
     return np.asarray((above % t + np.asarray(one) * low) % t)
 
 
-def sums_of_products(left: Integers, right: Integers, t: int) -> Integers:
+def sums_of_products(left: Residues, right: Residues, t: int) -> Residues:
     """left · rightᵀ modulo t, [rows, columns], of whole numbers [rows, n] and [columns, n] below 2^33 in
     magnitude.
 
@@ -52,5 +52,5 @@ def sums_of_products(left: Integers, right: Integers, t: int) -> Integers:
     return np.asarray(found % t)
 
 
-def _halves(values: Integers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _halves(values: Residues) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return (values >> _HALF).astype(np.float64), (values & ((1 << _HALF) - 1)).astype(np.float64)

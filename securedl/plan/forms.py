@@ -101,6 +101,12 @@ class Form(ABC):
         self.outputs(count, None)
         return count.products
 
+    def whole(self, reach: float) -> tuple[Form, tuple[float, ...]]:
+        """The form of whole numbers `reach` times as large as its own argument, and how many times as large
+        each of its outputs then is.
+        """
+        return self, (reach**self.degree,)
+
     @property
     def registers(self) -> int:
         """How many values the next layer reads."""
@@ -156,6 +162,10 @@ class Cubic(Form):
         """[v³ + constant · v]."""
         return [on.multiply(on.add_constant(on.multiply(v, v), self.constant), v)]
 
+    def whole(self, reach: float) -> tuple[Form, tuple[float, ...]]:
+        """See `Form`: the constant is rounded."""
+        return replace(self, constant=np.rint(self.constant * reach**2)), (reach**3,)
+
     def target(self, delta: float, primes: Sequence[int], level: int) -> float:
         """The cube root of delta · q · q': s³ / (q q') = delta."""
         return float((delta * primes[level] * primes[level - 1]) ** (1 / 3))
@@ -165,6 +175,10 @@ class Powers(Form):
     """v, v², ..., v^degree."""
 
     name = "powers"
+
+    def whole(self, reach: float) -> tuple[Form, tuple[float, ...]]:
+        """See `Form`."""
+        return self, tuple(reach**k for k in range(1, self.degree + 1))
 
     def outputs(self, on: Circuit[V], v: V) -> list[V]:
         """All powers, each from two of about half its exponent, so that the depth is log2(degree)."""

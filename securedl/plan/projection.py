@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from securedl.he.modular import Integers, sums_of_products
+from securedl.he.modular import Residues, sums_of_products
 from securedl.network.graph import Array
 from securedl.plan.forms import NONE, Form
 
@@ -49,12 +49,12 @@ class ModularProjection:
         offset: d, [combinations]. form: φ, of what was sent. t: the plain modulus.
     """
 
-    factors: Integers
-    offset: Integers
+    factors: Residues
+    offset: Residues
     form: Form
     t: int
 
-    def errors(self, sent: Array, received: Array) -> Integers:
+    def errors(self, sent: Array, received: Array) -> Residues:
         """r·(y - what an honest server gives) modulo t, [samples, combinations], for whole numbers
         [samples, features] below 2^33.
         """

@@ -25,7 +25,7 @@ from securedl.program.program import Program
 from securedl.program.steps import Values
 
 
-def quantised(values: Array, factor: Array | float, limit: int) -> Array:
+def rounded(values: Array, factor: Array | float, limit: int) -> Array:
     """Whole numbers clip(round(values · factor), ±limit), halves to the even one."""
     return np.asarray(np.clip(np.rint(values * factor), -limit, limit))
 
@@ -46,11 +46,11 @@ class Requantised:
 
     def query(self, normalised: Array) -> Array:
         """Whole numbers of normalised samples [samples, features]."""
-        return quantised(normalised, self.input_factor, self.input_limit)
+        return rounded(normalised, self.input_factor, self.input_limit)
 
     def back(self, refresh: int, received: Array) -> Array:
         """What is sent back at a refresh, counted from 0."""
-        return quantised(received, self.factors[refresh], self.limit)
+        return rounded(received, self.factors[refresh], self.limit)
 
     def converse(self, normalised: Array) -> Conversation:
         """See `network.Conversation`; returns the whole numbers of the answer."""

@@ -123,7 +123,7 @@ MISSED = [
 
 
 def within(missed: int, expected: float) -> bool:
-    low, high = poisson.ppf([0.005, 0.995], expected)
+    low, high = (float(poisson.ppf(part, expected)) for part in (0.005, 0.995))
     return bool(low <= missed <= high)
 
 
@@ -205,6 +205,7 @@ def plan(request) -> Plan:
 
 def watched(plan: Plan) -> securedl.Owner:
     owner = securedl.Owner(plan, ahead=0)
+    assert isinstance(plan.network, Quantised)
     owner.verification.combined = ModularProjections(plan.network, plan.program.params.plain_modulus)
     return owner
 

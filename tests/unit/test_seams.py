@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [p for room in ("securedl", "protocol", "polyapprox") for p in sorted((ROOT / room).rglob("*.py"))]
-STEPS = {"Step", "Matvec", "Multiply", "AddWeight", "Refresh"}
+STEPS = {"Step", "Matvec", "Multiply", "AddWeight", "Refresh", "Tap"}
 FORMS = {"none", "square", "cubic", "powers"}
 
 

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from securedl.compiler.chains import LARGEST, chain_bits, enough, smallest_chain
+from securedl.compiler.chains import LARGEST_PRIME_BITS, chain_bits, enough, smallest_chain
 from securedl.he.params import ntt_primes
 
 T = 20
@@ -52,9 +52,9 @@ def test_against_all_chains(name):
 
 def test_what_does_not_fit():
     assert smallest_chain(lambda bits: False, T, 3) is None
-    assert smallest_chain(lambda bits: True, LARGEST, 2) is None
+    assert smallest_chain(lambda bits: True, LARGEST_PRIME_BITS, 2) is None
     assert smallest_chain(lambda bits: True, T, 3) == [T + 1] * 3
-    assert smallest_chain(lambda bits: True, LARGEST - 1, 3) == [LARGEST] * 3
+    assert smallest_chain(lambda bits: True, LARGEST_PRIME_BITS - 1, 3) == [LARGEST_PRIME_BITS] * 3
 
 
 def test_small_primes_are_few():

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from securedl.compiler.quantise import LEAST_BITS, MARGIN, MOST_BITS, Widths, check_widths, quantise
+from securedl.compiler.quantise import CLIP_MARGIN, LEAST_BITS, MOST_BITS, Widths, check_widths, quantise
 from securedl.errors import CompileError, InputError
 from securedl.plan.forms import NONE, Cubic, Form, Powers, Square
 from securedl.plan.normalised import Layer, Normalised
-from securedl.plan.quantised import Quantised, Requantised, quantised
+from securedl.plan.quantised import Quantised, Requantised, rounded
 
 SIZES = 5, 6, 4
 FORMS = {"square": Square(2), "cubic": Cubic(3, np.full(6, 0.7)), "powers": Powers(4)}
@@ -188,7 +188,7 @@ def test_a_network_by_hand():
 
 def test_halves_are_rounded_to_even():
     values = np.array([0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 99.0, -99.0, 0.49])
-    assert quantised(values, 1.0, 7).tolist() == [0, 2, 2, 0, -2, -2, 7, -7, 0]
+    assert rounded(values, 1.0, 7).tolist() == [0, 2, 2, 0, -2, -2, 7, -7, 0]
     client = Requantised(2.0, 5, (np.array([0.5, 0.25]),), 3)
     assert client.query(np.array([[0.25, 0.75, 9.0]])).tolist() == [[0, 2, 5]]
     assert client.back(0, np.array([[3.0, 6.0], [99.0, -99.0]])).tolist() == [[2, 2], [3, -3]]
@@ -201,8 +201,9 @@ def test_halves_are_rounded_to_even():
 
 
 def test_widths():
-    assert check_widths([8, 6, 12]) == Widths(8, 6, 12)
-    assert MARGIN == 1.5
+    assert check_widths([8, 6, 12]) == (Widths(8, 6, 12),)
+    assert check_widths(None)[0] == Widths(8, 8, 8)
+    assert CLIP_MARGIN == 1.5
     for wrong in (
         (8, 8),
         (8, 8, 8, 8),
