@@ -284,7 +284,6 @@ def test_each_part_of_polynomials(powers: Files, change: Callable[[Meta, Arrays]
         (put(*SERVED, 1, "parts", 1, 5, value=[False, 5, 32, 8, 0]), "sums up otherwise"),
         (put(*SERVED, 1, "parts", 1, 5, value=[True, 6, 32, 8, 0]), "matrix of another size"),
         (put(*SERVED, 1, "parts", value=[]), "weights|steps|out of range"),
-        (put(*SERVED, 2, "taps", value=True), "steps"),
         (put("network", "script", "layers", 1, 3, value=[3, 3, 3, 3, 6]), "of layer 2 should be|gives"),
         (put("network", "script", "layers", 1, 3, value=[3, 3, 3, 4, 5]), "of layer 2 should be"),
         (put("network", "script", "layers", 1, 3, value=[5, 3, 3, 3, 5]), "is none"),
