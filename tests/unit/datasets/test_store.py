@@ -64,7 +64,7 @@ class TestCatalogue:
             "optdigits", "pima", "spambase", "mnist", "cifar10", "gtsrb", "orl_faces",
         )  # fmt: skip
 
-    @pytest.mark.parametrize("source", CATALOGUE.values(), ids=str)
+    @pytest.mark.parametrize("source", CATALOGUE.values(), ids=list(CATALOGUE))
     def test_an_entry_is_complete(self, source):
         assert all((source.title, source.licence, source.citation))
         assert source.page.startswith("http")
