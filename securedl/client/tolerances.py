@@ -8,7 +8,7 @@ error, whose variance follows from the program, the weights and how large the va
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -145,11 +145,14 @@ def sent_tiles(plan: Plan) -> list[Layout | None]:
     ]
 
 
-def tolerances(plan: Plan, secret: Array | None = None) -> list[Tolerance]:
+def tolerances(
+    plan: Plan, secret: Array | None = None, progress: Callable[[int, int], object] | None = None
+) -> list[Tolerance]:
     """Of each segment, without any server: for values as large as the calibration samples have them.
 
     Args:
         secret: |s|² of the secret key in each slot, [n] (`Keys.slot_squares`); else the mean of all keys.
+        progress: called with batches done and batches in all.
     """
     layouts = sent_tiles(plan)
     batches = plan.batches(plan.samples[:SIZED])[:BATCHES]
@@ -163,7 +166,7 @@ def tolerances(plan: Plan, secret: Array | None = None) -> list[Tolerance]:
         for k in range(min(len(part), PACKED - len(packed))):
             rows = slice(k * plan.batch, (k + 1) * plan.batch)
             packed.append([Exchange(one.sent[rows], one.received[rows]) for one in exchanges])
-    variances = plan.variances((_as_they_are(exchanges) for exchanges in packed), secret)
+    variances = plan.variances(_as_they_are(packed, progress), secret)
     found = []
     for number, (tiles, sizes) in enumerate(zip(layouts, sized, strict=True)):
         tiny = np.finfo(np.float64).tiny
@@ -202,8 +205,17 @@ class _Sizes:
         self.found += np.array(by_batch).T.tolist()
 
 
-def _as_they_are(exchanges: list[Exchange]) -> Conversation:
-    """Every segment with exact values, whatever came back from the one before."""
-    for exchange in exchanges:
-        yield exchange.sent
-    return np.zeros((len(exchanges[0].sent), 0))
+def _as_they_are(
+    packed: list[list[Exchange]], progress: Callable[[int, int], object] | None
+) -> Iterator[Conversation]:
+    """Of each batch, every segment with exact values, whatever came back from the one before."""
+
+    def talk(exchanges: list[Exchange]) -> Conversation:
+        for exchange in exchanges:
+            yield exchange.sent
+        return np.zeros((len(exchanges[0].sent), 0))
+
+    for number, exchanges in enumerate(packed, 1):
+        yield talk(exchanges)
+        if progress is not None:
+            progress(number, len(packed))
