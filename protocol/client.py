@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # a server's process may import this module, and must not loa
 #: Longest silence of the server: it computes between two messages.
 TIMEOUT_S = 600.0
 CONNECT_S = 10.0
-#: done bytes, total bytes
+#: done, total
 Progress = Callable[[int, int], object]
 
 
@@ -52,8 +52,8 @@ class SecretSide(Protocol):
     def model_id(self) -> bytes:
         """16 bytes that name program and keys."""
 
-    def prepare(self) -> None:
-        """Make what verifies answers, unless it is there already."""
+    def prepare(self, progress: Progress | None = None) -> None:
+        """Make what verifies answers, unless it is there already. progress: called with steps."""
 
     def key(self, step: int | None) -> bytes:
         """A packed switch key: of a rotation in slots, or for relinearisation."""
@@ -153,7 +153,8 @@ class Client:
         token: sent over TLS, loopback and Unix sockets only.
         tls: see `protocol.link.Tls`.
         timeout_s: longest silence of the server before ServerError.
-        progress: called with (done, total) bytes during an upload, from another thread.
+        progress: called with (done, total) during an upload: with steps of what is made before it, if
+            anything is, and then, from another thread, with bytes.
 
     Raises:
         InputError: an argument cannot be used.
@@ -239,7 +240,7 @@ class Client:
         """
         self._link.check_open()
         prepared = time.monotonic()
-        self._owner.prepare()
+        self._owner.prepare(self._progress)
         began, blobs, size = time.monotonic(), 0, 0
         while True:
             done = self._upload_once()

@@ -31,5 +31,5 @@ def check_client(address: Any, owner: Any, token: Any, timeout_s: Any, progress:
     number(timeout_s, "timeout_s", above=0, finite=False)
     if progress is not None and not callable(progress):
         raise InputError(
-            f"progress is called with (done, total) bytes, and {kind(progress)} cannot be: give a function"
+            f"progress is called with (done, total), and {kind(progress)} cannot be: give a function"
         )

@@ -7,7 +7,7 @@ import io
 import secrets
 import struct
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +126,14 @@ class Owner:
         processes = self._processes or processors()
         return prepared(self.keys, tiles, len(wanted), processes if self.program.encrypted else 1)
 
-    def prepare(self) -> None:
-        """Make what verifies answers now rather than in the first query, unless it is there already."""
+    def prepare(self, progress: Callable[[int, int], object] | None = None) -> None:
+        """Make what verifies answers now rather than in the first query, unless it is there already.
+
+        Args:
+            progress: called with steps done and steps in all, of tolerances and then of probes.
+        """
         with self.keys.zeros.working():
-            self.verification.prepare()
+            self.verification.prepare(progress)
 
     def ask(
         self,

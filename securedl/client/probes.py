@@ -71,9 +71,12 @@ class Verification:
     @cached_property
     def tolerances(self) -> list[Tolerance]:
         """Of each segment."""
+        return self._allowed or self._tolerances()
+
+    def _tolerances(self, progress: Callable[[int, int], object] | None = None) -> list[Tolerance]:
         if self.plan.program.params.exact:
             return exact_tolerances(self.plan)
-        return self._allowed or tolerances(self.plan, self.secret)
+        return tolerances(self.plan, self.secret, progress)
 
     @cached_property
     def probes(self) -> Probed:
@@ -92,8 +95,16 @@ class Verification:
         """Whether there are probes, perhaps of an earlier process."""
         return self._saved is not None or "probes" in self.__dict__
 
-    def prepare(self) -> None:
-        """Make tolerances and probes now rather than in the first query."""
+    def prepare(self, progress: Callable[[int, int], object] | None = None) -> None:
+        """Make tolerances and probes now rather than in the first query.
+
+        Args:
+            progress: called with steps done and steps in all, of the one and then of the other.
+        """
+        if self._allowed is None and "tolerances" not in self.__dict__:
+            self._allowed = self._tolerances(progress)
+        if not self.made:
+            self._saved = self._make(progress)
         self.probes  # noqa: B018 - computed once, then kept
 
     def _make(self, progress: Callable[[int, int], object] | None = None) -> Fingerprint:

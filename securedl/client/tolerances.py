@@ -8,7 +8,7 @@ values are (`securedl.he.variance`). An owner computes it by itself: a server ha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -158,11 +158,14 @@ def exact_tolerances(plan: Plan) -> list[Tolerance]:
     return found
 
 
-def tolerances(plan: Plan, secret: Array | None = None) -> list[Tolerance]:
+def tolerances(
+    plan: Plan, secret: Array | None = None, progress: Callable[[int, int], object] | None = None
+) -> list[Tolerance]:
     """Of each segment, without any server: for values as large as the calibration samples have them.
 
     Args:
         secret: |s|² of the secret key in each slot, [n] (`Keys.slot_squares`); else the mean of all keys.
+        progress: called with batches done and batches in all.
     """
     layouts = sent_tiles(plan)
     batches = plan.batches(plan.samples[:SIZED])[:BATCHES]
@@ -176,7 +179,7 @@ def tolerances(plan: Plan, secret: Array | None = None) -> list[Tolerance]:
         for k in range(min(len(part), PACKED - len(packed))):
             rows = slice(k * plan.batch, (k + 1) * plan.batch)
             packed.append([Exchange(one.sent[rows], one.received[rows]) for one in exchanges])
-    variances = plan.variances((_as_they_are(plan, exchanges) for exchanges in packed), secret)
+    variances = plan.variances(_as_they_are(plan, packed, progress), secret)
     found = []
     for number, (tiles, sizes) in enumerate(zip(layouts, sized, strict=True)):
         tiny = np.finfo(np.float64).tiny
@@ -215,9 +218,18 @@ class _Sizes:
         self.found += np.array(by_batch).T.tolist()
 
 
-def _as_they_are(plan: Plan, exchanges: list[Exchange]) -> Conversation:
-    """Every segment with exact values, whatever came back from the one before."""
-    for point, exchange in zip(plan.signature.checkpoints, exchanges, strict=False):
-        if point.back is not None:
-            yield exchange.sent
-    return np.zeros((len(exchanges[0].sent), 0))
+def _as_they_are(
+    plan: Plan, packed: list[list[Exchange]], progress: Callable[[int, int], object] | None
+) -> Iterator[Conversation]:
+    """Of each batch, every segment with exact values, whatever came back from the one before."""
+
+    def talk(exchanges: list[Exchange]) -> Conversation:
+        for point, exchange in zip(plan.signature.checkpoints, exchanges, strict=False):
+            if point.back is not None:
+                yield exchange.sent
+        return np.zeros((len(exchanges[0].sent), 0))
+
+    for number, exchanges in enumerate(packed, 1):
+        yield talk(exchanges)
+        if progress is not None:
+            progress(number, len(packed))

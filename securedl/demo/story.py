@@ -84,9 +84,9 @@ def run(
             )
         with stages("compile", "compiling"):
             plan = compile(poly, split.x_train, scheme=scheme, batch=128 if scheme == "bgv" else 64)
-        with stages("keys", "making keys and probes"):
+        with stages("keys", "making keys, tolerances and probes") as tick:
             owner = Owner(plan)
-            owner.verification.prepare()
+            owner.prepare(tick)
         store = Path(folder) / "store"
         with _server(store, evaluator, threads) as process:
             upload, answer = _honest(process.address, owner, split, connect, stages)

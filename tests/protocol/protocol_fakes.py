@@ -162,7 +162,7 @@ class FakeOwner:
         """x random batches."""
         return FakeInference(self, x, probes)
 
-    def prepare(self) -> None:
+    def prepare(self, progress=None) -> None:
         pass
 
     def key(self, step: int | None) -> bytes:

@@ -43,6 +43,21 @@ def test_upload_and_queries(serve) -> None:
     assert all(count > 0 for count in answer.traffic.values())
 
 
+def test_an_upload_tells_first_of_what_is_made_before_it(serve) -> None:
+    class Preparing(FakeOwner):
+        def prepare(self, progress=None) -> None:
+            assert not self.made
+            progress(1, 2)
+            progress(2, 2)
+
+    told = list[tuple[int, int]]()
+    with Client(serve().address, Preparing(), progress=lambda *p: told.append(p)) as client:
+        sent = client.upload()
+    assert told[:2] == [(1, 2), (2, 2)]
+    assert len(told) == 2 + sent.blobs
+    assert {total for _, total in told[2:]} == {sent.bytes}
+
+
 def test_several_queries_share_a_connection_and_a_unix_socket(serve, tmp_path) -> None:
     server, owner = serve(address=f"unix:{tmp_path}/s"), FakeOwner()
     assert (tmp_path / "s").stat().st_mode & 0o077 == 0

@@ -62,8 +62,15 @@ def plan() -> securedl.Plan:
     return securedl.compile(model, np.random.default_rng(0).normal(size=(60, 300)), activations="client")
 
 
+def prepared(plan: securedl.Plan) -> securedl.Owner:
+    """Of whose upload only bytes are told."""
+    owner = securedl.Owner(plan, processes=2)
+    owner.prepare()
+    return owner
+
+
 def test_progress_counts_each_part(serve, started, plan) -> None:
-    server, owner, seen = serve(), securedl.Owner(plan, processes=2), list[tuple[int, int]]()
+    server, owner, seen = serve(), prepared(plan), list[tuple[int, int]]()
     with Client(server.address, owner, progress=lambda *figures: seen.append(figures)) as client:
         sent = client.upload()
         assert client.status().complete
@@ -81,7 +88,7 @@ def test_an_error_ends_them(serve, started, plan) -> None:
         if done == total:
             raise KeyError("shown nowhere")
 
-    server, owner = serve(), securedl.Owner(plan, processes=2)
+    server, owner = serve(), prepared(plan)
     with Client(server.address, owner, progress=progress) as client, pytest.raises(KeyError) as kept:
         client.upload()
     assert all(process.poll() is not None for process in started)
@@ -95,7 +102,7 @@ def test_a_server_that_goes_away(serve, started, plan) -> None:
         if started and servers:
             servers.pop().stop()
 
-    owner = securedl.Owner(plan, processes=2)
+    owner = prepared(plan)
     with Client(servers[0].address, owner, progress=progress) as client, pytest.raises(ServerError):
         client.upload()
 
@@ -107,7 +114,7 @@ def test_a_process_that_goes_away(serve, started, plan) -> None:
         for process in started:
             process.kill()
 
-    server, owner = serve(), securedl.Owner(plan, processes=2)
+    server, owner = serve(), prepared(plan)
     with Client(server.address, owner, progress=progress) as client:
         with pytest.raises(SecureDLError, match="helps to encrypt weights failed"):
             client.upload()

@@ -95,6 +95,7 @@ def test_an_upload_survives_the_death_of_the_server(network, folder, serving) ->
     """Whole groups of 64 MiB are kept (SYNC_BYTES); this model has nearly three."""
     net = network((32, 32, 32, 3))
     owner, x = net.owner(ring=32768, refreshes=0), net.x[:20]
+    owner.prepare()
     with serving(folder, name="u") as process:
 
         def kill_on_the_way(done: int, total: int) -> None:

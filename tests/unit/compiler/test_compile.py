@@ -22,7 +22,7 @@ from securedl.compiler.fuse import fuse
 from securedl.compiler.layout import lay_out
 from securedl.compiler.levels import operations, place_refreshes
 from securedl.compiler.lower import lower
-from securedl.errors import CompileError, InputError
+from securedl.errors import CompileError, InputError, UnsupportedLayerError
 from securedl.he.ckks import ckks_parameters
 from securedl.network.graph import Affine, Graph, Polynomial
 from securedl.network.polynomial import PolynomialActivation
@@ -287,6 +287,24 @@ class TestFromTorch:
             want = model(torch.tensor(self.x, dtype=torch.float32)).numpy()
         np.testing.assert_allclose(plan.simulate(self.x, None), want, atol=1e-5)
         np.testing.assert_allclose(plan.simulate(torch.tensor(self.x), None), want, atol=1e-5)
+
+    @pytest.mark.parametrize("good", [True, False])
+    def test_it_is_captured_once(self, good, monkeypatch):
+        """For all kinds of plans that are tried, as many as there are where one cannot be captured."""
+        calls, real = [], torch.export.export
+
+        def counted(*args, **kwargs):
+            calls.append(args)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(torch.export, "export", counted)
+        if good:
+            plan = securedl.compile(self.model(), self.x, batch=8)
+            assert plan.runners_up
+        else:
+            with pytest.raises(UnsupportedLayerError, match="does not run on samples"):
+                securedl.compile(self.model(), self.x[:, :5], batch=8)
+        assert len(calls) == 1
 
     def test_the_model_is_left_alone(self):
         model = self.model().train()

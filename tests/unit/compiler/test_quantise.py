@@ -150,7 +150,7 @@ def test_entries_fill_their_bits():
 def test_many_bits_lose_little(form):
     """The oracle is the network itself."""
     exact = network(FORMS[form])
-    bits = Widths(12, 11, 6 if form == "powers" else 7 if form == "cubic" else 11)
+    bits = {"powers": Widths(12, 9, 6), "cubic": Widths(12, 11, 7)}.get(form, Widths(12, 11, 11))
     found = quantise(exact, bits)
     x = 0.5 + 2 * np.random.default_rng(1).uniform(-1, 1, (200, SIZES[0]))
     pre, _ = exact.stages(x)
