@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Tests of one file stay in one process: they share what is dear to make.
+WORKERS := -n 2 --dist loadfile
 
 .PHONY: help setup demo test test-all check format bench clean
 
@@ -25,10 +27,10 @@ demo: setup
 	$(BIN)/securedl demo
 
 test: setup
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" $(WORKERS)
 
 test-all: setup
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(WORKERS)
 
 check: setup
 	$(BIN)/ruff check .
