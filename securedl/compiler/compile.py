@@ -294,8 +294,9 @@ class Sources:
         (ways, output), asked = self._imported, self.asked
         assert asked.widths is not None
         wish = WholeWanted(
-            asked.batch, asked.link, asked.prices, asked.queries, asked.ring, asked.widths, asked.columns
-        )
+            asked.batch, asked.link, asked.prices, asked.queries, asked.ring, asked.widths, asked.columns,
+            asked.limit_gb,
+        )  # fmt: skip
         found, reasons = list[Candidate](), list[CompileError]()
         for network in ways:
             try:

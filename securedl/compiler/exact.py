@@ -15,6 +15,7 @@ from securedl.compiler.cost import CoefficientPrices, SlotsCost
 from securedl.compiler.fused import Fused
 from securedl.compiler.layout import lanes
 from securedl.compiler.levels import Segments, operations
+from securedl.compiler.limit import SizeLimit
 from securedl.compiler.lower import lower
 from securedl.compiler.precision import KEPT_SAMPLES
 from securedl.compiler.quantise import CLIP_MARGIN, DEFAULT_WIDTHS, Widths, quantise_within
@@ -35,8 +36,6 @@ from securedl.program.program import Program
 #: Rings that are tried.
 EXACT_RINGS = (4096, 8192, 16384)
 ROWS = 2
-
-
 #: Bits of primes above those of t with which a program is made: no chain is smaller.
 START_ABOVE = 6
 
@@ -47,7 +46,7 @@ class WholeWanted:
 
     Attributes:
         batch: as of `compile`; an even number is taken, for there are two rows. ring: N, or None.
-        widths: the first that fits is taken.
+        widths: the first that fits is taken. limit_gb: of the weights, as of `compile`.
     """
 
     batch: int | str
@@ -57,6 +56,7 @@ class WholeWanted:
     ring: int | None = None
     widths: tuple[Widths, ...] = DEFAULT_WIDTHS
     columns: tuple[str, ...] = ()
+    limit_gb: float = 8.0
 
 
 class Lowered(NamedTuple):
@@ -73,7 +73,7 @@ def exact_candidates(fused: Fused, wish: WholeWanted, output: Output) -> Iterato
     """A plan for each ring that holds it.
 
     Raises:
-        CompileError: none does, or no plain modulus holds the values; the first reason.
+        CompileError: no plain modulus holds the values, or no ring the plan; what is said of the largest.
     """
     network = fused.normalised[0]
     whole = quantise_within(network, wish.widths)
@@ -88,7 +88,7 @@ def exact_candidates(fused: Fused, wish: WholeWanted, output: Output) -> Iterato
         found += 1
         yield _candidate(fused, whole, lowered, wish, output)
     if not found:
-        raise reasons[0]
+        raise reasons[-1]
 
 
 def _candidate(
@@ -128,6 +128,8 @@ def _lowered(fused: Fused, whole: Quantised, ring: int, least: int, wish: WholeW
     t, ops = plain_prime(ring, least), operations(network)
     starts = (0, *(k for k, op in enumerate(ops) if op.kind == "activation"))
     layouts = fused.layouts(ring // samples, samples, True)
+    limit = SizeLimit(wish.limit_gb, network, samples)
+    limit.check_memory([one.at(laid=True, summed=True) for one in layouts], ring)
     cut = list(zip(starts, (*starts[1:], len(ops)), strict=True))
     primes = 1 + max(sum(op.levels for op in ops[a:b]) for a, b in cut)
 
@@ -162,6 +164,7 @@ def _lowered(fused: Fused, whole: Quantised, ring: int, least: int, wish: WholeW
         except NoiseError as error:  # primes are a little less than powers of two
             bits[error.level] += 1
         else:
+            limit.check_upload(found.program, found.segments.layouts)
             return found
     raise CompileError(
         f"ring {ring} holds no primes in which the noise fits, for values of {t.bit_length()} bits: use "

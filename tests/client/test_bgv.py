@@ -195,5 +195,7 @@ def test_what_there_is_not() -> None:
         securedl.compile(model, X, scheme="bgv", bits=(8, 8, 40))
     with pytest.raises(CompileError, match=r"layer '.*' needs \d+ bits for its values, and a plain modulus"):
         securedl.compile(model, X, scheme="bgv", bits=(12, 12, 12))
+    with pytest.raises(CompileError, match="more than limit_gb=1e-06"):
+        securedl.compile(model, X, scheme="bgv", limit_gb=1e-6)
     with pytest.raises(CompileError, match="ring 4096"):
         securedl.compile(model, X, scheme="bgv", ring=4096)
