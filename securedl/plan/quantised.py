@@ -131,8 +131,12 @@ class Quantised(Network):
         return along(sent, self._chain(point))
 
     def projected(self, point: int, rows: Array, points: Sequence[Checkpoint]) -> Projection | None:
-        """See `Network`. Whole numbers have combinations of their own."""
+        """See `Network`. Whole numbers have combinations of their own (`client.modular`)."""
         return None
+
+    def projectable(self, points: Sequence[Checkpoint]) -> list[bool]:
+        """See `Network`: all, modulo t."""
+        return [True] * (len(points) - 1)
 
     def probed(self, flat: Array, points: Sequence[Checkpoint], limit: float) -> list[Exchange]:
         """The first layer as the samples [samples, features] have it, all others with random numbers."""

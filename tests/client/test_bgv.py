@@ -161,6 +161,7 @@ def test_the_report_speaks_of_whole_numbers() -> None:
     )
     assert "tolerance" not in text
     assert "whole numbers: inputs -127 to 127, refreshed values -127 to 127" in plan.summary()
+    assert "without them too" in plan.summary()
 
 
 @pytest.mark.parametrize("data", HIDDEN)
