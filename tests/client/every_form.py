@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -59,7 +60,7 @@ def wide() -> nn.Module:
 
 WIDE = np.random.default_rng(2).uniform(-1, 1, size=(200, 64))
 IMAGES = np.random.default_rng(1).uniform(0, 1, size=(100, 1, 8, 8))
-PLANS = {
+FORMS = {
     "squares, a refresh a level": lambda: securedl.compile(network("relu", 2), X, batch=32, ring=4096),
     "squares, no refresh": lambda: securedl.compile(network("relu", 2), X, batch=32, ring=16384, refreshes=0),
     "cubics": lambda: securedl.compile(network("tanh", 3), X, batch=64, ring=8192),
@@ -80,23 +81,20 @@ PLANS = {
     "powers, taps": lambda: securedl.compile(network("relu", 4), X, batch=16, ring=8192, checked_by="client"),
     "images in slots": lambda: securedl.compile(small_cnn(square()), IMAGES, batch=1),
 }  # fmt: skip
+#: The same, each compiled once for all tests.
+PLANS = {form: functools.cache(make) for form, make in FORMS.items()}
 
 
 def served(owner: securedl.Owner, x: np.ndarray, change=None, **options):
-    """An answer by the real evaluator in this process; change(point, slots [tiles, n]) is added to what it
-    sends.
-    """
-    server = Server(owner)
-    inference = owner.ask(x, after_alarm="continue", **options)
-    for batch in inference.batches:
-        server.serve(batch, change)
-    return inference.answer({}, {})
+    """See `Server.answer`."""
+    return Server(owner).answer(x, change, **options)
 
 
 class Server:
     """Keys and weights, and a hand that adds to ciphertexts: it needs no key for that."""
 
     def __init__(self, owner: securedl.Owner, evaluator: str = "vector") -> None:
+        self.owner = owner
         self.program, params = owner.program, owner.program.params
         self._plain = owner.keys.encrypt  # which of a plaintext only encodes
         self.evaluator: Any = backend(evaluator).open(params)
@@ -105,6 +103,15 @@ class Server:
         self.evaluator.set_keys(relinearisation, keys)
         pairs = zip(owner.weights(), self.program.weight_shapes, strict=True)
         self.weights = [self.evaluator.load_packed(data, shape) for data, shape in pairs]
+
+    def answer(self, x: np.ndarray, change=None, **options):
+        """By the real evaluator in this process; change(point, tile) gives slots that are added to what it
+        sends, or None.
+        """
+        inference = self.owner.ask(x, after_alarm="continue", **options)
+        for batch in inference.batches:
+            self.serve(batch, change)
+        return inference.answer({}, {})
 
     def serve(self, batch, change=None) -> None:
         program, params, e = self.program, self.program.params, self.evaluator

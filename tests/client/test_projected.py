@@ -23,7 +23,7 @@ from securedl.plan.served_chain import ServedChain
 from securedl.verify.check import Segment
 
 sys.path.insert(0, str(Path(__file__).parent))
-from every_form import PLANS, data, served
+from every_form import PLANS, Server, data
 from test_mixed import near, tapped
 
 FORMS = {
@@ -92,10 +92,10 @@ def test_a_polynomial_after_an_affine_map_is_left_open(named):
 
 def test_an_honest_server_passes_and_a_change_is_seen(named):
     _, plan = named
-    owner = watched(plan)
-    report = served(owner, data(plan, 3), probes=0).report
+    server = Server(watched(plan))
+    report = server.answer(data(plan, 3), probes=0).report
     assert report.passed, report.alarms
-    known = owner.verification.projected
+    known = server.owner.verification.projected
     assert known is not None
     assert (report.how, report.points + report.open) == ("projected", len(known))
     assert report.checked == (3 if report.points else 0)
@@ -112,7 +112,7 @@ def test_an_honest_server_passes_and_a_change_is_seen(named):
     def add(point, tile):
         return change if (point, tile) == (1, 0) else None
 
-    report = served(watched(plan), data(plan, 3), add, probes=0).report
+    report = server.answer(data(plan, 3), add, probes=0).report
     assert not report.passed
     assert any(
         where in report.alarms[0] for where in ("at the refresh 1 of", "at the tap 1 of", "at the answer")

@@ -39,6 +39,17 @@ def plan(request) -> Plan:
     return PLANS[request.param]()
 
 
+@pytest.fixture(scope="module")
+def server(plan) -> Server:
+    return Server(securedl.Owner(plan, ahead=0))
+
+
+@pytest.fixture(scope="module")
+def allowed(plan) -> list[Tolerance]:
+    """Over all keys."""
+    return tolerances(plan)
+
+
 def ratios(plan: Plan, allowed: list[Tolerance], flat: np.ndarray, seed: int) -> list[np.ndarray]:
     """Simulated errors of one batch in standard deviations, for each segment [batch, features]."""
     points = plan.signature.checkpoints
@@ -93,14 +104,14 @@ def test_what_is_compared_quickly_is_the_same(plan):
 
 @settings(max_examples=8)
 @given(seed=st.integers(0, 10**6), size=st.floats(0.0, 4.0), corner=st.booleans())
-def test_also_of_inputs_unlike_the_data(plan, seed, size, corner):
+def test_also_of_inputs_unlike_the_data(plan, allowed, seed, size, corner):
     """Up to the corners of the box, wherever nothing overflows."""
     random = np.random.default_rng(seed)
     low, high = plan.signature.box
     box = random.uniform(-1, 1, (plan.batch, len(low)))
     flat = (low + high) / 2 + (np.sign(box) if corner else box) * (high - low) / 2 * min(1.0, size / 4)
     flat[~within_headroom(plan.network, flat, plan.program.scheme.value_limit)] = plan.neutral
-    for found in ratios(plan, tolerances(plan), flat, seed):
+    for found in ratios(plan, allowed, flat, seed):
         assert np.abs(found).max() < 6.5
 
 
@@ -114,9 +125,8 @@ def test_growth_of_errors():
     assert growth([two, two**3], [3, 1]) == 8  # a cubic's slope, and the weights that read its result
 
 
-def test_every_answer_of_an_honest_server_passes(plan):
-    owner = securedl.Owner(plan, ahead=0)
-    answer = served(owner, data(plan, 20))
+def test_every_answer_of_an_honest_server_passes(plan, server):
+    answer = server.answer(data(plan, 20))
     report = answer.report
     assert report.passed, report.alarms
     assert (report.checked, report.points) == (20, len(plan.signature.checkpoints) - 1)
@@ -283,10 +293,9 @@ def test_after_an_alarm_nothing_is_counted():
     assert report.checked == 0
 
 
-def test_a_push_in_any_one_slot_is_seen(plan):
+def test_a_push_in_any_one_slot_is_seen(plan, server):
     """By twice what is allowed there; by a hundredth of it nothing is."""
-    owner, random = securedl.Owner(plan, ahead=0), np.random.default_rng(0)
-    server, n = Server(owner), plan.program.params.ring // 2
+    owner, random, n = server.owner, np.random.default_rng(0), plan.program.params.ring // 2
     for point, (layout, allowed) in enumerate(
         zip([c.sent for c in plan.signature.checkpoints[1:]], owner.verification.tolerances, strict=True), 1
     ):
@@ -328,8 +337,7 @@ def _where(layout, tiles: int, length: int, lane: int, feature: int) -> np.ndarr
     raise AssertionError("no tile has this value")
 
 
-def test_what_is_compared_is_the_callers_choice(plan):
-    owner = securedl.Owner(plan, ahead=0)
+def test_what_is_compared_is_the_callers_choice(plan, server):
     last = len(plan.signature.checkpoints) - 1
     length = plan.program.params.ring // (1 if plan.signature.sent[-1].coefficients else 2)
 
@@ -338,14 +346,14 @@ def test_what_is_compared_is_the_callers_choice(plan):
             return None
         return np.full(length, 0.05)
 
-    assert not served(owner, data(plan, 3), change, probes=0).report.passed
-    assert not served(owner, data(plan, 3), change, probes=4, verify="probes").report.passed
-    silent = served(owner, data(plan, 3), change, probes=4, verify="none").report
+    assert not server.answer(data(plan, 3), change, probes=0).report.passed
+    assert not server.answer(data(plan, 3), change, probes=4, verify="probes").report.passed
+    silent = server.answer(data(plan, 3), change, probes=4, verify="none").report
     assert silent.passed
     assert (silent.probes, silent.checked) == (0, 0)
     assert "nothing was checked" in silent.summary()
     with pytest.raises(InputError, match="verify must be one of 'every', 'probes', 'none', got 'all'"):
-        owner.ask(data(plan, 1), verify="all")
+        server.owner.ask(data(plan, 1), verify="all")
 
 
 def test_tolerances_are_kept_with_the_owner(tmp_path):

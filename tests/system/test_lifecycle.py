@@ -92,9 +92,9 @@ def test_a_saved_owner_comes_back(net, refreshing, folder, serving, tmp_path) ->
 
 
 def test_an_upload_survives_the_death_of_the_server(network, folder, serving) -> None:
-    """Whole groups of 64 MiB are kept (SYNC_BYTES); this model has nearly three."""
-    net = network((32, 32, 32, 3))
-    owner, x = net.owner(ring=32768, refreshes=0), net.x[:20]
+    """Whole groups of 4 MiB are kept (SYNC_BYTES); this model has twelve."""
+    net = network((16, 16, 16, 3))
+    owner, x = net.owner(ring=16384, refreshes=0), net.x[:20]
     owner.prepare()
     with serving(folder, name="u") as process:
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,11 @@ ROOT = Path(__file__).parents[2]
 SOURCES = [p for room in ("securedl", "protocol", "polyapprox") for p in sorted((ROOT / room).rglob("*.py"))]
 STEPS = {"Step", "Matvec", "Multiply", "AddWeight", "Refresh", "Tap"}
 FORMS = {"none", "square", "cubic", "powers"}
+
+
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def named(node: ast.AST) -> set[str]:
@@ -42,9 +48,11 @@ def probed(tree: ast.AST) -> Iterator[int]:
 def forms_compared(tree: ast.AST) -> Iterator[int]:
     """Lines where a form is compared with a name, or something is looked up by one."""
     for node in ast.walk(tree):
+        if not isinstance(node, ast.Compare | ast.Subscript | ast.Match):
+            continue
         about_form = any("form" in name.split("_") for name in named(node))
         texts = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-        if isinstance(node, ast.Compare | ast.Subscript | ast.Match) and about_form and texts & FORMS:
+        if about_form and texts & FORMS:
             yield node.lineno
 
 
@@ -53,7 +61,7 @@ def found(search, *homes: str) -> list[str]:
         f"{path.relative_to(ROOT)}:{line}"
         for path in SOURCES
         if not str(path.relative_to(ROOT)).startswith(homes)
-        for line in search(ast.parse(path.read_text()))
+        for line in search(parsed(path))
     ]
 
 
@@ -119,7 +127,7 @@ def test_few_import_what_only_rooms_may_know(home):
         relative = str(path.relative_to(ROOT))
         if relative.startswith(own) or relative in allowed:
             continue
-        for module, name in imported(ast.parse(path.read_text())):
+        for module, name in imported(parsed(path)):
             assert not (module.startswith(home) and name in names), f"{relative} imports {name}"
             whole = f"{module}.{name}"
             assert whole != home or home == "securedl.he", f"{relative} imports {home} whole"
