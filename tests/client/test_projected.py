@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from every_form import PLANS, Server, data
 from test_mixed import near, tapped
 
-FORMS = {
+FORMS: dict[str, Callable[[], Plan]] = {
     **PLANS,
     "coefficients, then slots": lambda: near(False),
     "slots by a client": lambda: near(True),
