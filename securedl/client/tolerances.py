@@ -56,8 +56,6 @@ class Tolerance:
             return np.full(batch, max(1.0, energy(self._places, stages[0].values) / float(self.sizes[0])))
         entering = [stage for stage in stages if stage.degree]
         ratios = [peaks(stage.values) / size for stage, size in zip(entering, self.sizes, strict=True)]
-        if all(ratio.max() <= 1 for ratio in ratios):  # as on the calibration data
-            return np.ones(batch)
         return growth(ratios, [stage.degree for stage in entering])
 
     def ratios(self, errors: Array, grown: Array) -> Array:
