@@ -47,7 +47,7 @@ class Keys:
         else:
             self._secret = load_stream(seal.SecretKey(), context, body)
         self._decryptor = seal.Decryptor(context, self._secret)
-        self._encoder = scheme_of(params).encoder(self._context)
+        self._encoder = None if params.exact else scheme_of(params).encoder(self._context)
         self._zero = partial(_zero, self._context, seal.Encryptor(context, self._secret))
         self.zeros = Zeros(self._zero, ahead or {})
 
@@ -113,13 +113,13 @@ class Keys:
 
     def _exactly(self, values: Slots, shape: Shape) -> Record:
         """The plaintext of whole numbers times their correction factor."""
+        from securedl.client.batching import batched
         from securedl.client.coefficients import to_residues
 
         t, largest = self.params.plain_modulus, float(np.abs(values).max())
         if not largest <= t // 2:
             raise InputError(f"values up to {largest:.3g} do not fit the plain modulus {t}")
-        plain = self._encoder.encode(values, shape)
-        coefficients = centred_residues(self._context.plain_coefficients(plain), t).astype(np.float64)
+        coefficients = batched(values, shape.correction, self.params.ring, t)
         residues = to_residues(self.params, shape.level, coefficients[None])
         return Record(replace(shape, size=1, seeded=False), residues)
 
@@ -140,14 +140,23 @@ class Keys:
             self._decryptor.decrypt(self._context.ciphertext(record), plain)
         except RuntimeError as error:  # nothing that a program names: every field was compared with it
             raise FormatError(f"SEAL cannot decrypt this ciphertext: {error}") from error
-        if coefficients and self.params.exact:
-            whole = self._context.plain_coefficients(plain)
-            return centred_residues(whole, self.params.plain_modulus).astype(np.float64)
+        if self.params.exact:
+            t = self.params.plain_modulus
+            whole = centred_residues(self._context.plain_coefficients(plain), t).astype(np.float64)
+            return whole if coefficients else self._unbatched(whole)
         if coefficients:
             residues = self._context.plaintext_record(plain, shape.level).residues
             found: Slots = from_residues(self.params, residues)[0] / shape.scale
             return found
+        assert self._encoder is not None
         return self._encoder.decode(plain)
+
+    def _unbatched(self, coefficients: Slots) -> Slots:
+        """Whole numbers [N] in the slots of a polynomial."""
+        from securedl.client.batching import unbatched
+
+        t = self.params.plain_modulus
+        return centred_residues(unbatched(coefficients, self.params.ring, t), t).astype(np.float64)
 
 
 def _zero(context: SealContext, encryptor: Any, level: int) -> Record:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from securedl.errors import CompileError, InputError
 from securedl.he.arithmetic import Evaluator
 from securedl.he.cut import cut
-from securedl.he.modular import centred_residues, reduced, times
+from securedl.he.modular import centred_residues, reduced
 from securedl.he.params import Parameters
 from securedl.he.record import SEED_BYTES, Record, Shape
 from securedl.he.roots import monomial
@@ -193,26 +193,6 @@ class CkksEncoder:
     def decode(self, plain: Any) -> NDArray[np.float64]:
         """Slots [n]."""
         return np.array(self._encoder.decode_double(plain))
-
-
-class BgvEncoder:
-    """Whole numbers to BGV plaintexts and back (`scheme.Encoder`): slots [N], row after row."""
-
-    def __init__(self, context: SealContext) -> None:
-        self._t = context.params.plain_modulus
-        self._encoder = seal.BatchEncoder(context.context)
-
-    def encode(self, slots: NDArray[np.float64], shape: Shape) -> Any:
-        """A plaintext of slots times the shape's correction factor, as coefficients modulo t."""
-        plain = seal.Plaintext()
-        factored = times(reduced(slots, self._t), shape.correction, self._t)
-        self._encoder.encode(factored.astype(np.uint64).tolist(), plain)
-        return plain
-
-    def decode(self, plain: Any) -> NDArray[np.float64]:
-        """Slots [N], at most (t - 1)/2 in magnitude."""
-        found = np.array(self._encoder.decode_uint64(plain), dtype=np.int64)
-        return centred_residues(found, self._t).astype(np.float64)
 
 
 def galois_element(ring: int, step: int) -> int:

@@ -6,12 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tenseal.sealapi as seal
 
+from securedl.client.batching import batched, unbatched
 from securedl.client.keys import Keys
 from securedl.errors import FormatError, InputError
 from securedl.he.backends import backend
 from securedl.he.bgv import bgv_parameters, plain_prime
 from securedl.he.record import HEADER, MAGIC, Shape, pack, unpack
+from securedl.he.seal import SealContext
 
 pytestmark = pytest.mark.he
 
@@ -34,6 +37,22 @@ def numbers(seed: int = 0) -> np.ndarray:
 
 def shape(level: int = 0, factor: int = 1, size: int = 2) -> Shape:
     return Shape(level, size, 1.0, seeded=size == 2, correction=factor)
+
+
+@pytest.mark.parametrize(("ring", "bits"), [(4096, 17), (8192, 26), (8192, 33), (16384, 30)])
+def test_slots_are_seals(ring: int, bits: int) -> None:
+    """Coefficients as SEAL's BatchEncoder gives them, under any factor; and back."""
+    t = plain_prime(ring, 1 << (bits - 1))
+    context = SealContext(bgv_parameters(ring, t, (bits + 4,)))
+    encoder, random = seal.BatchEncoder(context.context), np.random.default_rng(bits)
+    for factor in (1, t - 1, int(random.integers(2, t))):
+        values, plain = random.integers(0, t, ring), seal.Plaintext()
+        encoder.encode([int(value) * factor % t for value in values], plain)
+        found = batched(values.astype(np.float64), factor, ring, t)
+        np.testing.assert_array_equal(np.mod(found, t), context.plain_coefficients(plain))
+        assert np.abs(found).max() <= t // 2
+        wanted = [int(value) * factor % t for value in values]
+        np.testing.assert_array_equal(unbatched(found, ring, t), wanted)
 
 
 @pytest.mark.parametrize("level", [0, 1])

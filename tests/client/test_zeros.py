@@ -30,6 +30,7 @@ from securedl.client.zeros import Zeros
 from securedl.errors import InputError
 from securedl.he.ckks import VALUE_SCALE, ckks_parameters, coefficient_parameters
 from securedl.he.record import SEED_BYTES, Record, Shape, pack, unpack
+from securedl.he.schemes import scheme_of
 from securedl.he.seal import SealContext
 
 pytestmark = pytest.mark.he
@@ -267,7 +268,8 @@ class TestSlots:
     @pytest.mark.parametrize(("ring", "levels"), [(4096, 1), (8192, 3), (16384, 6)])
     def test_they_are_seals(self, ring: int, levels: int) -> None:
         params, rng = ckks_parameters(ring, levels), np.random.default_rng(ring)
-        context, encoder = SealContext(params), Keys(params)._encoder
+        context = SealContext(params)
+        encoder = scheme_of(params).encoder(context)
         for level in range(levels + 1):
             for scale, largest in ((2.0**30, 1.0), (float(params.primes[-1]), 1.0), (2.0**26 + 1 / 3, 30.0)):
                 slots, shape = rng.uniform(-largest, largest, ring // 2), Shape(level, 1, scale)
