@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -121,11 +122,17 @@ def built(name: str) -> tuple[nn.Module, np.ndarray, int]:
     return build().eval(), np.random.default_rng(len(name)).normal(size=(40, *shape)), batch
 
 
+@functools.cache
+def planned(name: str) -> Plan:
+    """Compiled once for all tests."""
+    return layered(*built(name))
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_original_simulated_encrypted(name: str) -> None:
     model, x, batch = built(name)
     want = original(model, x)
-    plan = layered(model, x, batch)
+    plan = planned(name)
     assert 0 < plan.signature.error < 2**-8
     few = x[: 2 * batch + 1]
     size = np.abs(want).max()
@@ -173,8 +180,7 @@ def test_a_bottleneck_stays_one_where_that_is_cheaper(batch: int, tmp_path: Path
 
 
 def test_a_saved_plan_gives_the_same(tmp_path: Any) -> None:
-    model, x, _ = built("square and cube")
-    plan = layered(model, x, 1)
+    x, plan = built("square and cube")[1], planned("square and cube")
     plan.save(tmp_path / "plan")
     found = securedl.load_plan(tmp_path / "plan")
     assert found.program == plan.program
@@ -186,8 +192,7 @@ def test_a_saved_plan_gives_the_same(tmp_path: Any) -> None:
 
 
 def test_the_server_computes_each_polynomial() -> None:
-    model, x, _ = built("square and cube")
-    plan = layered(model, x, 1)
+    plan = planned("square and cube")
     kinds = [type(step).__name__ for step in plan.program.steps]
     assert kinds.count("Convolve") == 3
     assert kinds.count("Multiply") == 3  # one for the square, two for the cube
@@ -202,8 +207,7 @@ def test_the_server_computes_each_polynomial() -> None:
 
 
 def test_a_server_with_another_polynomial_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, x, _ = built("mlp")
-    server, real = Server(layered(model, x, 1)), Multiply.run
+    x, server, real = built("mlp")[1], Server(planned("mlp")), Multiply.run
     server.owner.verification.prepare()  # by simulation, which runs the steps too
 
     def twice(self: Multiply, e: Any, *given: Any) -> Any:

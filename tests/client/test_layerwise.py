@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -186,6 +187,13 @@ def built(name: str) -> tuple[nn.Module, np.ndarray, int]:
     return model, x, batch
 
 
+@functools.cache
+def planned(name: str) -> Plan:
+    """Compiled once for all tests."""
+    model, x, batch = built(name)
+    return securedl.compile(model, x, activations="client", batch=batch)
+
+
 def original(model: nn.Module, x: np.ndarray) -> np.ndarray:
     """In double precision."""
     with torch.no_grad():
@@ -246,7 +254,7 @@ def test_original_script_simulated_encrypted(name: str) -> None:
     for count in (1, 3, 8):
         logits = found.head(found.script.logits(x[:count], found.kernels))
         np.testing.assert_allclose(logits, want[:count], atol=1e-9 * size)
-    plan = securedl.compile(model, x, activations="client", batch=batch)
+    plan = planned(name)
     assert 0 < plan.signature.error < 2**-8
     few = x[: 2 * batch + 1]
     logits = found.script.logits(x, found.kernels).reshape(len(x), -1)
@@ -262,8 +270,7 @@ def test_original_script_simulated_encrypted(name: str) -> None:
 
 
 def test_a_saved_plan_gives_the_same(tmp_path: Any) -> None:
-    model, x, _ = built("residual, projection")
-    plan = securedl.compile(model, x, activations="client")
+    x, plan = built("residual, projection")[1], planned("residual, projection")
     plan.save(tmp_path / "plan")
     found = securedl.load_plan(tmp_path / "plan")
     assert found.program == plan.program
@@ -277,20 +284,18 @@ def test_a_saved_plan_gives_the_same(tmp_path: Any) -> None:
 
 
 def test_the_summary_says_who_does_what() -> None:
-    model, x, _ = built("max pooling")
-    lines = securedl.compile(model, x, activations="client").summary().splitlines()
+    lines = planned("max pooling").summary().splitlines()
     assert lines[2].startswith("  1. 0: 1 x 10 x 10 -> 3 x 8 x 8, kernel 3x3; ")
     assert lines[3].startswith("  2. 4: 48 -> 4; ")
     assert lines[4].endswith("by the client, who sees their values: add, relu, max_pool2d")
     assert lines[5] == "refreshes: 1 (before affine 2)"
-    model, x, _ = built("residuals")
-    lines = securedl.compile(model, x, activations="client").summary().splitlines()
+    lines = planned("residuals").summary().splitlines()
     assert any(line.startswith("refreshes: ") for line in lines)
 
 
 def test_a_saved_owner_answers(tmp_path: Any) -> None:
     model, x, _ = built("mlp")
-    server = Server(securedl.compile(model, x, activations="client"))
+    server = Server(planned("mlp"))
     server.owner.verification.prepare()
     server.owner.save(tmp_path / "owner", passphrase="p")
     server.owner = securedl.Owner.load(tmp_path / "owner", passphrase="p")
@@ -304,8 +309,7 @@ class TestDishonest:
 
     @pytest.mark.parametrize("number", range(4))
     def test_one_changed_weight_is_seen(self, number: int) -> None:
-        model, x, _ = built("mlp")
-        server = Server(securedl.compile(model, x, activations="client"))
+        x, server = built("mlp")[1], Server(planned("mlp"))
         shape = server.program.weight_shapes[number % 2]
         coefficients = np.zeros(server.program.params.ring)
         coefficients[number * 5] = 0.3  # a weight of normalised values, some of which reach 8
@@ -316,8 +320,7 @@ class TestDishonest:
         assert not server.ask(x[:1], probes=8).report.passed
 
     def test_after_an_alarm_the_server_gets_zeros(self) -> None:
-        model, x, _ = built("mlp")
-        server = Server(securedl.compile(model, x, activations="client"))
+        x, server = built("mlp")[1], Server(planned("mlp"))
         server.weights[0] = server.weights[1]
         inference = server.owner.ask(x[:1], 8)
         keys, program = server.owner.keys, server.program
@@ -520,8 +523,7 @@ class TestRefused:
             )  # fmt: skip
 
     def test_an_outlier(self) -> None:
-        model, x, _ = built("mlp")
-        plan = securedl.compile(model, x, activations="client")
+        x, plan = built("mlp")[1], planned("mlp")
         with pytest.raises(InputError, match="would overflow"):
             plan.checked(1e4 * x[:2])
 
