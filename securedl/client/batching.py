@@ -1,5 +1,5 @@
-"""Whole numbers in slots to coefficients modulo t and back, as SEAL's BatchEncoder has them: by kernels of the
-server, in a time that does not depend on the numbers.
+"""Whole numbers in slots to coefficients modulo t and back, as SEAL's BatchEncoder has them: by the server's
+kernels, in a time that does not depend on the numbers.
 
 Slot j of the first row is a polynomial's value at ψ^(3^j), and of the second at ψ^(-3^j), ψ the smallest
 primitive 2N-th root of unity modulo t. SEAL's encoder takes lists of Python's integers, of which small ones
