@@ -84,7 +84,7 @@ def run(
             )
         with stages("compile", "compiling"):
             plan = compile(poly, split.x_train, scheme=scheme, batch=128 if scheme == "bgv" else 64)
-        with stages("keys", "making keys, tolerances and probes") as tick:
+        with stages("keys", "making keys and probes") as tick:
             owner = Owner(plan)
             owner.prepare(tick)
         store = Path(folder) / "store"
