@@ -14,7 +14,7 @@ from securedl.client.zeros import Zeros, added
 from securedl.errors import FormatError, InputError
 from securedl.he.clear import embedding
 from securedl.he.cut import lifted
-from securedl.he.modular import centred_residues
+from securedl.he.modular import centred_residues, multiplied
 from securedl.he.params import Parameters
 from securedl.he.record import Record, Shape, pack, pack_key, unpack
 from securedl.he.scheme import Slots
@@ -95,7 +95,7 @@ class Keys:
 
     def encrypt(self, values: Slots, shape: Shape, zero: Callable[[int], Record] | None = None) -> bytes:
         """Encode slots [n] or coefficients [N], and encrypt them unless the shape is a plaintext's; packed.
-        Values of BGV are slots [N], whole numbers.
+        Values of BGV are whole numbers, and its slots [2, N/2].
 
         Args:
             zero: gives an encryption of zero of a level, which nobody else has or will have: as
@@ -104,7 +104,7 @@ class Keys:
         Raises:
             InputError: values too large for the modulus at that level, or for the plain modulus.
         """
-        from securedl.client.coefficients import encoded
+        from securedl.he.residues import encoded
 
         record = self._exactly(values, shape) if self.params.exact else encoded(self.params, values, shape)
         if shape.size > 1:
@@ -113,23 +113,27 @@ class Keys:
 
     def _exactly(self, values: Slots, shape: Shape) -> Record:
         """The plaintext of whole numbers times their correction factor."""
-        from securedl.client.batching import batched
-        from securedl.client.coefficients import to_residues
+        from securedl.he.batching import batched
+        from securedl.he.residues import to_residues
 
         t, largest = self.params.plain_modulus, float(np.abs(values).max())
         if not largest <= t // 2:
             raise InputError(f"values up to {largest:.3g} do not fit the plain modulus {t}")
-        coefficients = batched(values, shape.correction, self.params.ring, t)
+        if values.ndim == 1:
+            coefficients = multiplied(values, shape.correction, t)
+        else:
+            coefficients = batched(values, shape.correction, self.params.ring, t)
         residues = to_residues(self.params, shape.level, coefficients[None])
         return Record(replace(shape, size=1, seeded=False), residues)
 
     def decrypt(self, data: bytes, shape: Shape, coefficients: bool = False) -> Slots:
-        """Slots [n] or coefficients [N] of a packed ciphertext, after every field and residue was checked.
+        """Slots [n] (of BGV [2, N/2]) or coefficients [N] of a packed ciphertext, after every field and
+        residue was checked.
 
         Raises:
             FormatError: not the record that the program names.
         """
-        from securedl.client.coefficients import from_residues, to_residues
+        from securedl.he.residues import from_residues, to_residues
 
         record = unpack(self.params, data, shape)
         if shape.cut:
@@ -152,8 +156,8 @@ class Keys:
         return self._encoder.decode(plain)
 
     def _unbatched(self, coefficients: Slots) -> Slots:
-        """Whole numbers [N] in the slots of a polynomial."""
-        from securedl.client.batching import unbatched
+        """Whole numbers [2, N/2] in the slots of a polynomial."""
+        from securedl.he.batching import unbatched
 
         t = self.params.plain_modulus
         return centred_residues(unbatched(coefficients, self.params.ring, t), t).astype(np.float64)

@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from securedl.compiler.cost import COEFFICIENT_PRICES, EXPECTED_QUERIES, CoefficientPrices
+from securedl.compiler.cost import COEFFICIENT_PRICES, EXPECTED_QUERIES, CoefficientPrices, key_switch_ntts
 from securedl.errors import CompileError
 from securedl.he.params import Parameters
 from securedl.he.record import packed_length
+from securedl.he.schemes import scheme_of
 from securedl.network.geometry import Geometry
 from securedl.plan.bands import Bands
 from securedl.plan.signature import Cost, Link
@@ -58,20 +59,29 @@ class Conditions:
     def cost(self, counted: LayerCounts) -> Cost:
         """Of one layer for one query: its round trip is not in it."""
         price, params, size = self.prices, self.params, self.params.ring / PRICED_RING
-        tiles = counted.sent * price.load + counted.products * price.product
-        tiles += counted.answers * price.relinearise * self.encrypted
-        tiles += (counted.answers - counted.received) * price.merge + counted.received * price.dump
+        level = self._port.level
+        primes, switch = level + 1, key_switch_ntts(level) / key_switch_ntts(0)
+        tiles = primes * (counted.sent * price.load + counted.products * price.product)
+        tiles += switch * counted.answers * price.relinearise * self.encrypted
+        tiles += switch * (counted.answers - counted.received) * price.merge + counted.received * price.dump
         server = price.layer + size * tiles
-        ahead = size * counted.sent * price.zero
-        client = price.between + size * (counted.sent * price.send + counted.received * price.read) + ahead
-        fresh = packed_length(params, Port(1, 0, 1.0, True).fresh)
-        moved = counted.sent * fresh + counted.received * packed_length(params, Port(1, 0, 1.0, True).sent)
+        ahead = primes * size * counted.sent * price.zero
+        sent, read = primes * counted.sent * price.send, counted.received * price.read
+        client = price.between + size * (sent + read) + ahead
+        moved = counted.sent * packed_length(params, self._port.fresh)
+        moved += counted.received * packed_length(params, self._port.sent)
         return Cost(server, client, self.link.ms(moved), moved, ahead)
+
+    @property
+    def _port(self) -> Port:
+        """Of one tile that is sent."""
+        level, scale, _ = scheme_of(self.params).coefficient_form
+        return Port(1, level, scale, True, self.params.exact)
 
     def once(self, counted: LayerCounts) -> float:
         """Milliseconds of preparing and uploading its weights."""
-        fresh = packed_length(self.params, Port(1, 0, 1.0, True).fresh)
-        size = self.params.ring / PRICED_RING
+        fresh = packed_length(self.params, self._port.fresh)
+        size = (self._port.level + 1) * self.params.ring / PRICED_RING
         return counted.weights * (self.prices.prepare * size + self.link.ms(fresh))
 
     def total(self, counted: LayerCounts) -> float:

@@ -6,13 +6,83 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import islice, permutations
+from typing import TypeVar
 
-from securedl.he.params import MAX_PRIME_BITS, SPECIAL_BITS, ntt_primes
+from securedl.errors import CompileError
+from securedl.he.bgv import bgv_parameters
+from securedl.he.noise import NoiseError, NoiseEvaluator, Sizes
+from securedl.he.params import MAX_MODULUS_BITS, MAX_PRIME_BITS, SPECIAL_BITS, Parameters, ntt_primes
+from securedl.program.execute import Shown, execute
+from securedl.program.program import Program
 
+T = TypeVar("T")
+#: Bits of primes above those of t with which a program is made: no chain is smaller.
+START_ABOVE = 6
 #: Bits of a prime above those of t from which the search starts, and the least.
 MOST_ABOVE, LEAST_ABOVE = 24, 1
 #: The largest prime beside which there is a special one.
 LARGEST_PRIME_BITS = MAX_PRIME_BITS - SPECIAL_BITS
+
+
+def check_noise(program: Program, evaluator: NoiseEvaluator | None = None) -> float:
+    """The least bits left anywhere in a program by the noise model.
+
+    Args:
+        evaluator: of other primes than the program's own.
+
+    Raises:
+        NoiseError: a value could not be decrypted.
+    """
+    evaluator = evaluator or NoiseEvaluator(program.params)
+    weights = [evaluator.fresh(shape.level, shape.size > 1) for shape in program.weight_shapes]
+    query = [evaluator.fresh(program.query.level)] * program.query.tiles
+    running, fresh = execute(program, evaluator, weights, query), None
+    backs = [back for _, back in program.shown]
+    try:
+        while True:
+            shown: Shown = running.send(fresh)
+            back = backs[shown.index]
+            fresh = None if back is None else [evaluator.fresh(back.level)] * back.tiles
+    except StopIteration:
+        return evaluator.left
+
+
+def on_smallest_chain(
+    ring: int, t: int, primes: int, attempt: Callable[[Parameters], T], program_of: Callable[[T], Program]
+) -> T:
+    """A program on the smallest chain that the noise model allows it.
+
+    Args:
+        primes: how many. attempt: makes it on a chain; the same steps for all with so many primes.
+
+    Raises:
+        CompileError: no chain of the ring holds the noise.
+    """
+    program = program_of(attempt(bgv_parameters(ring, t, [t.bit_length() + START_ABOVE] * primes)))
+
+    def fits(bits: Sequence[int]) -> bool:
+        if not enough(ring, t, bits):
+            return False
+        sizes = Sizes(ring, t, [2.0**size for size in bits], 2.0 ** (max(bits) + SPECIAL_BITS))
+        try:
+            check_noise(program, NoiseEvaluator(sizes))
+        except NoiseError:
+            return False
+        return True
+
+    bits = smallest_chain(fits, t.bit_length(), primes)
+    while bits is not None and chain_bits(bits) <= MAX_MODULUS_BITS[ring] and max(bits) <= LARGEST_PRIME_BITS:
+        found = attempt(bgv_parameters(ring, t, bits))
+        try:
+            check_noise(program_of(found))
+        except NoiseError as error:  # primes are a little less than powers of two
+            bits[error.level] += 1
+        else:
+            return found
+    raise CompileError(
+        f"ring {ring} holds no primes in which the noise fits, for values of {t.bit_length()} bits: use "
+        "fewer bits for weights or refreshed values"
+    )
 
 
 def chain_bits(bits: Sequence[int]) -> int:

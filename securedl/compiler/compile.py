@@ -136,7 +136,7 @@ def compile(
     columns, task = known.columns_for(x_train, "x_train"), task or known.task
     x = samples_of(x_train, what="x_train", columns=columns)
     if exact:
-        _check_exact(activations, weights, refreshes)
+        _check_exact(weights, refreshes)
     if activations == "client":
         if refreshes is not None:
             raise InputError(
@@ -146,7 +146,7 @@ def compile(
         return compile_client(
             model, _calibration(x), batch=1 if batch is None else batch, encrypted=weights == "encrypted",
             link=link or Link(), ring=ring, columns=columns, task=task, limit_gb=limit_gb,
-            prices=prices or COEFFICIENT_PRICES, queries=int(queries),
+            prices=prices or COEFFICIENT_PRICES, queries=int(queries), widths=widths if exact else None,
         )  # fmt: skip
     asked = Asked(
         _calibration(x), 64 if batch is None else batch, weights == "encrypted", link or Link(), ring,
@@ -323,14 +323,12 @@ class Sources:
         return [one for network in ways for one in apart.mixed(network, wanted, below)]
 
 
-def _check_exact(activations: str, weights: str, refreshes: int | None) -> None:
+def _check_exact(weights: str, refreshes: int | None) -> None:
     """Refuse what plans of whole numbers do not have.
 
     Raises:
         CompileError: it is not available yet. InputError: it cannot be had.
     """
-    if activations == "client":
-        raise CompileError("scheme 'bgv' is not available yet with activations='client': use scheme 'ckks'")
     if weights == "plain":
         raise CompileError("scheme 'bgv' is not available yet with plain weights: use weights='encrypted'")
     if refreshes is not None:

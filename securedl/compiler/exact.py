@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from securedl.compiler.candidate import Candidate
-from securedl.compiler.chains import LARGEST_PRIME_BITS, chain_bits, enough, smallest_chain
+from securedl.compiler.chains import on_smallest_chain
 from securedl.compiler.cost import CoefficientPrices, SlotsCost
 from securedl.compiler.fused import Fused
 from securedl.compiler.layout import lanes
@@ -18,26 +18,28 @@ from securedl.compiler.levels import Segments, operations
 from securedl.compiler.limit import SizeLimit
 from securedl.compiler.lower import lower
 from securedl.compiler.precision import KEPT_SAMPLES
-from securedl.compiler.quantise import CLIP_MARGIN, DEFAULT_WIDTHS, Widths, quantise_within
+from securedl.compiler.quantise import (
+    CLIP_MARGIN,
+    DEFAULT_WIDTHS,
+    Widths,
+    quantise_within,
+    quantising_error,
+)
 from securedl.compiler.segments import SegmentCosts
 from securedl.errors import CompileError
-from securedl.he.bgv import bgv_parameters, plain_prime
-from securedl.he.noise import NoiseError, NoiseEvaluator, Sizes
-from securedl.he.params import MAX_MODULUS_BITS, SPECIAL_BITS, Parameters
+from securedl.he.bgv import plain_prime
+from securedl.he.params import Parameters
 from securedl.network.outputs import Output
 from securedl.plan.network import Checkpoint
 from securedl.plan.normalised import LayerPlaces
 from securedl.plan.plan import Plan
 from securedl.plan.quantised import Quantised
 from securedl.plan.signature import Cost, Link, Signature
-from securedl.program.execute import Shown, execute
 from securedl.program.program import Program
 
 #: Rings that are tried.
 EXACT_RINGS = (4096, 8192, 16384)
 ROWS = 2
-#: Bits of primes above those of t with which a program is made: no chain is smaller.
-START_ABOVE = 6
 
 
 @dataclass(frozen=True)
@@ -103,20 +105,13 @@ def _candidate(
 
     def make() -> Plan:
         plan = Plan(signature, network, graph, fused.x[:KEPT_SAMPLES].copy())
-        return plan.with_error(_error(network, plan, fused.x))
+        flat = fused.x.reshape(len(fused.x), -1)
+        return plan.with_error(quantising_error(network(flat), plan.reference(flat)))
 
     once = SlotsCost(params, wish.link, wish.prices).once_ms(program)
     return Candidate(
         f"whole numbers, ring {params.ring}", program.batch, segments.cost, once, wish.queries, make
     )
-
-
-def _error(network: Quantised, plan: Plan, x: np.ndarray) -> float:
-    """The largest difference that quantising makes to an output on the data, in parts of its range."""
-    flat = x.reshape(len(x), -1)
-    exact, wanted = network(flat), plan.reference(flat)
-    ranges = np.maximum(np.ptp(wanted, axis=0), np.ptp(wanted, axis=0).max() / 8)
-    return float((np.abs(exact - wanted).max(axis=0) / np.maximum(ranges, 1e-300)).max())
 
 
 def _lowered(fused: Fused, whole: Quantised, ring: int, least: int, wish: WholeWanted) -> Lowered:
@@ -133,8 +128,7 @@ def _lowered(fused: Fused, whole: Quantised, ring: int, least: int, wish: WholeW
     cut = list(zip(starts, (*starts[1:], len(ops)), strict=True))
     primes = 1 + max(sum(op.levels for op in ops[a:b]) for a, b in cut)
 
-    def attempt(bits: Sequence[int]) -> Lowered:
-        params = bgv_parameters(ring, t, bits)
+    def attempt(params: Parameters) -> Lowered:
         costs = SegmentCosts(
             SlotsCost(params, wish.link, wish.prices), network, ops, layouts, True, wish.queries
         )
@@ -144,51 +138,6 @@ def _lowered(fused: Fused, whole: Quantised, ring: int, least: int, wish: WholeW
         segments = Segments(ops, starts, cost, chosen, sum(part.once for part in parts))
         return Lowered(params, *lower(params, network, segments, True), segments)
 
-    program = attempt([t.bit_length() + START_ABOVE] * primes).program
-
-    def fits(bits: Sequence[int]) -> bool:
-        if not enough(ring, t, bits):
-            return False
-        sizes = Sizes(ring, t, [2.0**size for size in bits], 2.0 ** (max(bits) + SPECIAL_BITS))
-        try:
-            check_noise(program, NoiseEvaluator(sizes))
-        except NoiseError:
-            return False
-        return True
-
-    bits = smallest_chain(fits, t.bit_length(), primes)
-    while bits is not None and chain_bits(bits) <= MAX_MODULUS_BITS[ring] and max(bits) <= LARGEST_PRIME_BITS:
-        found = attempt(bits)
-        try:
-            check_noise(found.program)
-        except NoiseError as error:  # primes are a little less than powers of two
-            bits[error.level] += 1
-        else:
-            limit.check_upload(found.program, found.segments.layouts)
-            return found
-    raise CompileError(
-        f"ring {ring} holds no primes in which the noise fits, for values of {t.bit_length()} bits: use "
-        "fewer bits for weights or refreshed values"
-    )
-
-
-def check_noise(program: Program, evaluator: NoiseEvaluator | None = None) -> float:
-    """The least bits left anywhere in a program by the noise model.
-
-    Args:
-        evaluator: of other primes than the program's own.
-
-    Raises:
-        NoiseError: a value could not be decrypted.
-    """
-    evaluator = evaluator or NoiseEvaluator(program.params)
-    weights = [evaluator.fresh(shape.level, shape.size > 1) for shape in program.weight_shapes]
-    query = [evaluator.fresh(program.query.level)] * program.query.tiles
-    running, fresh = execute(program, evaluator, weights, query), None
-    try:
-        while True:
-            shown: Shown = running.send(fresh)
-            _, back = program.shown[shown.index]
-            fresh = None if back is None else [evaluator.fresh(back.level)] * back.tiles
-    except StopIteration:
-        return evaluator.left
+    found = on_smallest_chain(ring, t, primes, attempt, lambda one: one.program)
+    limit.check_upload(found.program, found.segments.layouts)
+    return found

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from securedl.compiler.layout import LayerLayout
 from securedl.compiler.levels import Segments
-from securedl.he.ckks import VALUE_SCALE, WEIGHT_SCALE
 from securedl.he.params import Parameters
 from securedl.he.schemes import scheme_of
 from securedl.network.graph import Array
@@ -78,11 +77,13 @@ class _Emitter:
         return out
 
     def convolve(self, source: int, bands: Bands) -> int:
-        scale, spans = VALUE_SCALE * WEIGHT_SCALE, tuple(Span(*span) for span in bands.spans)
-        out = self.new(0, scale, bands.answers)
+        scheme = scheme_of(self.params)
+        level, value_scale, weight_scale = scheme.coefficient_form
+        scale = scheme.whole(self.params, value_scale, weight_scale)
+        out = self.new(level, scale, bands.answers)
         step = Convolve(
-            out, source, bands.blocks, bands.inputs, spans, bands.channels, 0, scale, WEIGHT_SCALE,
-            self.weights,
+            out, source, bands.blocks, bands.inputs, tuple(Span(*span) for span in bands.spans),
+            bands.channels, level, scale, weight_scale, self.weights,
         )  # fmt: skip
         self.steps.append(step)
         self.weights += sum(stop - start for start, stop in bands.spans)
@@ -99,7 +100,8 @@ class _Emitter:
             if not first.sources:
                 scale = first.form.target(self.delta, self.params.primes, level)
             return level, scale
-        return 0, VALUE_SCALE
+        level, scale, _ = scheme_of(self.params).coefficient_form
+        return level, scale
 
     def chain(self, register: int, served: ServedChain, layouts: Sequence[LayerLayout]) -> int:
         """All parts of a chain, one after the other."""
@@ -189,7 +191,8 @@ def lower_layers(
     delta = scheme_of(params).scale(params)
     emit = _Emitter(params, delta)
     first, width = layers[0], 0
-    query = Port(first.sent.tiles, *emit.fresh(first), isinstance(first, ServedLinear))
+    linear = isinstance(first, ServedLinear)
+    query = Port(first.sent.tiles, *emit.fresh(first), linear, params.exact)
     register = emit.new(query.level, query.scale, query.tiles)
     for number, served in enumerate(layers):
         if number:

@@ -30,9 +30,15 @@ class Widths(NamedTuple):
     values: int = 8
 
 
-def _limit(bits: int) -> int:
+def largest_of(bits: int) -> int:
     """The largest whole number of so many bits."""
     return (1 << (bits - 1)) - 1
+
+
+def quantising_error(exact: Array, wanted: Array) -> float:
+    """The largest difference between outputs [samples, outputs], in parts of an output's range."""
+    ranges = np.maximum(np.ptp(wanted, axis=0), np.ptp(wanted, axis=0).max() / 8)
+    return float((np.abs(exact - wanted).max(axis=0) / np.maximum(ranges, 1e-300)).max())
 
 
 #: Widths that are tried in turn where none are asked for.
@@ -81,7 +87,7 @@ def quantise(network: Normalised, widths: Widths = Widths()) -> Quantised:  # no
         CompileError: a bound that no plain modulus reaches; names the layer and the bits that it needs. Or
             no polynomial between two affine maps.
     """
-    inputs, values = _limit(widths.inputs), _limit(widths.values)
+    inputs, values = largest_of(widths.inputs), largest_of(widths.values)
     sent = inputs / CLIP_MARGIN
     sources: tuple[float, ...] = (sent,)
     layers, factors, row_scale = list[Layer](), list[Array](), np.ones(0)
@@ -89,7 +95,7 @@ def quantise(network: Normalised, widths: Widths = Widths()) -> Quantised:  # no
         last = number + 1 == len(network.layers)
         if not last and layer.form.degree == 1:
             raise CompileError(f"layer {layer.name!r} has no polynomial after it: join it with the next one")
-        matrices, row_scale = _rows(layer, sources, _limit(widths.weights), together=last)
+        matrices, row_scale = _rows(layer, sources, largest_of(widths.weights), together=last)
         bias = np.rint(layer.bias * row_scale)
         form, sources = layer.form.whole(values / CLIP_MARGIN)
         layers.append(replace(layer, matrices=matrices, bias=bias, form=form))

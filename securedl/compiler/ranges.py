@@ -37,18 +37,18 @@ def ranges_of(script: Script, kernels: Sequence[Any], x: Array) -> tuple[Ranges 
     Raises:
         CompileError: a polynomial that has no precise form with one result.
     """
-    (ends, reached), none = _reached(script, kernels, x), np.zeros(0)
+    (ends, peaks), none = reached(script, kernels, x), np.zeros(0)
     inputs = [
         _input(layer.geometry, kernel, *end) if isinstance(layer, LinearLayer) else (none, none)
         for layer, kernel, end in zip(script.layers, kernels, ends, strict=True)
     ]
     shifts = [
-        _shift(layer.geometry, kernel, offset) if isinstance(layer, LinearLayer) else none
+        shift_of(layer.geometry, kernel, offset) if isinstance(layer, LinearLayer) else none
         for layer, kernel, (offset, _) in zip(script.layers, kernels, inputs, strict=True)
     ]
     found = list[Ranges | Choice | None]()
     for kernel, layer, end, (offset, scale), shift, (low, high) in zip(
-        kernels, script.layers, ends, inputs, shifts, reached, strict=True
+        kernels, script.layers, ends, inputs, shifts, peaks, strict=True
     ):
         if isinstance(layer, PolynomialLayer):
             found.append(_completed(layer, kernel, *end))
@@ -86,7 +86,7 @@ def by_channel(kernel: Array, geometry: Geometry, factors: Array) -> Array:
     return kernel * own[:, :, None, None]
 
 
-def _reached(
+def reached(
     script: Script, kernels: Sequence[Any], x: Array
 ) -> tuple[list[tuple[Array, Array]], list[tuple[Array, Array]]]:
     """The least and the largest value of each channel [channels] that each layer is sent, and of each value
@@ -112,16 +112,20 @@ def _input(geometry: Geometry, kernel: Array, low: Array, high: Array) -> tuple[
     """Offset and scale [channels]."""
     middle, half = (low + high) / 2, (high - low) / 2
     offset = np.where(np.abs(middle) > FAR * half, middle, 0.0)
-    reach = np.maximum(np.abs(low - offset), np.abs(high - offset))
+    return offset, floored(geometry, kernel, np.maximum(np.abs(low - offset), np.abs(high - offset)))
+
+
+def floored(geometry: Geometry, kernel: Array, reach: Array) -> Array:
+    """What each channel reaches [channels], and no less than what makes it count (`LEAST_SHARE`)."""
     squares = (kernel**2).sum(axis=(2, 3)).reshape(geometry.groups, -1, kernel.shape[1]).sum(axis=1)
     strength = np.sqrt(squares).reshape(-1)  # of each channel
     least = LEAST_SHARE * (reach * strength).max()
     floor = np.divide(least, strength, out=np.zeros_like(strength), where=strength > 0)
     scale = np.maximum(reach, floor)
-    return offset, np.where(scale > 0, scale, 1.0)
+    return np.where(scale > 0, scale, 1.0)
 
 
-def _shift(geometry: Geometry, kernel: Array, offset: Array) -> Array:
+def shift_of(geometry: Geometry, kernel: Array, offset: Array) -> Array:
     """What the layer makes of the offset."""
     if not offset.any():
         return np.zeros((geometry.maps, 1, 1))

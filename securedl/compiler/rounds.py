@@ -17,11 +17,13 @@ from securedl.compiler.forms import FAR, Choice
 from securedl.compiler.layout import LayerLayout
 from securedl.compiler.lower import lower_layers
 from securedl.compiler.precision import KEPT_SAMPLES, check_precision, input_limit
+from securedl.compiler.quantise import Widths
 from securedl.compiler.ranges import by_channel, ranges_of
 from securedl.errors import CompileError
 from securedl.he.ckks import WEIGHT_SCALE, coefficient_parameters
 from securedl.he.params import Parameters
 from securedl.he.record import Shape, packed_length
+from securedl.he.schemes import scheme_of
 from securedl.network.graph import Array
 from securedl.network.outputs import Output
 from securedl.network.script import ChainLayer, LinearLayer, PolynomialLayer, Script, ServerLayer
@@ -59,7 +61,8 @@ class Wanted:
     Attributes:
         samples: of a query. encrypted: the weights. ring: N, or None. limit_gb: of the upload, 10^9 bytes.
         queries: that share the price of preparing and uploading the weights. taps: whether the client is
-            shown pre-activations inside of chains.
+            shown pre-activations inside of chains. widths: of whole numbers, the first that is held is
+            taken; None where values are not whole.
     """
 
     samples: int
@@ -72,6 +75,7 @@ class Wanted:
     prices: CoefficientPrices = COEFFICIENT_PRICES
     queries: int = EXPECTED_QUERIES
     taps: bool = False
+    widths: tuple[Widths, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,15 +113,20 @@ class Arrangement:
     once: float
 
 
-def arrange(layers: Sequence[ServerLayer], wanted: Wanted) -> Arrangement:
+def arrange(
+    layers: Sequence[ServerLayer], wanted: Wanted, params: Parameters | None = None
+) -> Arrangement:
     """The cheapest layout of each layer.
+
+    Args:
+        params: for those of another scheme than CKKS.
 
     Raises:
         CompileError: no layout fits, or the weights take more than `limit_gb`.
     """
     degrees = [layer.degree for layer in layers if isinstance(layer, PolynomialLayer)]
     levels = max((COMPLETED[degree].levels for degree in degrees), default=0)
-    params = coefficient_parameters(wanted.ring or _RINGS[levels > 0], levels)
+    params = params or coefficient_parameters(wanted.ring or _RINGS[levels > 0], levels)
     most = params.slots if levels else MAX_BATCH
     if wanted.samples > most:
         raise CompileError(f"batch {wanted.samples} does not fit: a query has {most} samples at most")
@@ -143,12 +152,14 @@ def arrange(layers: Sequence[ServerLayer], wanted: Wanted) -> Arrangement:
     return found
 
 
-def alternatives(layers: Sequence[ServerLayer], wanted: Wanted, name: str = "") -> list[Candidate]:
+def alternatives(
+    layers: Sequence[ServerLayer], wanted: Wanted, name: str = "", params: Parameters | None = None
+) -> list[Candidate]:
     """What the same layers would cost in other batches, and with activations="client" where some are
     polynomials; only told.
 
     Args:
-        name: of such plans, where there are others.
+        name: of such plans, where there are others. params: as of `arrange`.
     """
     found, linear = list[Candidate](), [layer for layer in layers if isinstance(layer, LinearLayer)]
     asked = [
@@ -160,7 +171,7 @@ def alternatives(layers: Sequence[ServerLayer], wanted: Wanted, name: str = "") 
         asked.append(("activations='client'", linear, wanted))
     for text, those, other in asked:
         with contextlib.suppress(CompileError):  # it cannot be had
-            arrangement = arrange(those, other)
+            arrangement = arrange(those, other, params)
             found.append(Candidate(text, other.samples, arrangement.cost, arrangement.once, wanted.queries))
     return found
 
@@ -227,6 +238,17 @@ def _served(
 
 def _plan(program: Program, network: Layerwise, flat: Array, cost: Cost, wanted: Wanted) -> Plan:
     """A plan, checked on calibration samples [samples, features]."""
+    found, logits = layerwise_plan(program, network, flat, cost, wanted)
+    least, most = SIMULATED
+    products = program.counts.terms + program.counts.products
+    checked = min(max(SIMULATED_PRODUCTS // products, least), most)
+    return found.with_error(check_precision(found, flat, checked, logits))
+
+
+def layerwise_plan(
+    program: Program, network: Layerwise, flat: Array, cost: Cost, wanted: Wanted
+) -> tuple[Plan, Array]:
+    """A plan, and the network's logits of calibration samples [samples, features]."""
     rounds, limit = network.rounds, program.scheme.value_limit
     middle, reach = _box(flat)
     logits = network(flat)
@@ -235,11 +257,7 @@ def _plan(program: Program, network: Layerwise, flat: Array, cost: Cost, wanted:
         (program,), rounds.checkpoints, rounds.input_shape, reach, middle, *ends,
         input_limit(network, middle, reach, limit, FEW_TRIES), cost, wanted.columns, wanted.output, rounds,
     )  # fmt: skip
-    found = Plan(signature, network, network, flat[:KEPT_SAMPLES].copy())
-    least, most = SIMULATED
-    products = program.counts.terms + program.counts.products
-    checked = min(max(SIMULATED_PRODUCTS // products, least), most)
-    return found.with_error(check_precision(found, flat, checked, logits))
+    return Plan(signature, network, network, flat[:KEPT_SAMPLES].copy()), logits
 
 
 def check_size(layers: Sequence[ServerLayer], found: Arrangement, wanted: Wanted) -> None:
@@ -250,7 +268,7 @@ def check_size(layers: Sequence[ServerLayer], found: Arrangement, wanted: Wanted
     """
     weights, total = list[int](), 0
     for place in found.places:
-        count, level = 0, 0
+        count, level = 0, scheme_of(found.params).coefficient_form.level
         if isinstance(place, Bands):
             count = LayerCounts.of(place).weights
         elif isinstance(place, ChainPlace):

@@ -15,7 +15,7 @@ import numpy as np
 from securedl.errors import CompileError
 from securedl.he.modular import MODULUS_BITS
 from securedl.he.params import MAX_MODULUS_BITS, SPECIAL_BITS, Parameters, is_prime, ntt_primes
-from securedl.he.scheme import Encoder, Scheme, Simulator
+from securedl.he.scheme import CoefficientForm, Encoder, Scheme, Simulator
 
 
 def plain_prime(ring: int, least: int) -> int:
@@ -64,6 +64,8 @@ class Bgv(Scheme):
     name = "bgv"
     #: In parts of what is clipped: inputs alone can leave their range (`plan.quantised`).
     value_limit = 1.0
+    #: A product's noise needs two primes; what comes back has one.
+    coefficient_form = CoefficientForm(1, 1.0, 1.0)
 
     def parameters(self, ring: int, levels: int) -> Parameters:
         """Chains follow from t and from the noise of a program (`compiler.noise`).
@@ -124,9 +126,9 @@ class Bgv(Scheme):
         raise CompileError("BGV's values are exact: no error has a variance")
 
     def encoder(self, context: Any) -> Encoder:
-        """None: `client.batching` needs no context.
+        """None: `he.batching` needs no context.
 
         Raises:
             CompileError: always.
         """
-        raise CompileError("whole numbers are put into slots by securedl.client.batching")
+        raise CompileError("whole numbers are put into slots by securedl.he.batching")

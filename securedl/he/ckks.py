@@ -10,7 +10,7 @@ import numpy as np
 from securedl.errors import CompileError
 from securedl.he.clear import ClearEvaluator
 from securedl.he.params import MAX_MODULUS_BITS, SPECIAL_BITS, Parameters, ntt_primes
-from securedl.he.scheme import Encoder, Scheme
+from securedl.he.scheme import CoefficientForm, Encoder, Scheme
 from securedl.he.variance import VarianceEvaluator
 
 #: Bits between the scale and the first prime: encrypted values may reach 2^(HEADROOM_BITS - 1).
@@ -76,6 +76,7 @@ class Ckks(Scheme):
     name = "ckks"
     #: Decryption wraps around at 2^(HEADROOM_BITS - 1).
     value_limit = 2.0 ** (HEADROOM_BITS - 2)
+    coefficient_form = CoefficientForm(0, VALUE_SCALE, WEIGHT_SCALE)
 
     def parameters(self, ring: int, levels: int) -> Parameters:
         """As `ckks_parameters`."""

@@ -1,4 +1,8 @@
-"""The simulator of BGV: residues modulo t in two rows, with every level and correction factor checked."""
+"""The simulator of BGV: residues modulo t in two rows, with every level and correction factor checked.
+
+Polynomials are kept by their slots, also where values stand in coefficients: products of polynomials are
+products slot by slot.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.errors import CompileError
+from securedl.he.batching import batched, unbatched
 from securedl.he.modular import Residues, centred_residues, reduced, times
 from securedl.he.params import Parameters
 from securedl.he.record import Shape
@@ -30,25 +35,25 @@ class ExactEvaluator(Simulator[ExactHandle]):
 
     def __init__(self, params: Parameters) -> None:
         self.params, self._t = params, params.plain_modulus
+        self._monomials: dict[tuple[int, int], Residues] = {}
 
     def fresh(self, slots: NDArray[np.float64], shape: Shape) -> ExactHandle:
-        """See `Simulator`; whole numbers [N], row after row."""
-        if slots.shape != (self.params.ring,):
-            raise CompileError(f"{self.params.ring} slots expected, got {slots.shape}")
-        rows = reduced(slots, self._t).reshape(2, -1)
+        """See `Simulator`; whole numbers."""
+        if slots.shape == (self.params.ring,):
+            rows = unbatched(centred_residues(reduced(slots, self._t), self._t), self.params.ring, self._t)
+        elif slots.shape == (2, self.params.slots):
+            rows = reduced(slots, self._t)
+        else:
+            raise CompileError(f"two rows of {self.params.slots} slots expected, got {slots.shape}")
         return ExactHandle(rows, shape.level, shape.correction, shape.size)
 
     def slots(self, handle: ExactHandle) -> NDArray[np.float64]:
-        """Whole numbers [N], at most (t - 1)/2 in magnitude."""
-        return centred_residues(handle.residues, self._t).reshape(-1).astype(np.float64)
+        """Whole numbers [2, N/2], at most (t - 1)/2 in magnitude."""
+        return centred_residues(handle.residues, self._t).astype(np.float64)
 
     def coefficients(self, handle: ExactHandle) -> NDArray[np.float64]:
-        """Not simulated.
-
-        Raises:
-            CompileError: always.
-        """
-        raise CompileError("the coefficient form of BGV is not simulated")
+        """Whole numbers [N], at most (t - 1)/2 in magnitude."""
+        return batched(handle.residues, 1, self.params.ring, self._t)
 
     def level(self, handle: ExactHandle) -> int:
         """Primes that can still be dropped."""
@@ -118,9 +123,14 @@ class ExactEvaluator(Simulator[ExactHandle]):
         return [replace(a, residues=np.roll(a.residues, -step, axis=1)) for step in steps]
 
     def moved(self, a: ExactHandle, power: int, divisor: int = 1) -> ExactHandle:
-        """Not simulated.
+        """Times the slots of a monomial."""
+        return replace(a, residues=times(a.residues, self._monomial(power, divisor), self._t))
 
-        Raises:
-            CompileError: always.
-        """
-        raise CompileError("the coefficient form of BGV is not simulated")
+    def _monomial(self, power: int, divisor: int) -> Residues:
+        if (power, divisor) not in self._monomials:
+            ring, t = self.params.ring, self._t
+            coefficients = np.zeros(ring)
+            turns, place = divmod(power % (2 * ring), ring)
+            coefficients[place] = -1 if turns else 1
+            self._monomials[power, divisor] = times(unbatched(coefficients, ring, t), pow(divisor, -1, t), t)
+        return self._monomials[power, divisor]

@@ -36,6 +36,11 @@ def times(one: Any, other: Any, t: int) -> Residues:
     return np.asarray((above % t + np.asarray(one) * low) % t)
 
 
+def multiplied(values: Any, factor: int, t: int) -> NDArray[np.float64]:
+    """Whole numbers times a factor modulo t, from -(t - 1)/2 to (t - 1)/2, as doubles."""
+    return centred_residues(times(reduced(values, t), factor, t), t).astype(np.float64)
+
+
 def sums_of_products(left: Residues, right: Residues, t: int) -> Residues:
     """left · rightᵀ modulo t, [rows, columns], of whole numbers [rows, n] and [columns, n] below 2^33 in
     magnitude.

@@ -179,5 +179,5 @@ class NoiseEvaluator(Arithmetic[Noise]):
         return [self._switched(a) if step else a for step in steps]
 
     def moved(self, a: Noise, power: int, divisor: int = 1) -> Noise:
-        """As it is."""
-        return a
+        """Divided: what is large modulo a prime has been multiplied again when it is read."""
+        return self._checked(replace(a, variance=a.variance / divisor**2, structured=a.structured / divisor))

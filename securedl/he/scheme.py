@@ -7,7 +7,7 @@ own figure in their place (BGV a correction factor).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,11 +38,13 @@ class Simulator(Arithmetic[H]):
 
     @abstractmethod
     def fresh(self, slots: Slots, shape: Shape) -> H:
-        """What encoding (and, for a ciphertext, encrypting) slots [n] or coefficients [N] gives."""
+        """What encoding (and, for a ciphertext, encrypting) slots [n], [rows, n] where there are several, or
+        coefficients [N] gives.
+        """
 
     @abstractmethod
     def slots(self, handle: H) -> Slots:
-        """What decrypting gives, [n]."""
+        """What decrypting gives, [n] or [rows, n]."""
 
     def known(self, handle: H, read: NDArray[np.int64]) -> H:
         """What a client has read: what stands in slot k, in slot read[k], int64 [n]. By default the same."""
@@ -53,12 +55,25 @@ class Simulator(Arithmetic[H]):
         """What decrypting gives in the coefficient form, [N]."""
 
 
+class CoefficientForm(NamedTuple):
+    """How values stand in coefficients (`plan.bands`).
+
+    Attributes:
+        level: of what is sent, and of weights. value_scale, weight_scale: of these.
+    """
+
+    level: int
+    value_scale: float
+    weight_scale: float
+
+
 class Scheme(ABC):
     """One scheme. It has no state."""
 
     name: str
     #: Largest magnitude that an encrypted value may have.
     value_limit: float
+    coefficient_form: CoefficientForm
 
     @abstractmethod
     def parameters(self, ring: int, levels: int) -> Parameters:

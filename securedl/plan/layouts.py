@@ -193,13 +193,13 @@ class Sums(Interleaved):
 
 
 def in_rows(slots: Array, rows: int, batch: int) -> Array:
-    """Slots [tiles, width · batch] as a scheme with several rows has them: each has all features of its
-    samples.
+    """Slots [tiles, width · batch] as a scheme with several rows has them, [tiles, rows, n]: each row has all
+    features of its samples.
     """
     if rows == 1:
         return slots
     apart = slots.reshape(len(slots), -1, rows, batch // rows)
-    return np.ascontiguousarray(apart.swapaxes(1, 2).reshape(len(slots), -1))
+    return np.ascontiguousarray(apart.swapaxes(1, 2).reshape(len(slots), rows, -1))
 
 
 def out_of_rows(slots: Array, rows: int, batch: int) -> Array:

@@ -146,15 +146,16 @@ class Plan:
         return neutral
 
     def weight_slots(self) -> Iterator[tuple[Shape, Array]]:
-        """Every weight as (shape, slots [n] or coefficients [N]), in the program's order."""
+        """Every weight as (shape, slots [n] or [rows, n], or coefficients [N]), in the program's order."""
         shapes = iter(self.program.weight_shapes)
-        values, rows = self.network.values(self.program), self.program.rows
-        for step in self.program.steps:
+        values, program = self.network.values(self.program), self.program
+        for step in program.steps:
             if step.first_weight is not None:
-                for slots in step.slots(next(values)):
-                    if len(slots) == rows * self.program.params.slots:  # else coefficients
-                        (slots,) = in_rows(slots[None], rows, self.batch)
-                    yield next(shapes), slots
+                for found in step.slots(next(values)):
+                    if step.in_coefficients:
+                        yield next(shapes), found
+                    else:
+                        yield next(shapes), in_rows(found[None], program.rows, self.batch)[0]
 
     def expected(self, x: Array) -> list[Array]:
         """Normalised values [samples, features] of the query, and received at each refresh and the answer."""

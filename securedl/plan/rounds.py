@@ -90,6 +90,22 @@ class Layerwise(Network):
 
     alone: ClassVar[bool] = True
 
+    @property
+    def _whole(self) -> list[tuple[ServedLinear, Any]]:
+        """Layers of whole numbers, with their kernels."""
+        pairs = zip(self.rounds.served, self.kernels, strict=True)
+        return [(one, kernel) for one, kernel in pairs if isinstance(one, ServedLinear) and one.whole]
+
+    @property
+    def bounds(self) -> list[Array]:
+        """Of each layer of whole numbers, the largest magnitude of each map's results, whatever is sent."""
+        return [one.bounds(kernel) for one, kernel in self._whole]
+
+    @property
+    def largest(self) -> float:
+        """See `Network`."""
+        return max((float(bound.max()) for bound in self.bounds), default=0.0)
+
     def _layer(self, number: int, sent: Array) -> list[Exchange]:
         """Normalised values [samples, features] through one layer."""
         return self.rounds.served[number].exchanges(sent, self.kernels[number])
@@ -154,9 +170,8 @@ class Layerwise(Network):
         random, running = np.random.default_rng(), self._run(flat)
         found = next(running)
         for number, exchanges in enumerate(running, 1):
-            sent = random.uniform(-1.0, 1.0, exchanges[0].sent.shape)
-            peaks = self.rounds.served[number].peak(sent, self.kernels[number])[:, None]
-            sent *= np.minimum(1.0, PROBE_REACH * limit / np.maximum(peaks, 1e-300))
+            served, kernel = self.rounds.served[number], self.kernels[number]
+            sent = served.drawn(random, exchanges[0].sent.shape, kernel, PROBE_REACH * limit)
             found += self._layer(number, sent)
         return found
 
@@ -178,6 +193,11 @@ class Layerwise(Network):
             return np.concatenate([self.peaks(flat[at : at + 1]) for at in range(len(flat))])
 
     def _peaks(self, flat: Array) -> Array:
+        if self._whole:  # inputs alone: all that is sent later is clipped
+            first = self.rounds.served[0]
+            assert isinstance(first, ServedLinear)
+            _, value = next(self.rounds.script.run(flat.reshape(len(flat), *self.rounds.input_shape)))
+            return first.reach(value).reshape(len(flat), -1).max(axis=1)
         worst = np.zeros(len(flat))
         with np.errstate(over="ignore", invalid="ignore"):
             for number, ((sent, _), *_) in enumerate(self._run(flat)):
@@ -193,7 +213,12 @@ class Layerwise(Network):
         named = [one.operation.split(".") for one in self.rounds.script.instructions]
         done = dict.fromkeys(parts[1] for parts in named if len(parts) == 3 and parts[1] not in _MOVES)
         listed = ", ".join(done) or "nothing"
-        return [f"between the layers, by the client, who sees their values: {listed}"]
+        found = [f"between the layers, by the client, who sees their values: {listed}"]
+        limits = {one.whole for one, _ in self._whole}
+        if limits:
+            bits = f"results below 2^{np.log2(self.largest):.1f}"
+            found.append(f"whole numbers: -{max(limits)} to {max(limits)} are sent; {bits}; the client rounds and clips")
+        return found
 
     @property
     def sizes(self) -> tuple[int, int]:

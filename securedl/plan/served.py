@@ -19,6 +19,7 @@ from securedl.plan.forms import FORMS, Form
 from securedl.plan.layouts import Interleaved, Layout
 from securedl.plan.network import Exchange, Inner
 from securedl.plan.projection import Projection
+from securedl.plan.quantised import rounded
 from securedl.program.steps import Values
 
 #: What is sent to a linear layer counts as so many parts of what is received. At 128 times the limit of that
@@ -34,6 +35,11 @@ class Served(ABC):
     """
 
     sent_part: ClassVar[float]
+
+    @property
+    def whole(self) -> int:
+        """The largest whole number that is sent; 0 where values are not whole."""
+        return 0
 
     @property
     @abstractmethod
@@ -98,6 +104,14 @@ class Served(ABC):
         """The same weights in single precision, where honest errors are larger than what that changes."""
         return weights
 
+    def drawn(self, random: np.random.Generator, shape: tuple[int, ...], weights: Any, limit: float) -> Array:
+        """Random values [samples, features] that test it, as they are sent, with all results below a limit."""
+        if self.whole:
+            return random.integers(-self.whole, self.whole, shape, endpoint=True).astype(np.float64)
+        sent = random.uniform(-1.0, 1.0, shape)
+        peaks = self.peak(sent, weights)[:, None]
+        return np.asarray(sent * np.minimum(1.0, limit / np.maximum(peaks, 1e-300)))
+
     def peak(self, sent: Array, weights: Any) -> Array:
         """The largest magnitude [samples] of what is computed from normalised values [samples, features]."""
         _, *found = self.inside(sent, weights)
@@ -132,12 +146,14 @@ class Ranges:
     Attributes:
         offset, scale: [channels]. gain: [maps]. shift: [maps, rows, columns] or [maps, 1, 1], what the layer
             makes of the offset.
+        limit: where whole numbers are sent, the largest: values are rounded, and clipped; else 0.
     """
 
     offset: Array
     scale: Array
     gain: Array
     shift: Array
+    limit: int = 0
 
     def reaching(self, target: float) -> Ranges:
         """The same, results so many times as large."""
@@ -185,11 +201,24 @@ class ServedLinear(Served):
         """See `Served`."""
         return self.bands.received
 
-    def normalised(self, values: Array) -> Array:
-        """See `Served`; [images, channels, rows, columns]."""
+    @property
+    def whole(self) -> int:
+        """See `Served`."""
+        return self.ranges.limit
+
+    def reach(self, values: Array) -> Array:
+        """The largest magnitude [images] of whole numbers before they are clipped, in parts of the limit."""
+        return np.abs(np.rint(self._in_range(values))).max(axis=(1, 2, 3)) / self.whole
+
+    def _in_range(self, values: Array) -> Array:
         ranges = self.ranges
         found: Array = (values - ranges.offset[:, None, None]) / ranges.scale[:, None, None]
         return found
+
+    def normalised(self, values: Array) -> Array:
+        """See `Served`; [images, channels, rows, columns]."""
+        found = self._in_range(values)
+        return rounded(found, 1.0, self.whole) if self.whole else found
 
     def result(self, received: Array) -> Array:
         """See `Served`; [images, maps, rows, columns]."""
@@ -207,8 +236,12 @@ class ServedLinear(Served):
         return Projection(rows, (back.reshape(len(rows), -1),), np.zeros(len(rows)))
 
     def in_single(self, weights: Array) -> Array:
-        """See `Served`: errors of the coefficient form are some 10^-5 of the values."""
-        return weights.astype(np.float32)
+        """See `Served`: errors of the coefficient form are some 10^-5 of the values; whole numbers have none."""
+        return weights if self.whole else weights.astype(np.float32)
+
+    def bounds(self, weights: Array) -> Array:
+        """The largest magnitude of each map's results [maps], whatever whole numbers are sent."""
+        return np.asarray(np.abs(weights).sum(axis=(1, 2, 3)) * self.whole)
 
     def values(self, weights: Array) -> Iterator[Values]:
         """See `Served`."""
@@ -223,8 +256,9 @@ class ServedLinear(Served):
 
     def to_parts(self) -> tuple[Any, dict[str, Array]]:
         """See `Served`."""
-        b = self.bands
-        return (b.samples, b.ring, b.height, b.width, b.channels, b.lanes), vars(self.ranges)
+        b, arrays = self.bands, dict(vars(self.ranges))
+        limit = arrays.pop("limit")
+        return (b.samples, b.ring, b.height, b.width, b.channels, b.lanes, limit), arrays
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -313,7 +347,8 @@ def served_from(layer: LinearLayer | PolynomialLayer, meta: Any, arrays: Mapping
         InputError: not such parts.
     """
     if isinstance(layer, LinearLayer):
-        return ServedLinear(layer, Ranges(**arrays), Bands(layer.geometry, *map(int, meta)))
+        *sizes, limit = map(int, meta)
+        return ServedLinear(layer, Ranges(**arrays, limit=limit), Bands(layer.geometry, *sizes))
     name, *sizes = meta
     if name not in ("square", "cubic"):
         raise InputError(f"a polynomial in slots has the form square or cubic, got {name!r}")

@@ -102,7 +102,7 @@ def _keys(program: Program) -> str:
 
 
 def _error_of(signature: Signature) -> str:
-    return "simulated error" if signature.requantised is None else "error of quantising"
+    return "error of quantising" if signature.program.params.exact else "simulated error"
 
 
 def _error(error: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,8 @@ class Convolve(Step):
     scale: float
     weight_scale: float
     first: int
+
+    in_coefficients: ClassVar[bool] = True
 
     def reads(self) -> tuple[int, ...]:
         return (self.source,)

@@ -238,7 +238,8 @@ def check_program(program: Program) -> dict[int, Port]:
     (rows, slots), levels = program.scheme.slots(program.params.ring), program.params.levels
     require(1 <= program.batch <= MAX_BATCH, f"a batch of {program.batch} samples")
     require(program.width * program.batch in (0, rows * slots), "batch times width is not the slots")
-    require(program.batch % rows == 0, f"a batch of {program.batch} samples for {rows} rows")
+    in_rows = program.width == 0 or program.batch % rows == 0
+    require(in_rows, f"a batch of {program.batch} samples for {rows} rows")
     require(
         1 <= program.query.tiles <= MAX_TILES and program.query.level <= levels, "query port out of range"
     )

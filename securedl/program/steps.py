@@ -124,6 +124,8 @@ class Step(ABC):
     #: Whether the client is sent what `run` gives, at level 0; and whether what it sends back is the result.
     shows: ClassVar[bool] = False
     refreshes: ClassVar[bool] = False
+    #: Whether its weights stand in coefficients.
+    in_coefficients: ClassVar[bool] = False
 
     @abstractmethod
     def reads(self) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tenseal.sealapi as seal
 
-from securedl.client.batching import batched, unbatched
+from securedl.he.batching import batched, unbatched
 from securedl.client.keys import Keys
 from securedl.errors import FormatError, InputError
 from securedl.he.backends import backend

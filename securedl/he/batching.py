@@ -1,5 +1,5 @@
 """Whole numbers in slots to coefficients modulo t and back, as SEAL's BatchEncoder has them: by the server's
-kernels, in a time that does not depend on the numbers.
+kernels, in a time that does not depend on the numbers. Slots are two rows, [2, N/2]; coefficients are [N].
 
 Slot j of the first row is a polynomial's value at ψ^(3^j), and of the second at ψ^(-3^j), ψ the smallest
 primitive 2N-th root of unity modulo t. SEAL's encoder takes lists of Python's integers, of which small ones
@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from securedl.client.coefficients import from_residues, to_residues
+from securedl.he.residues import from_residues, to_residues
 from securedl.he.modular import Residues, reduced, times
 from securedl.he.params import SPECIAL_BITS, Parameters, ntt_primes
 from securedl.he.roots import bit_reversal
@@ -35,15 +35,15 @@ def _places(ring: int) -> Residues:
 
 
 def batched(slots: Slots, factor: int, ring: int, t: int) -> Slots:
-    """Coefficients [N], at most (t - 1)/2 in magnitude, of the polynomial whose slots [N] are `factor` times
-    these whole numbers modulo t.
+    """Coefficients [N], at most (t - 1)/2 in magnitude, of the polynomial whose slots [2, N/2] are `factor`
+    times these whole numbers modulo t.
     """
     residues = np.empty(ring, np.uint64)
-    residues[_places(ring)] = times(reduced(slots, t), factor, t).astype(np.uint64)
+    residues[_places(ring)] = times(reduced(slots.reshape(-1), t), factor, t).astype(np.uint64)
     return np.asarray(from_residues(_transform(ring, t), residues[None, None])[0])
 
 
 def unbatched(coefficients: Slots, ring: int, t: int) -> Residues:
-    """Slots [N], 0 to t - 1, of coefficients [N]."""
+    """Slots [2, N/2], 0 to t - 1, of coefficients [N]."""
     residues = to_residues(_transform(ring, t), 0, coefficients[None])[0, 0]
-    return np.asarray(residues[_places(ring)].astype(np.int64))
+    return np.asarray(residues[_places(ring)].astype(np.int64).reshape(2, -1))
