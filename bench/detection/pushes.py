@@ -28,7 +28,7 @@ class Circuit:
 
     def plain(self, values: Array, level: int, scale: float) -> Any:
         """Slots [n] as a plaintext."""
-        from securedl.he.residues import encoded
+        from securedl.client.coefficients import encoded
 
         return self.evaluator.load(encoded(self.evaluator.params, values, Shape(level, 1, scale)))
 

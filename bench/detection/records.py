@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from securedl.he.residues import encoded
+from securedl.client.coefficients import encoded
 from securedl.he.params import Parameters
 from securedl.he.record import CUT_BITS, Record, Shape
 from securedl.network.graph import Array

@@ -104,7 +104,7 @@ class Keys:
         Raises:
             InputError: values too large for the modulus at that level, or for the plain modulus.
         """
-        from securedl.he.residues import encoded
+        from securedl.client.coefficients import encoded
 
         record = self._exactly(values, shape) if self.params.exact else encoded(self.params, values, shape)
         if shape.size > 1:
@@ -113,8 +113,8 @@ class Keys:
 
     def _exactly(self, values: Slots, shape: Shape) -> Record:
         """The plaintext of whole numbers times their correction factor."""
-        from securedl.he.batching import batched
-        from securedl.he.residues import to_residues
+        from securedl.client.batching import batched
+        from securedl.client.coefficients import to_residues
 
         t, largest = self.params.plain_modulus, float(np.abs(values).max())
         if not largest <= t // 2:
@@ -133,7 +133,7 @@ class Keys:
         Raises:
             FormatError: not the record that the program names.
         """
-        from securedl.he.residues import from_residues, to_residues
+        from securedl.client.coefficients import from_residues, to_residues
 
         record = unpack(self.params, data, shape)
         if shape.cut:
@@ -157,7 +157,7 @@ class Keys:
 
     def _unbatched(self, coefficients: Slots) -> Slots:
         """Whole numbers [2, N/2] in the slots of a polynomial."""
-        from securedl.he.batching import unbatched
+        from securedl.client.batching import unbatched
 
         t = self.params.plain_modulus
         return centred_residues(unbatched(coefficients, self.params.ring, t), t).astype(np.float64)

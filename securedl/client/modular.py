@@ -13,13 +13,11 @@ import secrets
 from functools import cached_property
 
 import numpy as np
-from scipy import sparse
 
-from securedl.errors import InputError
-from securedl.he.modular import Residues, sums_of_products
-from securedl.plan.forms import NONE
+from securedl.he.modular import Residues, halves, joined, sums_of_products
+from securedl.network.graph import Array
+from securedl.plan.network import Network
 from securedl.plan.projection import ModularProjection
-from securedl.plan.quantised import Quantised
 from securedl.verify.check import Finding, Segment, ValueCheck
 from securedl.verify.report import Blind
 
@@ -49,34 +47,32 @@ class ModularProjections:
     """What combinations of a network are made of.
 
     Args:
-        network: of whole numbers. t: the plain modulus, a prime.
-
-    Raises:
-        InputError: a layer has too many features for its sums to be exact.
+        network: of whole numbers. t: the plain modulus, a prime. sample: one that the network takes, flat,
+            [features]; zeros by default.
     """
 
-    def __init__(self, network: Quantised, t: int) -> None:
-        self._layers, self.t = network.layers, t
+    def __init__(self, network: Network, t: int, sample: Array | None = None) -> None:
+        self._network, self.t = network, t
         self.combinations = least_combinations(t)
-        for layer in network.layers:
-            largest = max(float(abs(matrix).max()) for matrix in layer.matrices)
-            if largest * t * layer.features >= 2.0**63:
-                raise InputError(f"layer {layer.name!r} has too many features for sums modulo {t}")
+        sample = np.zeros(network.sizes[0]) if sample is None else sample
+        self._sent = [np.zeros_like(one.sent) for one in network.exchanges(sample[None], ())]
 
     @cached_property
-    def _transposed(self) -> list[list[sparse.csr_matrix]]:
-        """Ŵᵀ of each source of each layer, int64."""
-        return [[matrix.T.tocsr().astype(np.int64) for matrix in layer.matrices] for layer in self._layers]
+    def _biases(self) -> list[Residues]:
+        """b̂ of each segment, [1, features]: what it makes of zeros."""
+        last = [[*self._network.inside(k, sent, ())][-1] for k, sent in enumerate(self._sent, 1)]
+        return [one.values.astype(np.int64) for one in last]
 
     def drawn(self) -> list[ModularProjection]:
         """Of each segment, afresh."""
-        found, form, t = list[ModularProjection](), NONE, self.t
-        for layer, matrices in zip(self._layers, self._transposed, strict=True):
-            rows = uniform((self.combinations, layer.features), t)
-            columns = [-(np.asarray(matrix @ rows.T) % t).T for matrix in matrices]
-            offset = sums_of_products(layer.bias.astype(np.int64)[None], rows, t)[0]
-            found.append(ModularProjection(np.concatenate([rows, *columns], axis=1), offset, form, t))
-            form = layer.form
+        found, t = list[ModularProjection](), self.t
+        for point, bias in enumerate(self._biases, 1):
+            rows = uniform((self.combinations, bias.shape[1]), t)
+            parts = self._network.projected(point, np.concatenate(halves(rows)), ())
+            assert parts is not None  # of whole numbers all are
+            columns = [-joined(one[: len(rows)], one[len(rows) :], t) for one in parts.columns]
+            offset = sums_of_products(bias, rows, t)[0]
+            found.append(ModularProjection(np.concatenate([rows, *columns], axis=1), offset, parts.form, t))
         return found
 
 

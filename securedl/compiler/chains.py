@@ -15,7 +15,7 @@ from securedl.he.params import MAX_MODULUS_BITS, MAX_PRIME_BITS, SPECIAL_BITS, P
 from securedl.program.execute import Shown, execute
 from securedl.program.program import Program
 
-T = TypeVar("T")
+Made = TypeVar("Made")
 #: Bits of primes above those of t with which a program is made: no chain is smaller.
 START_ABOVE = 6
 #: Bits of a prime above those of t from which the search starts, and the least.
@@ -48,8 +48,12 @@ def check_noise(program: Program, evaluator: NoiseEvaluator | None = None) -> fl
 
 
 def on_smallest_chain(
-    ring: int, t: int, primes: int, attempt: Callable[[Parameters], T], program_of: Callable[[T], Program]
-) -> T:
+    ring: int,
+    t: int,
+    primes: int,
+    attempt: Callable[[Parameters], Made],
+    program_of: Callable[[Made], Program],
+) -> Made:
     """A program on the smallest chain that the noise model allows it.
 
     Args:

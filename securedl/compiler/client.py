@@ -63,9 +63,7 @@ def compile_client(
         _check_logits(joined, x[:KEPT_SAMPLES], task)
     output = Output(shape, task_of(shape, head) if task is None else task, head)
 
-    wanted = Wanted(
-        samples, encrypted, link, ring, columns, output, limit_gb, prices, queries, widths=widths
-    )
+    wanted = Wanted(samples, encrypted, link, ring, columns, output, limit_gb, prices, queries, widths=widths)
     if joined is not plain:
         with contextlib.suppress(CompileError):  # two small results in one may be less precise than each
             return _compiled(joined, x, wanted)

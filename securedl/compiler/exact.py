@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import numpy as np
-
 from securedl.compiler.candidate import Candidate
 from securedl.compiler.chains import on_smallest_chain
 from securedl.compiler.cost import CoefficientPrices, SlotsCost

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from securedl.compiler.chains import START_ABOVE, on_smallest_chain
 from securedl.compiler.lower import lower_layers
+from securedl.compiler.precision import KEPT_SAMPLES
 from securedl.compiler.quantise import CLIP_MARGIN, Widths, largest_of, quantising_error
 from securedl.compiler.ranges import by_channel, floored, reached, shift_of
-from securedl.compiler.rounds import CALIBRATION, Arrangement, Wanted, arrange, layerwise_plan
+from securedl.compiler.rounds import CALIBRATION, Arrangement, Wanted, arrange, arranged, layerwise_plan
 from securedl.errors import CompileError
 from securedl.he.bgv import bgv_parameters, plain_prime
 from securedl.he.modular import MODULUS_BITS
@@ -26,7 +26,7 @@ from securedl.plan.served import Ranges, ServedLinear
 from securedl.program.program import Program
 
 #: Rings that are tried.
-RINGS = (4096, 8192)
+LAYER_RINGS = (4096, 8192)
 PRIMES = 2
 
 
@@ -44,12 +44,12 @@ def compile_whole_layers(script: Script, kernels: Sequence[Array], x: Array, wan
     used, reasons = x[:CALIBRATION], list[CompileError]()
     ends, _ = reached(script, kernels, used)
     for widths in wanted.widths:
-        for ring in (wanted.ring,) if wanted.ring else RINGS:
+        for ring in (wanted.ring,) if wanted.ring else LAYER_RINGS:
             try:
                 return _compiled(script, kernels, ends, used, wanted, widths, ring)
             except CompileError as reason:
                 reasons.append(reason)
-    raise reasons[0 if wanted.ring else len(RINGS) - 1]
+    raise reasons[0 if wanted.ring else len(LAYER_RINGS) - 1]
 
 
 def _compiled(
@@ -67,7 +67,8 @@ def _compiled(
         whole_layer(layer, kernel, low, high, widths, first=number == 0)
         for number, (layer, kernel, (low, high)) in enumerate(zip(layers, kernels, ends, strict=True))
     ]
-    t = plain_prime(ring, math.ceil(2 * max(_bound(layer, *one) for layer, one in zip(layers, found, strict=True)) + 1))
+    bound = max(float(ranges.bounds(kernel).max()) for ranges, kernel in found)
+    t = plain_prime(ring, math.ceil(2 * bound + 1))
     start = bgv_parameters(ring, t, [t.bit_length() + START_ABOVE] * PRIMES)
     arrangement = arrange(layers, wanted, start)
     served = _served(layers, [ranges for ranges, _ in found], arrangement)
@@ -76,11 +77,13 @@ def _compiled(
         return lower_layers(params, served, [()] * len(served), wanted.samples, wanted.encrypted)
 
     program = on_smallest_chain(ring, t, PRIMES, attempt, lambda one: one)
-    cost = arrange(layers, wanted, program.params).cost
+    cost = arranged(layers, arrangement.places, program.params, wanted).cost
     rounds = Rounds(script, x.shape[1:], math.prod(wanted.output.shape), served)
     network, flat = Layerwise(rounds, tuple(kernel for _, kernel in found)), x.reshape(len(x), -1)
     plan, logits = layerwise_plan(program, network, flat, cost, wanted)
-    return plan.with_error(quantising_error(logits, script.logits(x, kernels).reshape(len(x), -1)))
+    some = x[:KEPT_SAMPLES]
+    exact = script.logits(some, kernels).reshape(len(some), -1)
+    return plan.with_error(quantising_error(logits[: len(some)], exact))
 
 
 def _served(
@@ -116,15 +119,10 @@ def whole_layer(
     gain = np.where(largest > 0, largest, 1.0) / most
     whole = np.rint(fine / gain[:, None, None, None])
     ranges = Ranges(offset, step, gain, shift_of(layer.geometry, kernel, offset), limit)
-    bits = math.log2(2 * _bound(layer, ranges, whole) + 1)
+    bits = math.log2(2 * ranges.bounds(whole).max() + 1)
     if bits > MODULUS_BITS:
         raise CompileError(
             f"layer {layer.name!r} needs {math.ceil(bits)} bits for its values, and a plain modulus has "
             f"{MODULUS_BITS} at most: use fewer bits for weights or refreshed values"
         )
     return ranges, whole
-
-
-def _bound(layer: LinearLayer, ranges: Ranges, kernel: Array) -> float:
-    """The largest magnitude of a result, whatever is sent."""
-    return float(np.abs(kernel).sum(axis=(1, 2, 3)).max() * ranges.limit)

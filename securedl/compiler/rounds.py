@@ -113,9 +113,7 @@ class Arrangement:
     once: float
 
 
-def arrange(
-    layers: Sequence[ServerLayer], wanted: Wanted, params: Parameters | None = None
-) -> Arrangement:
+def arrange(layers: Sequence[ServerLayer], wanted: Wanted, params: Parameters | None = None) -> Arrangement:
     """The cheapest layout of each layer.
 
     Args:
@@ -130,26 +128,37 @@ def arrange(
     most = params.slots if levels else MAX_BATCH
     if wanted.samples > most:
         raise CompileError(f"batch {wanted.samples} does not fit: a query has {most} samples at most")
-    conditions = Conditions(params, wanted.encrypted, wanted.link, wanted.queries, wanted.prices)
-    places, counts = list[Bands | Interleaved](), list[LayerCounts]()
-    cost, once = Cost(link_ms=wanted.link.rtt_ms * len(layers)), 0.0
+    conditions, places = _conditions(params, wanted), list[Bands | Interleaved]()
     for layer in layers:
         if isinstance(layer, LinearLayer):
-            bands = choose(layer.geometry, wanted.samples * layer.repeat, conditions, layer.name)
-            places.append(bands)
-            counts.append(LayerCounts.of(bands))
-            cost += conditions.cost(counts[-1])
-            once += conditions.once(counts[-1])
+            places.append(choose(layer.geometry, wanted.samples * layer.repeat, conditions, layer.name))
         elif isinstance(layer, PolynomialLayer):
             features = layer.repeat * math.prod(layer.shape)
-            slots = Interleaved(features, params.slots // wanted.samples, wanted.samples)
-            places.append(slots)
-            products = COMPLETED[layer.degree].products
-            in_slots = SlotsCost(params, wanted.link, wanted.prices)
-            cost += in_slots.polynomial(slots.tiles, products, COMPLETED[layer.degree].levels)
-    found = Arrangement(params, tuple(places), cost, once)
+            places.append(Interleaved(features, params.slots // wanted.samples, wanted.samples))
+    found = arranged(layers, places, params, wanted)
     check_size(layers, found, wanted)
     return found
+
+
+def _conditions(params: Parameters, wanted: Wanted) -> Conditions:
+    return Conditions(params, wanted.encrypted, wanted.link, wanted.queries, wanted.prices)
+
+
+def arranged(
+    layers: Sequence[ServerLayer], places: Sequence[LayerPlace], params: Parameters, wanted: Wanted
+) -> Arrangement:
+    """What layers cost in these places."""
+    conditions, in_slots = _conditions(params, wanted), SlotsCost(params, wanted.link, wanted.prices)
+    cost, once = Cost(link_ms=wanted.link.rtt_ms * len(layers)), 0.0
+    for layer, place in zip(layers, places, strict=True):
+        if isinstance(place, Bands):
+            counts = LayerCounts.of(place)
+            cost += conditions.cost(counts)
+            once += conditions.once(counts)
+        elif isinstance(place, Interleaved) and isinstance(layer, PolynomialLayer):
+            form = COMPLETED[layer.degree]
+            cost += in_slots.polynomial(place.tiles, form.products, form.levels)
+    return Arrangement(params, tuple(places), cost, once)
 
 
 def alternatives(

@@ -126,9 +126,9 @@ class Bgv(Scheme):
         raise CompileError("BGV's values are exact: no error has a variance")
 
     def encoder(self, context: Any) -> Encoder:
-        """None: `he.batching` needs no context.
+        """None: `client.batching` needs no context.
 
         Raises:
             CompileError: always.
         """
-        raise CompileError("whole numbers are put into slots by securedl.he.batching")
+        raise CompileError("whole numbers are put into slots by securedl.client.batching")

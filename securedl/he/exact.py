@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.errors import CompileError
-from securedl.he.batching import batched, unbatched
+from securedl.he.embedded import slots_of_polynomials
 from securedl.he.modular import Residues, centred_residues, reduced, times
 from securedl.he.params import Parameters
 from securedl.he.record import Shape
@@ -35,12 +35,13 @@ class ExactEvaluator(Simulator[ExactHandle]):
 
     def __init__(self, params: Parameters) -> None:
         self.params, self._t = params, params.plain_modulus
+        self._polynomials = slots_of_polynomials(params.ring, self._t)
         self._monomials: dict[tuple[int, int], Residues] = {}
 
     def fresh(self, slots: NDArray[np.float64], shape: Shape) -> ExactHandle:
         """See `Simulator`; whole numbers."""
         if slots.shape == (self.params.ring,):
-            rows = unbatched(centred_residues(reduced(slots, self._t), self._t), self.params.ring, self._t)
+            rows = self._polynomials.values(reduced(slots, self._t))
         elif slots.shape == (2, self.params.slots):
             rows = reduced(slots, self._t)
         else:
@@ -53,7 +54,8 @@ class ExactEvaluator(Simulator[ExactHandle]):
 
     def coefficients(self, handle: ExactHandle) -> NDArray[np.float64]:
         """Whole numbers [N], at most (t - 1)/2 in magnitude."""
-        return batched(handle.residues, 1, self.params.ring, self._t)
+        found = self._polynomials.coefficients(handle.residues)
+        return centred_residues(found, self._t).astype(np.float64)
 
     def level(self, handle: ExactHandle) -> int:
         """Primes that can still be dropped."""
@@ -129,8 +131,8 @@ class ExactEvaluator(Simulator[ExactHandle]):
     def _monomial(self, power: int, divisor: int) -> Residues:
         if (power, divisor) not in self._monomials:
             ring, t = self.params.ring, self._t
-            coefficients = np.zeros(ring)
+            coefficients = np.zeros(ring, np.int64)
             turns, place = divmod(power % (2 * ring), ring)
-            coefficients[place] = -1 if turns else 1
-            self._monomials[power, divisor] = times(unbatched(coefficients, ring, t), pow(divisor, -1, t), t)
+            coefficients[place] = (-1 if turns else 1) * pow(divisor, -1, t) % t
+            self._monomials[power, divisor] = self._polynomials.values(coefficients)
         return self._monomials[power, divisor]

@@ -50,12 +50,20 @@ def sums_of_products(left: Residues, right: Residues, t: int) -> Residues:
     """
     found = np.zeros((len(left), len(right)), np.int64)
     for start in range(0, left.shape[1], _TERMS):
-        (high, low), (top, rest) = (_halves(one[:, start : start + _TERMS]) for one in (left, right))
+        (high, low), (top, rest) = (halves(one[:, start : start + _TERMS]) for one in (left, right))
         whole = (high @ top.T).astype(np.int64) % t << _HALF
         whole += (high @ rest.T + low @ top.T).astype(np.int64)
         found += ((whole % t << _HALF) + (low @ rest.T).astype(np.int64)) % t
     return np.asarray(found % t)
 
 
-def _halves(values: Residues) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def halves(values: Residues) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """High and low halves of whole numbers below 2^33, as doubles: what is linear can be done to each, with
+    sums that stay exact, before they are `joined`.
+    """
     return (values >> _HALF).astype(np.float64), (values & ((1 << _HALF) - 1)).astype(np.float64)
+
+
+def joined(high: NDArray[np.float64], low: NDArray[np.float64], t: int) -> Residues:
+    """high · 2^17 + low modulo t, of whole numbers below 2^53 in magnitude."""
+    return np.asarray(((reduced(high, t) << _HALF) + reduced(low, t)) % t)

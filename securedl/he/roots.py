@@ -33,7 +33,7 @@ def bit_reversal(bits: int) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=8)
-def _powers(prime: int, ring: int) -> NDArray[np.uint64]:
+def powers_of_root(prime: int, ring: int) -> NDArray[np.uint64]:
     """ψ^k modulo the prime, for k < 2N."""
     root, powers = minimal_root(prime, ring), [1]
     for _ in range(2 * ring - 1):
@@ -51,7 +51,7 @@ def monomial(params: Parameters, level: int, power: int, divisor: int = 1) -> Re
     at = (2 * bit_reversal(ring.bit_length() - 1) + 1) * power % (2 * ring)
     rows = []
     for prime in chain(params, level):
-        factor, powers = pow(divisor, -1, prime), _powers(prime, ring)[at]
+        factor, powers = pow(divisor, -1, prime), powers_of_root(prime, ring)[at]
         if factor != 1:
             powers = np.array([int(value) * factor % prime for value in powers], dtype=np.uint64)
         rows.append(powers)

@@ -214,8 +214,10 @@ def _check_linear(one: ServedLinear, kernel: Array, segment: _Segment, where: st
     check_array(one.ranges.scale, channels, f"the scale of {where}", positive=True)
     check_array(one.ranges.gain, maps, f"the gain of {where}", positive=True)
     _require((one.whole > 0) == program.params.exact, f"{where} has whole numbers, or should have them")
-    _require(2 * one.bounds(kernel).max() < program.params.plain_modulus or not one.whole, f"{where} has results above the plain modulus")
-    _require(not one.whole or bool((kernel == np.rint(kernel)).all()), f"the kernel of {where} is not whole")
+    if one.whole:
+        _require(bool((kernel == np.rint(kernel)).all()), f"the kernel of {where} is not whole")
+        largest = float(one.ranges.bounds(kernel).max())
+        _require(2 * largest < program.params.plain_modulus, f"{where} has results above the plain modulus")
     shift = one.ranges.shift
     check_array(shift, (*maps, 1, 1) if shift.shape[1:] == (1, 1) else geometry.output, f"{where}'s shift")
     found, due = (bands.samples, bands.ring), (program.batch * one.layer.repeat, program.params.ring)

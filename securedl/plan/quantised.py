@@ -16,7 +16,7 @@ import numpy as np
 
 from securedl.network.graph import Array, matrix_arrays, matrix_from
 from securedl.plan.diagonals import LayerValues
-from securedl.plan.forms import FORMS, Form
+from securedl.plan.forms import FORMS, NONE, Form
 from securedl.plan.layouts import described, descriptor
 from securedl.plan.network import Checkpoint, Conversation, Exchange, Inner, Network, of, under
 from securedl.plan.normalised import Layer, LayerPlaces, along
@@ -131,12 +131,10 @@ class Quantised(Network):
         return along(sent, self._chain(point))
 
     def projected(self, point: int, rows: Array, points: Sequence[Checkpoint]) -> Projection | None:
-        """See `Network`. Whole numbers have combinations of their own (`client.modular`)."""
-        return None
-
-    def projectable(self, points: Sequence[Checkpoint]) -> list[bool]:
-        """See `Network`: all, modulo t."""
-        return [True] * (len(points) - 1)
+        """See `Network`. Whole numbers have combinations modulo t (`client.modular`)."""
+        layer, form = self.layers[point - 1], NONE if point == 1 else self.layers[point - 2].form
+        columns = tuple(np.asarray((matrix.T @ rows.T).T) for matrix in layer.matrices)
+        return Projection(rows, columns, rows @ layer.bias, form)
 
     def probed(self, flat: Array, points: Sequence[Checkpoint], limit: float) -> list[Exchange]:
         """The first layer as the samples [samples, features] have it, all others with random numbers."""

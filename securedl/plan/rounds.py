@@ -99,7 +99,7 @@ class Layerwise(Network):
     @property
     def bounds(self) -> list[Array]:
         """Of each layer of whole numbers, the largest magnitude of each map's results, whatever is sent."""
-        return [one.bounds(kernel) for one, kernel in self._whole]
+        return [one.ranges.bounds(kernel) for one, kernel in self._whole]
 
     @property
     def largest(self) -> float:
@@ -197,7 +197,7 @@ class Layerwise(Network):
             first = self.rounds.served[0]
             assert isinstance(first, ServedLinear)
             _, value = next(self.rounds.script.run(flat.reshape(len(flat), *self.rounds.input_shape)))
-            return first.reach(value).reshape(len(flat), -1).max(axis=1)
+            return np.asarray(first.reach(value).reshape(len(flat), -1).max(axis=1))
         worst = np.zeros(len(flat))
         with np.errstate(over="ignore", invalid="ignore"):
             for number, ((sent, _), *_) in enumerate(self._run(flat)):
@@ -216,8 +216,8 @@ class Layerwise(Network):
         found = [f"between the layers, by the client, who sees their values: {listed}"]
         limits = {one.whole for one, _ in self._whole}
         if limits:
-            bits = f"results below 2^{np.log2(self.largest):.1f}"
-            found.append(f"whole numbers: -{max(limits)} to {max(limits)} are sent; {bits}; the client rounds and clips")
+            size, bits = max(limits), f"results below 2^{np.log2(self.largest):.1f}"
+            found.append(f"whole numbers: -{size} to {size} are sent, {bits}; the client rounds and clips")
         return found
 
     @property

@@ -105,7 +105,7 @@ class Served(ABC):
         return weights
 
     def drawn(self, random: np.random.Generator, shape: tuple[int, ...], weights: Any, limit: float) -> Array:
-        """Random values [samples, features] that test it, as they are sent, with all results below a limit."""
+        """Random values [samples, features] that test it, as they are sent; results stay below a limit."""
         if self.whole:
             return random.integers(-self.whole, self.whole, shape, endpoint=True).astype(np.float64)
         sent = random.uniform(-1.0, 1.0, shape)
@@ -154,6 +154,10 @@ class Ranges:
     gain: Array
     shift: Array
     limit: int = 0
+
+    def bounds(self, kernel: Array) -> Array:
+        """The largest magnitude of each map's results [maps], whatever whole numbers are sent."""
+        return np.asarray(np.abs(kernel).sum(axis=(1, 2, 3)) * self.limit)
 
     def reaching(self, target: float) -> Ranges:
         """The same, results so many times as large."""
@@ -208,7 +212,7 @@ class ServedLinear(Served):
 
     def reach(self, values: Array) -> Array:
         """The largest magnitude [images] of whole numbers before they are clipped, in parts of the limit."""
-        return np.abs(np.rint(self._in_range(values))).max(axis=(1, 2, 3)) / self.whole
+        return np.asarray(np.abs(np.rint(self._in_range(values))).max(axis=(1, 2, 3)) / self.whole)
 
     def _in_range(self, values: Array) -> Array:
         ranges = self.ranges
@@ -236,12 +240,8 @@ class ServedLinear(Served):
         return Projection(rows, (back.reshape(len(rows), -1),), np.zeros(len(rows)))
 
     def in_single(self, weights: Array) -> Array:
-        """See `Served`: errors of the coefficient form are some 10^-5 of the values; whole numbers have none."""
+        """See `Served`: errors of the coefficient form are some 10^-5 of the values, or none."""
         return weights if self.whole else weights.astype(np.float32)
-
-    def bounds(self, weights: Array) -> Array:
-        """The largest magnitude of each map's results [maps], whatever whole numbers are sent."""
-        return np.asarray(np.abs(weights).sum(axis=(1, 2, 3)) * self.whole)
 
     def values(self, weights: Array) -> Iterator[Values]:
         """See `Served`."""

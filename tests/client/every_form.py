@@ -12,7 +12,7 @@ from torch import nn
 
 import securedl
 from polyapprox import least_squares
-from securedl.he.residues import encoded
+from securedl.client.coefficients import encoded
 from securedl.he.backends import backend
 from securedl.he.record import pack, unpack, unpack_key
 from securedl.network.polynomial import PolynomialActivation

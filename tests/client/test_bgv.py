@@ -186,8 +186,6 @@ def test_tables(data: str) -> None:
 
 def test_what_there_is_not() -> None:
     model = network("relu", 2)
-    with pytest.raises(CompileError, match="not available yet with activations='client'"):
-        securedl.compile(model, X, scheme="bgv", activations="client")
     with pytest.raises(CompileError, match="not available yet with plain weights"):
         securedl.compile(model, X, scheme="bgv", weights="plain")
     with pytest.raises(InputError, match="refreshes cannot be chosen with scheme 'bgv'"):

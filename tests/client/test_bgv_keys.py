@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tenseal.sealapi as seal
 
-from securedl.he.batching import batched, unbatched
+from securedl.client.batching import batched, unbatched
 from securedl.client.keys import Keys
 from securedl.errors import FormatError, InputError
 from securedl.he.backends import backend
@@ -29,9 +29,9 @@ def keys() -> Keys:
 
 
 def numbers(seed: int = 0) -> np.ndarray:
-    """The ends among them."""
-    found = np.random.default_rng(seed).integers(-HALF, HALF, PARAMS.ring, endpoint=True)
-    found[:4] = 0, HALF, -HALF, 1
+    """Slots, the ends among them."""
+    found = np.random.default_rng(seed).integers(-HALF, HALF, (2, PARAMS.ring // 2), endpoint=True)
+    found[0, :4] = 0, HALF, -HALF, 1
     return found.astype(np.float64)
 
 
@@ -46,13 +46,13 @@ def test_slots_are_seals(ring: int, bits: int) -> None:
     context = SealContext(bgv_parameters(ring, t, (bits + 4,)))
     encoder, random = seal.BatchEncoder(context.context), np.random.default_rng(bits)
     for factor in (1, t - 1, int(random.integers(2, t))):
-        values, plain = random.integers(0, t, ring), seal.Plaintext()
-        encoder.encode([int(value) * factor % t for value in values], plain)
+        values, plain = random.integers(0, t, (2, ring // 2)), seal.Plaintext()
+        encoder.encode([int(value) * factor % t for value in values.ravel()], plain)
         found = batched(values.astype(np.float64), factor, ring, t)
         np.testing.assert_array_equal(np.mod(found, t), context.plain_coefficients(plain))
         assert np.abs(found).max() <= t // 2
-        wanted = [int(value) * factor % t for value in values]
-        np.testing.assert_array_equal(unbatched(found, ring, t), wanted)
+        wanted = [int(value) * factor % t for value in values.ravel()]
+        np.testing.assert_array_equal(unbatched(found, ring, t).ravel(), wanted)
 
 
 @pytest.mark.parametrize("level", [0, 1])
@@ -64,6 +64,14 @@ def test_what_is_encrypted_is_decrypted(keys, level, factor, ahead):
     np.testing.assert_array_equal(keys.decrypt(data, wanted), values)
     assert HEADER.unpack_from(data)[-1] == factor
     assert data != keys.encrypt(values, wanted)
+
+
+@pytest.mark.parametrize("level", [0, 1])
+@pytest.mark.parametrize("factor", FACTORS)
+def test_coefficients_too(keys, level, factor):
+    values, wanted = numbers(factor).ravel(), shape(level, factor)
+    data = keys.encrypt(values, wanted)
+    np.testing.assert_array_equal(keys.decrypt(data, wanted, coefficients=True), values)
 
 
 @pytest.mark.parametrize("factor", FACTORS)
@@ -79,7 +87,7 @@ def test_through_an_evaluator(keys, factor):
 
 def test_slots_are_two_rows_that_rotate(keys):
     """Coefficients are those of SEAL's BatchEncoder: a polynomial that is constant is so in every slot."""
-    data = keys.encrypt(np.full(PARAMS.ring, -5.0), shape())
+    data = keys.encrypt(np.full((2, PARAMS.ring // 2), -5.0), shape())
     found = keys.decrypt(data, shape(), coefficients=True)
     assert found[0] == -5
     assert not found[1:].any()
@@ -89,7 +97,7 @@ def test_slots_are_two_rows_that_rotate(keys):
 @pytest.mark.parametrize("size", [1, 2])
 def test_values_that_do_not_fit_are_refused(keys, wrong, size):
     values = numbers()
-    values[77] = wrong
+    values[0, 77] = wrong
     with pytest.raises(InputError, match=f"do not fit the plain modulus {T}"):
         keys.encrypt(values, shape(size=size))
 
@@ -139,7 +147,8 @@ def test_any_residues_decrypt_to_residues(keys):
 @pytest.mark.parametrize("factor", FACTORS)
 def test_plain_weights(keys, factor, evaluator):
     """A plaintext holds the numbers themselves, and multiplies and adds as such."""
-    values, weights = numbers(), np.random.default_rng(2).integers(-9, 9, PARAMS.ring).astype(np.float64)
+    values = numbers()
+    weights = np.random.default_rng(2).integers(-9, 9, values.shape).astype(np.float64)
     e, fresh, plain = backend(evaluator).open(PARAMS), shape(1, factor), shape(1, size=1)
     record = unpack(PARAMS, keys.encrypt(weights, plain), plain)
     x, w = e.load(unpack(PARAMS, keys.encrypt(values, fresh), fresh)), e.load(record)

@@ -21,8 +21,9 @@ from securedl.client.modular import (
     least_combinations,
     uniform,
 )
-from securedl.errors import InputError
+from securedl.he.modular import halves, joined
 from securedl.plan.forms import NONE, Cubic, Form, Powers, Square
+from securedl.plan.layouts import in_rows
 from securedl.plan.normalised import Layer
 from securedl.plan.plan import Plan
 from securedl.plan.quantised import Quantised, Requantised
@@ -191,11 +192,17 @@ def test_a_check_counts_lanes():
     assert (check.points, check.blind.change, check.blind.chance) == (2, 0.0, MIDDLE**-3)
 
 
-def test_sums_that_could_overflow_are_refused():
-    network = small(Square(2), 1 << 30)
-    ModularProjections(network, (1 << 31) - 1)
-    with pytest.raises(InputError, match="layer 'first' has too many features for sums modulo 8589934583"):
-        ModularProjections(network, (1 << 33) - 9)
+def test_sums_of_the_largest_weights_are_exact():
+    """Residues of 33 bits times weights of 12, in Python's integers."""
+    network, t, random = small(Square(2), 1 << 12), 8589852673, np.random.default_rng(6)
+    first, _ = network.layers
+    x = random.integers(-(1 << 11), 1 << 11, (50, 6)).astype(float)
+    assert not ModularProjections(network, t).drawn()[0].errors(x, answers(first, [x], t)).any()
+    rows = uniform((4, 1000), t)
+    weights = random.integers(-(1 << 11), 1 << 11, (1000, 7))
+    high, low = (part @ weights.astype(float) for part in halves(rows))
+    wanted = (rows.astype(object) @ weights.astype(object)) % t
+    np.testing.assert_array_equal(joined(high, low, t), wanted.astype(np.int64))
 
 
 @pytest.fixture(scope="module", params=EXACT, ids=str)
@@ -236,8 +243,11 @@ def test_every_change_of_a_value_is_noticed(plan):
     points = plan.signature.sent
     for run in range(24):
         where, tile = 1 + run % len(points), int(random.integers(points[run % len(points)].tiles))
-        slots = np.zeros((points[where - 1].tiles, params.ring))
-        slots[tile, random.integers(params.ring)] = random.choice([-1, 1])
+        slots = np.zeros((points[where - 1].tiles, 2, params.slots))
+        layout = plan.signature.checkpoints[where].sent
+        used = in_rows(layout.pack(np.ones(layout.shape)), 2, plan.batch)[tile]
+        places = np.argwhere(used if run % 2 else used == 0)
+        slots[tile, *random.choice(places)] = random.choice([-1, 1])
 
         def change(point, k, where=where, slots=slots):
             return slots[k] if point == where else None

@@ -23,7 +23,7 @@ import securedl
 from securedl.client import owner as owners
 from securedl.client import zeros as module
 from securedl.client.batch import Batch
-from securedl.he.residues import encoded, from_residues, to_residues
+from securedl.client.coefficients import encoded, from_residues, to_residues
 from securedl.client.keys import Keys
 from securedl.client.owner import AHEAD_BYTES
 from securedl.client.zeros import Zeros

@@ -120,7 +120,7 @@ class Bench:
 
     def given(self, e: Evaluator[Any], values: np.ndarray, shape: Shape) -> Any:
         """What an owner makes of whole numbers [N]."""
-        return e.load(unpack(self.params, self.keys.encrypt(values, shape), shape))
+        return e.load(unpack(self.params, self.keys.encrypt(values.reshape(2, -1), shape), shape))
 
     def budget(self, record: Record, times: int = 1) -> int:
         """Bits that SEAL says are left, whole, once the noise is so many times as large."""

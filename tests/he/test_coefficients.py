@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tenseal.sealapi as seal
 
-from securedl.he.residues import encoded, from_residues, to_residues
+from securedl.client.coefficients import encoded, from_residues, to_residues
 from securedl.errors import FormatError, InputError
 from securedl.he.arithmetic import Evaluator
 from securedl.he.ckks import VALUE_SCALE, coefficient_parameters

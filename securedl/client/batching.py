@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from securedl.he.residues import from_residues, to_residues
+from securedl.client.coefficients import from_residues, to_residues
 from securedl.he.modular import Residues, reduced, times
 from securedl.he.params import SPECIAL_BITS, Parameters, ntt_primes
 from securedl.he.roots import bit_reversal
@@ -34,7 +34,7 @@ def _places(ring: int) -> Residues:
     return np.asarray(bit_reversal(ring.bit_length() - 1)[(exponents - 1) // 2])
 
 
-def batched(slots: Slots, factor: int, ring: int, t: int) -> Slots:
+def batched(slots: Slots | Residues, factor: int, ring: int, t: int) -> Slots:
     """Coefficients [N], at most (t - 1)/2 in magnitude, of the polynomial whose slots [2, N/2] are `factor`
     times these whole numbers modulo t.
     """
