@@ -47,6 +47,25 @@ def check_noise(program: Program, evaluator: NoiseEvaluator | None = None) -> fl
         return evaluator.left
 
 
+def first_chain(ring: int, t: int, primes: int) -> Parameters:
+    """Smaller than any chain that holds noise, to try a program on.
+
+    Raises:
+        CompileError: not even that fits the ring.
+    """
+    try:
+        return bgv_parameters(ring, t, [t.bit_length() + START_ABOVE] * primes)
+    except CompileError as error:
+        raise _too_small(ring, t) from error
+
+
+def _too_small(ring: int, t: int) -> CompileError:
+    return CompileError(
+        f"ring {ring} holds no primes in which the noise fits, for values of {t.bit_length()} bits: use a "
+        "larger ring, or fewer bits for weights or refreshed values"
+    )
+
+
 def on_smallest_chain(
     ring: int,
     t: int,
@@ -62,7 +81,7 @@ def on_smallest_chain(
     Raises:
         CompileError: no chain of the ring holds the noise.
     """
-    program = program_of(attempt(bgv_parameters(ring, t, [t.bit_length() + START_ABOVE] * primes)))
+    program = program_of(attempt(first_chain(ring, t, primes)))
 
     def fits(bits: Sequence[int]) -> bool:
         if not enough(ring, t, bits):
@@ -83,10 +102,7 @@ def on_smallest_chain(
             bits[error.level] += 1
         else:
             return found
-    raise CompileError(
-        f"ring {ring} holds no primes in which the noise fits, for values of {t.bit_length()} bits: use "
-        "fewer bits for weights or refreshed values"
-    )
+    raise _too_small(ring, t)
 
 
 def chain_bits(bits: Sequence[int]) -> int:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from securedl.compiler.chains import START_ABOVE, on_smallest_chain
+from securedl.compiler.chains import first_chain, on_smallest_chain
 from securedl.compiler.lower import lower_layers
 from securedl.compiler.precision import KEPT_SAMPLES
 from securedl.compiler.quantise import CLIP_MARGIN, Widths, largest_of, quantising_error
 from securedl.compiler.ranges import by_channel, floored, reached, shift_of
 from securedl.compiler.rounds import CALIBRATION, Arrangement, Wanted, arrange, arranged, layerwise_plan
 from securedl.errors import CompileError
-from securedl.he.bgv import bgv_parameters, plain_prime
+from securedl.he.bgv import plain_prime
 from securedl.he.modular import MODULUS_BITS
 from securedl.he.params import Parameters
 from securedl.network.graph import Array
@@ -69,8 +69,7 @@ def _compiled(
     ]
     bound = max(float(ranges.bounds(kernel).max()) for ranges, kernel in found)
     t = plain_prime(ring, math.ceil(2 * bound + 1))
-    start = bgv_parameters(ring, t, [t.bit_length() + START_ABOVE] * PRIMES)
-    arrangement = arrange(layers, wanted, start)
+    arrangement = arrange(layers, wanted, first_chain(ring, t, PRIMES))
     served = _served(layers, [ranges for ranges, _ in found], arrangement)
 
     def attempt(params: Parameters) -> Program:

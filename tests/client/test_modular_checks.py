@@ -247,7 +247,8 @@ def test_every_change_of_a_value_is_noticed(plan):
         layout = plan.signature.checkpoints[where].sent
         used = in_rows(layout.pack(np.ones(layout.shape)), 2, plan.batch)[tile]
         places = np.argwhere(used if run % 2 else used == 0)
-        slots[tile, *random.choice(places)] = random.choice([-1, 1])
+        row, column = random.choice(places)
+        slots[tile, row, column] = random.choice([-1, 1])
 
         def change(point, k, where=where, slots=slots):
             return slots[k] if point == where else None

@@ -20,6 +20,7 @@ from securedl.he.params import Parameters
 from securedl.he.record import Record, Shape, unpack, unpack_key
 from securedl.he.schemes import scheme_of
 from securedl.he.seal import SealContext, load_stream
+from securedl.program.convolve import Convolve, Span
 from securedl.program.drive import drive
 from securedl.program.execute import execute
 from securedl.program.program import Program
@@ -73,6 +74,13 @@ def built(
     return Program(params, samples, width, True, query, tuple(steps), register)
 
 
+def convolved(params: Parameters, inputs: int, answers: int, merge: int) -> Program:
+    """One convolution in coefficients: so many tiles, and answers that are merged into one."""
+    spans = (Span(0, inputs),) * answers
+    step = Convolve(1, 0, 1, inputs, spans, merge, 1, 1.0, 1.0, 0)
+    return Program(params, 1, 0, True, Port(inputs, 1, 1.0, True, True), (step,), 1)
+
+
 @dataclass(frozen=True)
 class Measured:
     """Bits of noise after one operation.
@@ -118,9 +126,10 @@ class Bench:
         drawn = MESSAGES[kind](self.random, self.params.ring, self.params.plain_modulus)
         return drawn.astype(np.float64)
 
-    def given(self, e: Evaluator[Any], values: np.ndarray, shape: Shape) -> Any:
-        """What an owner makes of whole numbers [N]."""
-        return e.load(unpack(self.params, self.keys.encrypt(values.reshape(2, -1), shape), shape))
+    def given(self, e: Evaluator[Any], values: np.ndarray, shape: Shape, coefficients: bool = False) -> Any:
+        """What an owner makes of whole numbers [N], in slots or in coefficients."""
+        values = values if coefficients else values.reshape(2, -1)
+        return e.load(unpack(self.params, self.keys.encrypt(values, shape), shape))
 
     def budget(self, record: Record, times: int = 1) -> int:
         """Bits that SEAL says are left, whole, once the noise is so many times as large."""
@@ -165,10 +174,10 @@ class Watched(Arithmetic[Pair]):
         )
         return self._measured(what, real, model)
 
-    def given(self, values: np.ndarray, shape: Shape) -> Pair:
+    def given(self, values: np.ndarray, shape: Shape, coefficients: bool = False) -> Pair:
         """What an owner makes of whole numbers [N]."""
-        real, model = self._bench.given(self.real, values, shape), self.model.fresh(shape.level)
-        return self._measured("fresh", real, model)
+        real = self._bench.given(self.real, values, shape, coefficients)
+        return self._measured("fresh", real, self.model.fresh(shape.level))
 
     def level(self, handle: Pair) -> int:
         return handle[1].level
@@ -215,9 +224,24 @@ class Watched(Arithmetic[Pair]):
     def moved(self, a: Pair, power: int, divisor: int = 1) -> Pair:
         raise NotImplementedError
 
+    def scaled(self, handles: Sequence[Pair], divisor: int) -> list[Pair]:
+        """Not measured: it means nothing before it is merged."""
+        real, model = (
+            e.scaled([a[k] for a in handles], divisor) for k, e in enumerate((self.real, self.model))
+        )
+        return list(zip(real, model, strict=True))
+
+    def merged_products(self, sums: Sequence[tuple[Sequence[Pair], Sequence[Pair]]], of: int) -> list[Pair]:
+        real, model = (
+            e.merged_products([([x[k] for x in xs], [w[k] for w in ws]) for xs, ws in sums], of)
+            for k, e in enumerate((self.real, self.model))
+        )
+        return [self._measured("merged", *pair) for pair in zip(real, model, strict=True)]
+
     def run(self, program: Program, kind: str) -> Pair:
         """The answer of a program without refreshes, all that it reads being messages of one kind."""
-        weights = [self.given(self._bench.message(kind), shape) for shape in program.weight_shapes]
-        query = [self.given(self._bench.message(kind), program.query.fresh)]
-        (answer,) = drive(execute(program, self, weights, query), lambda shown: None)
+        query, message = program.query, self._bench.message
+        weights = [self.given(message(kind), shape, query.coefficients) for shape in program.weight_shapes]
+        tiles = [self.given(message(kind), query.fresh, query.coefficients) for _ in range(query.tiles)]
+        (answer,) = drive(execute(program, self, weights, tiles), lambda shown: None)
         return answer

@@ -16,7 +16,7 @@ from securedl.he.params import Parameters
 from securedl.he.record import Shape
 
 sys.path.insert(0, str(Path(__file__).parent))
-from exact_bench import MESSAGES, Bench, Measured, Watched, built
+from exact_bench import MESSAGES, Bench, Measured, Watched, built, convolved
 
 pytestmark = pytest.mark.he
 
@@ -101,6 +101,43 @@ def test_no_operation_makes_more(ring, bits, evaluator):
 )
 def test_no_segment_makes_more(name, ring, bits, evaluator):
     in_segments(name, ring, bits, evaluator, "uniform", 0)
+
+
+#: Of convolutions: tiles, answers, and into how many lanes these are merged; bits of the two primes above t.
+CONVOLUTIONS = {"one": (1, 1, 1, (9, 8)), "merged": (4, 7, 8, (9, 9)), "wide": (16, 32, 32, (9, 11))}
+
+
+def in_coefficients(name: str, ring: int, bits: int, evaluator: str, kind: str, seed: int) -> None:
+    """A convolution; its end is not much better than the model."""
+    inputs, answers, merge, above = CONVOLUTIONS[name]
+    params = bgv_parameters(ring, modulus(ring, bits), [bits + more for more in above])
+    program = convolved(params, inputs, answers, merge)
+    e = Watched(Bench(params, program.rotations, seed), evaluator)
+    e.run(program, kind)
+    check(e.seen)
+    assert e.seen[-1].left < e.seen[-1].modelled + GENEROUS, e.seen[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "ring", "bits", "evaluator", "kind"),
+    [
+        ("one", 4096, 20, "vector", "small"),
+        ("merged", 4096, 22, "seal", "small"),
+        ("wide", 8192, 25, "vector", "uniform"),
+        ("wide", 4096, 22, "vector", "largest"),
+    ],
+)
+def test_no_convolution_makes_more(name, ring, bits, evaluator, kind):
+    in_coefficients(name, ring, bits, evaluator, kind, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", range(KEYS))
+def test_convolutions_of_many_keys(key):
+    kind, evaluator = [*MESSAGES][key % len(MESSAGES)], ("vector", "seal")[key // len(MESSAGES) % 2]
+    for name in CONVOLUTIONS:
+        for ring, bits in (4096, 22), (8192, 27):
+            in_coefficients(name, ring, bits, evaluator, kind, key)
 
 
 @pytest.mark.slow

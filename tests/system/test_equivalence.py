@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
+import securedl
 from securedl.he.record import pack, unpack, unpack_key
 from securedl.he.seal import SealEvaluator
 from securedl.he.vector import VectorEvaluator
@@ -72,3 +76,18 @@ def test_equal_bytes(network, activation: str, degree: int, options: dict[str, A
     assert vector == seal
     recording.batch.finish(vector[-1])
     assert not recording.batch.alarms
+
+
+@pytest.mark.parametrize("scheme", ["ckks", "bgv"])
+def test_equal_bytes_of_coefficients(scheme: str) -> None:
+    """Convolutions, merged."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(2048, 5)).eval()
+    x = np.random.default_rng(0).normal(size=(40, 4, 16, 16))
+    plan = securedl.compile(model, x, scheme=scheme, activations="client")
+    assert plan.program.rotations
+    recording = Recording(securedl.Owner(plan, ahead=0), x[:1])
+    params = recording.program.params
+    seal = recording.run(SealEvaluator(params))
+    assert recording.run(VectorEvaluator(params, exact=True)) == seal
+    assert len(seal) == 2
