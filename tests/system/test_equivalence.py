@@ -22,12 +22,12 @@ pytestmark = pytest.mark.he
 class Recording:
     """Keys, weights and query of one request as bytes, and the fresh tiles of each refresh."""
 
-    def __init__(self, owner: Any, x: Any) -> None:
+    def __init__(self, owner: Any, x: Any, probes: int = 4) -> None:
         self.owner, self.program = owner, owner.program
         self.keys = {step: owner.key(step) for step in self.program.rotations}
         self.relinearisation = owner.key(None) if self.program.relinearises else None
         self.weights = list(owner.weights())
-        (self.batch,) = owner.ask(x, 4).batches
+        (self.batch,) = owner.ask(x, probes).batches
         self.query = self.batch.query()
         self.fresh: list[list[bytes]] = []
 
@@ -38,6 +38,9 @@ class Recording:
         def load(data: list[bytes], port: Any) -> list[Any]:
             return [evaluator.load(unpack(params, tile, port.fresh)) for tile in data]
 
+        def dump(tiles: list[Any], port: Any) -> list[bytes]:
+            return [pack(params, evaluator.sent(tile, port.sent)) for tile in tiles]
+
         relinearisation = unpack_key(params, self.relinearisation) if self.relinearisation else []
         rotations = {step: unpack_key(params, key) for step, key in self.keys.items()}
         evaluator.set_keys(relinearisation, rotations)
@@ -46,13 +49,13 @@ class Recording:
         sent: list[list[bytes]] = []
 
         def refresh(request: Shown) -> list[Any]:
-            sent.append([pack(params, evaluator.dump(tile)) for tile in request.tiles])
+            sent.append(dump(request.tiles, program.shown[request.index][0]))
             if len(self.fresh) == request.index:
                 self.fresh.append(self.batch.refresh(request.index, sent[-1]))
             return load(self.fresh[request.index], program.refreshes[request.index][1])
 
         answer = drive(execute(program, evaluator, weights, load(self.query, program.query)), refresh)
-        return [*sent, [pack(params, evaluator.dump(tile)) for tile in answer]]
+        return [*sent, dump(answer, program.answer)]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +89,7 @@ def test_equal_bytes_of_coefficients(scheme: str) -> None:
     x = np.random.default_rng(0).normal(size=(40, 4, 16, 16))
     plan = securedl.compile(model, x, scheme=scheme, activations="client")
     assert plan.program.rotations
-    recording = Recording(securedl.Owner(plan, ahead=0), x[:1])
+    recording = Recording(securedl.Owner(plan, ahead=0), x[:1], probes=0)
     params = recording.program.params
     seal = recording.run(SealEvaluator(params))
     assert recording.run(VectorEvaluator(params, exact=True)) == seal
