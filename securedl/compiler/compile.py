@@ -136,7 +136,7 @@ def compile(
     columns, task = known.columns_for(x_train, "x_train"), task or known.task
     x = samples_of(x_train, what="x_train", columns=columns)
     if exact:
-        _check_exact(activations, weights, refreshes)
+        _check_exact(activations, refreshes)
     if activations == "client":
         if refreshes is not None:
             raise InputError(
@@ -294,8 +294,8 @@ class Sources:
         (ways, output), asked = self._imported, self.asked
         assert asked.widths is not None
         wish = WholeWanted(
-            asked.batch, asked.link, asked.prices, asked.queries, asked.ring, asked.widths, asked.columns,
-            asked.limit_gb,
+            asked.batch, asked.encrypted, asked.link, asked.prices, asked.queries, asked.ring, asked.widths,
+            asked.columns, asked.limit_gb,
         )  # fmt: skip
         found, reasons = list[Candidate](), list[CompileError]()
         for network in ways:
@@ -323,7 +323,7 @@ class Sources:
         return [one for network in ways for one in apart.mixed(network, wanted, below)]
 
 
-def _check_exact(activations: str, weights: str, refreshes: int | None) -> None:
+def _check_exact(activations: str, refreshes: int | None) -> None:
     """Refuse what plans of whole numbers do not have.
 
     Raises:
@@ -331,8 +331,6 @@ def _check_exact(activations: str, weights: str, refreshes: int | None) -> None:
     """
     if activations == "client":
         raise CompileError("scheme 'bgv' is not available yet with activations='client': use scheme 'ckks'")
-    if weights == "plain":
-        raise CompileError("scheme 'bgv' is not available yet with plain weights: use weights='encrypted'")
     if refreshes is not None:
         raise InputError("refreshes cannot be chosen with scheme 'bgv': there is one before each polynomial")
 
