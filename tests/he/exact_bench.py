@@ -36,12 +36,19 @@ MESSAGES: dict[str, Callable[[np.random.Generator, int, int], np.ndarray]] = {
 
 
 def built(
-    params: Parameters, kinds: Sequence[str], samples: int, diagonals: int, giant: int, folds: int
+    params: Parameters,
+    kinds: Sequence[str],
+    samples: int,
+    diagonals: int,
+    giant: int,
+    folds: int,
+    encrypted: bool = True,
 ) -> Program:
     """One affine map, square or cubic after the other, from the top level down.
 
     Args:
         samples: of a ciphertext. diagonals, giant: of every affine map. folds: how many it has.
+        encrypted: the weights.
     """
     scheme, rows = scheme_of(params), 2
     width = rows * params.slots // samples
@@ -70,7 +77,7 @@ def built(
             steps.append(Multiply(register, source, first, level, scale))
             level -= 1
     query = Port(1, params.levels, 1.0, exact=True)
-    return Program(params, samples, width, True, query, tuple(steps), register)
+    return Program(params, samples, width, encrypted, query, tuple(steps), register)
 
 
 @dataclass(frozen=True)
@@ -166,9 +173,10 @@ class Watched(Arithmetic[Pair]):
         return self._measured(what, real, model)
 
     def given(self, values: np.ndarray, shape: Shape) -> Pair:
-        """What an owner makes of whole numbers [N]."""
-        real, model = self._bench.given(self.real, values, shape), self.model.fresh(shape.level)
-        return self._measured("fresh", real, model)
+        """What an owner makes of whole numbers [N]; a plaintext has no noise that SEAL would measure."""
+        encrypted = shape.size > 1
+        real, model = self._bench.given(self.real, values, shape), self.model.fresh(shape.level, encrypted)
+        return self._measured("fresh", real, model) if encrypted else (real, model)
 
     def level(self, handle: Pair) -> int:
         return handle[1].level
