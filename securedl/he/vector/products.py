@@ -48,8 +48,7 @@ class Products(Loading):
     def _balanced(self, a: Handle, b: Handle) -> tuple[Handle, Handle]:
         """Equal messages under one correction factor."""
         if b.is_plain:
-            t = self.params.plain_modulus
-            return a, self._scaled_plain(b, a.correction * pow(b.correction, -1, t) % t, a.correction)
+            return a, self._scaled_plain(b, a.correction)
         common, u, v = balance(a.correction, b.correction, self.params.plain_modulus)
         return self._scaled(a, u, common), self._scaled(b, v, common)
 
@@ -60,9 +59,10 @@ class Products(Loading):
         rows.scale(a.at, out.at, count, self.params.ring, factors, *self._engine.moduli(a.level))
         return out
 
-    def _scaled_plain(self, plain: Handle, factor: int, correction: int) -> Handle:
-        """The plaintext times `factor` modulo t, lifted centred: SEAL's `add_plain`."""
+    def _scaled_plain(self, plain: Handle, correction: int) -> Handle:
+        """The same message under another factor, lifted centred: SEAL's `add_plain`."""
         engine, t = self._engine, self.params.plain_modulus
+        factor = correction * pow(plain.correction, -1, t) % t
         out = engine.handle(1, plain.level, plain.scale, correction)
         coefficients = engine.work_rows(1)
         engine.inverse(plain.at, coefficients.at, 0)
