@@ -135,8 +135,8 @@ def compile(
     known = known_of(model)
     columns, task = known.columns_for(x_train, "x_train"), task or known.task
     x = samples_of(x_train, what="x_train", columns=columns)
-    if exact:
-        _check_exact(weights, refreshes)
+    if exact and refreshes is not None:
+        raise InputError("refreshes cannot be chosen with scheme 'bgv': there is one before each polynomial")
     if activations == "client":
         if refreshes is not None:
             raise InputError(
@@ -294,8 +294,8 @@ class Sources:
         (ways, output), asked = self._imported, self.asked
         assert asked.widths is not None
         wish = WholeWanted(
-            asked.batch, asked.link, asked.prices, asked.queries, asked.ring, asked.widths, asked.columns,
-            asked.limit_gb,
+            asked.batch, asked.encrypted, asked.link, asked.prices, asked.queries, asked.ring, asked.widths,
+            asked.columns, asked.limit_gb,
         )  # fmt: skip
         found, reasons = list[Candidate](), list[CompileError]()
         for network in ways:
@@ -321,18 +321,6 @@ class Sources:
         (ways, _), (apart, wanted) = self._imported, self._apart
         below = self._layered[0].ms * wanted.samples
         return [one for network in ways for one in apart.mixed(network, wanted, below)]
-
-
-def _check_exact(weights: str, refreshes: int | None) -> None:
-    """Refuse what plans of whole numbers do not have.
-
-    Raises:
-        CompileError: it is not available yet. InputError: it cannot be had.
-    """
-    if weights == "plain":
-        raise CompileError("scheme 'bgv' is not available yet with plain weights: use weights='encrypted'")
-    if refreshes is not None:
-        raise InputError("refreshes cannot be chosen with scheme 'bgv': there is one before each polynomial")
 
 
 def _whole(value: Any) -> bool:

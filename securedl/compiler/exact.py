@@ -45,11 +45,13 @@ class WholeWanted:
     """What is asked of a plan of whole numbers.
 
     Attributes:
-        batch: as of `compile`; an even number is taken, for there are two rows. ring: N, or None.
+        batch: as of `compile`; an even number is taken, for there are two rows. encrypted: the weights.
+        ring: N, or None.
         widths: the first that fits is taken. limit_gb: of the weights, as of `compile`.
     """
 
     batch: int | str
+    encrypted: bool
     link: Link
     prices: CoefficientPrices
     queries: int
@@ -120,7 +122,7 @@ def _lowered(fused: Fused, whole: Quantised, ring: int, least: int, wish: WholeW
     network = fused.normalised[0]
     t, ops = plain_prime(ring, least), operations(network)
     starts = (0, *(k for k, op in enumerate(ops) if op.kind == "activation"))
-    layouts = fused.layouts(ring // samples, samples, True)
+    layouts = fused.layouts(ring // samples, samples, wish.encrypted)
     limit = SizeLimit(wish.limit_gb, network, samples)
     limit.check_memory([one.at(laid=True, summed=True) for one in layouts], ring)
     cut = list(zip(starts, (*starts[1:], len(ops)), strict=True))
@@ -128,13 +130,13 @@ def _lowered(fused: Fused, whole: Quantised, ring: int, least: int, wish: WholeW
 
     def attempt(params: Parameters) -> Lowered:
         costs = SegmentCosts(
-            SlotsCost(params, wish.link, wish.prices), network, ops, layouts, True, wish.queries
+            SlotsCost(params, wish.link, wish.prices), network, ops, layouts, wish.encrypted, wish.queries
         )
         parts = [costs.between(a, b) for a, b in cut]
         cost = sum((part.cost for part in parts), Cost())
         chosen = tuple(layout for part in parts for layout in part.layouts)
         segments = Segments(ops, starts, cost, chosen, sum(part.once for part in parts))
-        return Lowered(params, *lower(params, network, segments, True), segments)
+        return Lowered(params, *lower(params, network, segments, wish.encrypted), segments)
 
     found = on_smallest_chain(ring, t, primes, attempt, lambda one: one.program)
     limit.check_upload(found.program, found.segments.layouts)

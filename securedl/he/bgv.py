@@ -1,8 +1,9 @@
 """BGV: exact integers modulo a prime t, in two rows of N/2 slots. Every assumption of the scheme stands here.
 
-A ciphertext with correction factor f holds f times its message modulo t (`Shape.correction`). A program keeps
-these factors where it has scales for CKKS: all follow from its steps. Dropping a prime q multiplies a factor
-by 1/q modulo t, in a rescaling and in a switch to a lower level alike, for both divide the noise.
+What has correction factor f, a ciphertext or a plaintext, holds f times its message modulo t
+(`Shape.correction`). A program keeps these factors where it has scales for CKKS: all follow from its steps.
+Dropping a prime q multiplies a factor by 1/q modulo t, in a rescaling and in a switch to a lower level alike,
+for both divide the noise.
 """
 
 from __future__ import annotations

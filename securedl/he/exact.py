@@ -70,7 +70,7 @@ class ExactEvaluator(Simulator[ExactHandle]):
             raise CompileError(f"operands at levels {a.level} and {b.level}")
 
     def add(self, a: ExactHandle, b: ExactHandle) -> ExactHandle:
-        """a + b; a plaintext is brought under any factor, ciphertexts must agree, for else noise grows."""
+        """a + b; a plaintext is brought under a's factor, ciphertexts must agree, for else noise grows."""
         self._same_level(a, b)
         if b.size > 1 and a.factor != b.factor:
             raise CompileError(f"adding correction factors {a.factor} and {b.factor}")

@@ -10,7 +10,7 @@ import math
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from securedl.errors import CompileError, InputError
 from securedl.he.arithmetic import Evaluator
 from securedl.he.cut import cut
-from securedl.he.modular import centred_residues, reduced
+from securedl.he.modular import centred_residues, reduced, times
 from securedl.he.params import Parameters
 from securedl.he.record import SEED_BYTES, Record, Shape
 from securedl.he.roots import monomial
@@ -202,11 +202,12 @@ def galois_element(ring: int, step: int) -> int:
 
 @dataclass(frozen=True)
 class SealHandle:
-    """A SEAL object with its level."""
+    """A SEAL object with its level; of a plaintext the correction factor too, which SEAL keeps for none."""
 
     value: Any
     level: int
     plain: bool = False
+    factor: int = 1
 
 
 class SealEvaluator(Evaluator[SealHandle]):
@@ -234,7 +235,7 @@ class SealEvaluator(Evaluator[SealHandle]):
         """Checked residues to a SEAL object."""
         level = record.shape.level
         if record.shape.size == 1:
-            return SealHandle(self._seal.plaintext(record), level, plain=True)
+            return SealHandle(self._seal.plaintext(record), level, plain=True, factor=record.correction)
         return SealHandle(self._seal.ciphertext(record), level)
 
     def dump(self, handle: SealHandle) -> Record:
@@ -272,14 +273,14 @@ class SealEvaluator(Evaluator[SealHandle]):
         return SealHandle(out, a.level)
 
     def _residues(self, plain: SealHandle) -> Any:
-        """BGV's plaintext as SEAL adds it: not in NTT form, so that it can be brought under any factor."""
+        """BGV's message as SEAL adds it: not in NTT form, so that it can be brought under any factor."""
         shape, stored = Shape(0, 2, 1.0), self._seal.plaintext_record(plain.value, plain.level).residues
         whole, polynomials = seal.Ciphertext(), np.ones((2, 1, self.params.ring), np.uint64)
         polynomials[0] = stored[0, 0]
         self._evaluator.transform_from_ntt(self._seal.ciphertext(Record(shape, polynomials)), whole)
         found = self._seal.ciphertext_record(save_stream(whole)).residues[0, 0]
         q, t = self.params.primes[0], self.params.plain_modulus
-        residues = reduced(centred_residues(found.astype(np.int64), q), t)
+        residues = times(reduced(centred_residues(found.astype(np.int64), q), t), pow(plain.factor, -1, t), t)
         body = struct.pack("<4QQd", 0, 0, 0, 0, self.params.ring, 1.0) + _array(residues.astype(np.uint64))
         return load_stream(seal.Plaintext(), self._seal.context, body)
 
@@ -291,9 +292,20 @@ class SealEvaluator(Evaluator[SealHandle]):
 
     def multiply(self, a: SealHandle, b: SealHandle) -> SealHandle:
         """a · b."""
+        return SealHandle(self._under(self._product(a, b), b.factor), a.level)
+
+    def _product(self, a: SealHandle, b: SealHandle) -> Any:
         out = seal.Ciphertext()
         (self._evaluator.multiply_plain if b.plain else self._evaluator.multiply)(a.value, b.value, out)
-        return SealHandle(out, a.level)
+        return out
+
+    def _under(self, product: Any, factor: int) -> Any:
+        """A product with a plaintext, under the plaintext's factor too."""
+        if factor == 1:
+            return product
+        record = self._seal.ciphertext_record(save_stream(product))
+        correction = record.correction * factor % self.params.plain_modulus
+        return self._seal.ciphertext(replace(record, shape=replace(record.shape, correction=correction)))
 
     def square(self, a: SealHandle) -> SealHandle:
         """a · a."""
@@ -303,18 +315,20 @@ class SealEvaluator(Evaluator[SealHandle]):
 
     def dot(self, xs: Sequence[SealHandle], ws: Sequence[SealHandle]) -> SealHandle:
         """Σ x·w. SEAL refuses a plaintext of zeros, whose term is nothing: it is left out."""
-        total: Any = None
+        sums = dict[int, Any]()  # by the factor of the weights
         for x, w in zip(xs, ws, strict=True):
             if w.plain and w.value.is_zero():
                 continue
-            term = self.multiply(x, w).value
-            if total is None:
-                total = term
-            else:
+            term = self._product(x, w)
+            total = sums.setdefault(w.factor, term)
+            if total is not term:
                 term.scale = total.scale  # equal but for the last bit of a double
                 self._evaluator.add_inplace(total, term)
-        if total is None:
+        if not sums:
             raise InputError("all weights of a product are zero; a plain layer needs one that is not")
+        total, *others = (self._under(one, factor) for factor, one in sums.items())
+        for one in others:
+            self._evaluator.add_inplace(total, one)
         return SealHandle(total, xs[0].level)
 
     def relinearise(self, a: SealHandle) -> SealHandle:

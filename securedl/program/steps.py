@@ -63,7 +63,7 @@ def record_shape(
 ) -> Shape:
     """Of a record; where values are exact it has no scale, and this one is its correction factor."""
     kept, correction = (1.0, int(scale)) if exact else (scale, 1)
-    return Shape(level, size, kept, seeded, correction if size > 1 else 1, cut)
+    return Shape(level, size, kept, seeded, correction, cut)
 
 
 class Setting(Protocol):

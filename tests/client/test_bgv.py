@@ -28,6 +28,12 @@ PLANS = {
     "powers": lambda: securedl.compile(network("relu", 4), X, scheme="bgv", batch=16, bits=(5, 5, 5)),
     "one layer": lambda: securedl.compile(nn.Linear(6, 3).double(), X, scheme="bgv", batch=2),
     "every slot": lambda: securedl.compile(network("relu", 2), X, scheme="bgv", batch="throughput"),
+    "plain weights": lambda: securedl.compile(
+        network("tanh", 3), X, scheme="bgv", batch=32, bits=(6, 6, 7), weights="plain"
+    ),
+    "plain weights, powers": lambda: securedl.compile(
+        network("relu", 4), X, scheme="bgv", batch=16, bits=(5, 5, 5), weights="plain"
+    ),
 }
 
 
@@ -186,8 +192,6 @@ def test_tables(data: str) -> None:
 
 def test_what_there_is_not() -> None:
     model = network("relu", 2)
-    with pytest.raises(CompileError, match="not available yet with plain weights"):
-        securedl.compile(model, X, scheme="bgv", weights="plain")
     with pytest.raises(InputError, match="refreshes cannot be chosen with scheme 'bgv'"):
         securedl.compile(model, X, scheme="bgv", refreshes=1)
     with pytest.raises(InputError, match="bits are three whole numbers from 3 to 12"):

@@ -145,16 +145,22 @@ def test_any_residues_decrypt_to_residues(keys):
 
 @pytest.mark.parametrize("evaluator", ["vector", "seal"])
 @pytest.mark.parametrize("factor", FACTORS)
-def test_plain_weights(keys, factor, evaluator):
-    """A plaintext holds the numbers themselves, and multiplies and adds as such."""
+@pytest.mark.parametrize("own", FACTORS)
+def test_plain_weights(keys, factor, own, evaluator):
+    """A plaintext has a factor too, which a product takes on and a sum does not."""
     values = numbers()
     weights = np.random.default_rng(2).integers(-9, 9, values.shape).astype(np.float64)
-    e, fresh, plain = backend(evaluator).open(PARAMS), shape(1, factor), shape(1, size=1)
+    e, fresh, plain = backend(evaluator).open(PARAMS), shape(1, factor), shape(1, own, size=1)
     record = unpack(PARAMS, keys.encrypt(weights, plain), plain)
     x, w = e.load(unpack(PARAMS, keys.encrypt(values, fresh), fresh)), e.load(record)
-    for handle, exact in (e.multiply(x, w), values * weights), (e.add(x, w), values + weights):
+    both = factor * own % T
+    for handle, there, exact in [
+        (e.multiply(x, w), both, values * weights),
+        (e.dot([x, x], [w, w]), both, 2 * values * weights),
+        (e.add(x, w), factor, values + weights),
+    ]:
         found = e.dump(handle)
-        assert found.shape.correction == factor
+        assert found.shape.correction == there
         data = pack(PARAMS, found)
-        opened = keys.decrypt(data, Shape(1, 2, 1.0, correction=factor))
+        opened = keys.decrypt(data, Shape(1, 2, 1.0, correction=there))
         np.testing.assert_array_equal((opened - exact) % T, 0)

@@ -37,12 +37,19 @@ MESSAGES: dict[str, Callable[[np.random.Generator, int, int], np.ndarray]] = {
 
 
 def built(
-    params: Parameters, kinds: Sequence[str], samples: int, diagonals: int, giant: int, folds: int
+    params: Parameters,
+    kinds: Sequence[str],
+    samples: int,
+    diagonals: int,
+    giant: int,
+    folds: int,
+    encrypted: bool = True,
 ) -> Program:
     """One affine map, square or cubic after the other, from the top level down.
 
     Args:
         samples: of a ciphertext. diagonals, giant: of every affine map. folds: how many it has.
+        encrypted: the weights.
     """
     scheme, rows = scheme_of(params), 2
     width = rows * params.slots // samples
@@ -71,7 +78,7 @@ def built(
             steps.append(Multiply(register, source, first, level, scale))
             level -= 1
     query = Port(1, params.levels, 1.0, exact=True)
-    return Program(params, samples, width, True, query, tuple(steps), register)
+    return Program(params, samples, width, encrypted, query, tuple(steps), register)
 
 
 def convolved(params: Parameters, inputs: int, answers: int, merge: int) -> Program:
@@ -175,9 +182,11 @@ class Watched(Arithmetic[Pair]):
         return self._measured(what, real, model)
 
     def given(self, values: np.ndarray, shape: Shape, coefficients: bool = False) -> Pair:
-        """What an owner makes of whole numbers [N]."""
+        """What an owner makes of whole numbers [N]; a plaintext has no noise that SEAL would measure."""
+        encrypted = shape.size > 1
         real = self._bench.given(self.real, values, shape, coefficients)
-        return self._measured("fresh", real, self.model.fresh(shape.level))
+        model = self.model.fresh(shape.level, encrypted)
+        return self._measured("fresh", real, model) if encrypted else (real, model)
 
     def level(self, handle: Pair) -> int:
         return handle[1].level

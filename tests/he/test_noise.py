@@ -23,7 +23,8 @@ pytestmark = pytest.mark.he
 #: What is left at the end of a segment on the smallest chain is at most so many bits.
 GENEROUS = 8
 #: Of a segment, by name: its parts, bits of its primes above those of t, the one that remains first, as
-#: few as the model allows and one or two more; of its matrices diagonals, giant step, folds.
+#: few as the model allows and one or two more; of its matrices diagonals, giant step, folds. Weights are
+#: ciphertexts, but for those that are said to be plain.
 SEGMENTS = {
     "affine": (("affine",), (14, 10), 16, 4, 0),
     "one product": (("affine",), (12, 5), 1, 1, 0),
@@ -32,6 +33,8 @@ SEGMENTS = {
     "affine, square": (("affine", "square"), (19, 20, 5), 16, 4, 0),
     "cubic, affine": (("cubic", "affine"), (15, 15, 15, 4), 16, 8, 1),
     "affine, square, affine": (("affine", "square", "affine"), (17, 18, 18, 4), 8, 4, 2),
+    "plain affine": (("affine",), (13, 8), 16, 4, 0),
+    "plain cubic, affine": (("cubic", "affine"), (14, 14, 14, 4), 16, 8, 1),
 }
 SAMPLES, KEYS = 128, 20
 
@@ -60,6 +63,10 @@ def one_by_one(params: Parameters, evaluator: str, kind: str, seed: int) -> None
     for product in (e.square(x), e.square(turned[1]), e.multiply(turned[1], y), e.multiply(*turned[1:3])):
         e.fold(e.rescale(e.relinearise(product)), 64)
     e.mod_switch(e.add(turned[1], turned[2]), 0)
+    plain = partial(e.given, shape=Shape(params.levels, 1, 1.0, correction=31337))
+    for xs in ([x], [turned[1]], 8 * turned):
+        product = e.dot(xs, [plain(bench.message(kind)) for _ in xs])
+        e.fold(e.rescale(e.add(product, plain(bench.message(kind)))), 64)
     check(e.seen)
 
 
@@ -67,7 +74,7 @@ def in_segments(name: str, ring: int, bits: int, evaluator: str, kind: str, seed
     """A whole segment; its end is not much better than the model."""
     parts, above, diagonals, giant, folds = SEGMENTS[name]
     params = bgv_parameters(ring, modulus(ring, bits), [bits + more for more in above])
-    program = built(params, parts, SAMPLES, diagonals, giant, folds)
+    program = built(params, parts, SAMPLES, diagonals, giant, folds, not name.startswith("plain"))
     e = Watched(Bench(params, program.rotations, seed), evaluator)
     e.run(program, kind)
     check(e.seen)
@@ -97,6 +104,9 @@ def test_no_operation_makes_more(ring, bits, evaluator):
         ("affine, square", 8192, 17, "vector"),
         ("cubic, affine", 8192, 28, "vector"),
         ("affine, square, affine", 16384, 27, "vector"),
+        ("plain affine", 4096, 17, "seal"),
+        ("plain affine", 8192, 26, "vector"),
+        ("plain cubic, affine", 8192, 27, "vector"),
     ],
 )
 def test_no_segment_makes_more(name, ring, bits, evaluator):

@@ -10,7 +10,7 @@ import pytest
 import tenseal.sealapi as seal
 
 from securedl.he.params import ntt_primes
-from securedl.he.record import Record
+from securedl.he.record import Record, Shape
 from securedl.he.seal import save_stream
 from securedl.he.vector import VectorEvaluator
 
@@ -59,7 +59,8 @@ def compare_level(o: Oracle, vector: VectorEvaluator, level: int, kind: str, rng
         "b": o.record(rng, 2, level, "random", one),
         "c": o.record(rng, 3, level, kind, one),
         "d": o.record(rng, 2, level, "mixed", correction(o, rng)),
-        "p": o.record(rng, 1, level, "random" if kind == "zero" else kind),
+        "p": o.record(rng, 1, level, "random" if kind == "zero" else kind, correction(o, rng)),
+        "r": o.record(rng, 1, level, "random", correction(o, rng)),
     }
     v = {name: vector.load(record) for name, record in records.items()}
     s = {name: reference.load(record) for name, record in records.items()}
@@ -77,6 +78,10 @@ def compare_level(o: Oracle, vector: VectorEvaluator, level: int, kind: str, rng
         (
             vector.dot([v["a"], v["b"]], [v["p"], v["p"]]),
             reference.dot([s["a"], s["b"]], [s["p"], s["p"]]),
+        ),
+        (
+            vector.dot([v["a"], v["d"]], [v["p"], v["r"]]),
+            reference.dot([s["a"], s["d"]], [s["p"], s["r"]]),
         ),
         (vector.relinearise(v["c"]), reference.relinearise(s["c"])),
         (vector.rotate(v["a"], [1])[0], reference.rotate(s["a"], [1])[0]),
@@ -148,6 +153,7 @@ def test_sixteen_equal_extreme_terms(ring: int, bits: tuple[int, ...], special: 
 
 @pytest.mark.parametrize("t", [65537, 40961, next(q for q in ntt_primes(4096, 25))])
 def test_bgv_adds_a_plaintext_under_any_correction_factor(t: int) -> None:
+    """Whatever its own is: SEAL's plaintexts have none."""
     o = oracle("bgv", 4096, (32, 30), 36, t)
     rng = np.random.default_rng(5)
     vector, reference = o.vector(), o.reference
@@ -160,12 +166,17 @@ def test_bgv_adds_a_plaintext_under_any_correction_factor(t: int) -> None:
             ciphertext = o.record(rng, 2, level, "random", factor)
             expected = seal.Ciphertext()
             evaluator.add_plain(o.seal.ciphertext(ciphertext), plain, expected)
-            lifted = seal.Plaintext()
-            evaluator.transform_to_ntt(plain, o.seal.parms_ids[level], lifted)
-            operand = o.seal.plaintext_record(lifted, level)
-            operand = Record(ciphertext.shape.__class__(level, 1, 1.0), operand.residues)
-            mine = vector.add(vector.load(ciphertext), vector.load(operand))
-            assert same(vector, mine, o.seal.ciphertext_record(save_stream(expected)))
+            wanted = o.seal.ciphertext_record(save_stream(expected))
+            for own in (1, factor, int(rng.integers(2, t))):
+                times, lifted = seal.Plaintext(), seal.Plaintext()
+                seal.BatchEncoder(o.seal.context).encode([int(v) * own % t for v in values], times)
+                evaluator.transform_to_ntt(times, o.seal.parms_ids[level], lifted)
+                stored = o.seal.plaintext_record(lifted, level).residues
+                operand = Record(Shape(level, 1, 1.0, correction=own), stored)
+                mine = vector.add(vector.load(ciphertext), vector.load(operand))
+                assert same(vector, mine, wanted)
+                theirs = reference.add(reference.load(ciphertext), reference.load(operand))
+                assert same(vector, mine, reference.dump(theirs))
     assert reference.params == o.params
 
 

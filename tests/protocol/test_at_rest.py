@@ -58,12 +58,12 @@ class Packing:
         return same and bool((found.residues == due.residues).all())
 
 
-@pytest.fixture(params=["encrypted", "plain", "bgv"])
+@pytest.fixture(params=["encrypted", "plain", "bgv", "plain bgv"])
 def stored(request, tmp_path: Path):
     """A model on disk and its weights; `bgv` stands for the parameters alone."""
-    program = small_program(encrypted=request.param != "plain")
+    program = small_program(encrypted="plain" not in request.param)
     model = Store(tmp_path).create("local", bytes(16), program)
-    if request.param == "bgv":
+    if "bgv" in request.param:
         known = model.program.params
         params = Parameters("bgv", known.ring, known.primes, known.special, BGV_MODULUS)
         object.__setattr__(model.program, "params", params)

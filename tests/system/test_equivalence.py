@@ -67,6 +67,8 @@ class Recording:
         ("relu", 2, {"ring": 8192, "weights": "plain"}),
         ("relu", 2, {"scheme": "bgv"}),
         ("tanh", 3, {"scheme": "bgv", "bits": (6, 6, 7)}),
+        ("tanh", 3, {"scheme": "bgv", "bits": (6, 6, 7), "weights": "plain"}),
+        ("relu", 4, {"scheme": "bgv", "bits": (5, 5, 5), "weights": "plain"}),
     ],
 )
 def test_equal_bytes(network, activation: str, degree: int, options: dict[str, Any]) -> None:

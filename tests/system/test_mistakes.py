@@ -115,7 +115,6 @@ class TestCompiling:
             ({"ring": 5000}, InputError, "ring must be one of"),
             ({"scheme": "bfv"}, InputError, "scheme must be one of 'ckks', 'bgv'"),
             ({"scheme": "bgv", "activations": "client"}, CompileError, "not available yet"),
-            ({"scheme": "bgv", "weights": "plain"}, CompileError, "not available yet"),
             ({"scheme": "bgv", "refreshes": 1}, InputError, "one before each polynomial"),
             ({"scheme": "bgv", "bits": (8, 8)}, InputError, "bits are three whole numbers"),
             ({"batch": 0}, InputError, "batch must be"),

@@ -59,10 +59,11 @@ class Products(Loading):
         rows.scale(a.at, out.at, count, self.params.ring, factors, *self._engine.moduli(a.level))
         return out
 
-    def _scaled_plain(self, plain: Handle, factor: int) -> Handle:
-        """The plaintext times `factor` modulo t, lifted centred: SEAL's `add_plain`."""
+    def _scaled_plain(self, plain: Handle, correction: int) -> Handle:
+        """The same message under another factor, lifted centred: SEAL's `add_plain`."""
         engine, t = self._engine, self.params.plain_modulus
-        out = engine.handle(1, plain.level, plain.scale, factor)
+        factor = correction * pow(plain.correction, -1, t) % t
+        out = engine.handle(1, plain.level, plain.scale, correction)
         coefficients = engine.work_rows(1)
         engine.inverse(plain.at, coefficients.at, 0)
         rows.scale_plain(coefficients.at, engine.work_row // 8, centred(factor, t), float(t))

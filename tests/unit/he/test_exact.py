@@ -109,7 +109,8 @@ class Program:
             case 3:
                 xs = [value, self.alike(value, True)]
                 xs = xs if xs[1].exact.size == 2 else [value, value]
-                self.all("dot", xs, [self.fresh(level, 77) for _ in xs])
+                size = int(random.integers(1, 3))
+                self.all("dot", xs, [self.fresh(level, 77, size) for _ in xs])
             case 4:
                 self.all("rotate", value, [*STEPS, 0])
             case 5:
@@ -117,7 +118,7 @@ class Program:
             case 6:
                 self.all("mod_switch", value, int(random.integers(level + 1)))
             case _:
-                self.all(("add", "multiply")[random.integers(2)], value, self.fresh(level, size=1))
+                self.all(("add", "multiply")[random.integers(2)], value, self.fresh(level, 77, 1))
 
     def run(self, rounds: int) -> set[str]:
         self.done = set[str]()
