@@ -227,3 +227,18 @@ def test_widths_that_nothing_holds() -> None:
     assert plan.program.params.ring == 8192
     with pytest.raises(InputError, match="refreshes cannot be chosen"):
         securedl.compile(model, x, refreshes=2, **options)
+
+
+@pytest.mark.parametrize("name", ["residual, widened", "mlp, batch"])
+def test_plain_weights(name: str) -> None:
+    model, x, batch = built(name)
+    plan = securedl.compile(
+        model, x, scheme="bgv", activations="client", batch=batch, weights="plain", ring=4096
+    )
+    assert not plan.program.encrypted
+    assert not plan.program.relinearises
+    owner, few = securedl.Owner(plan, ahead=0), x[:batch]
+    answer = Server(owner).answer(few, probes=0)
+    assert answer.report.passed
+    found = answer.logits.reshape(batch, -1)
+    np.testing.assert_allclose(found, logits(plan, few.reshape(batch, -1)), rtol=ULPS, atol=ULPS)
