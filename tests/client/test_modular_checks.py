@@ -69,8 +69,8 @@ def answers(layer: Layer, reads: list[np.ndarray], t: int) -> np.ndarray:
 
 @pytest.fixture
 def seeded(monkeypatch, request) -> None:
-    """Misses are counted, so they are the same everywhere; other ones for each test, for a wrong row is missed
-    where its numbers are zeros, whatever is wrong with it.
+    """Misses are counted, so they are the same everywhere. Each test has others: a wrong row is missed where
+    its numbers are zeros, whatever is wrong with it.
     """
     random = np.random.default_rng(list(request.node.name.encode()))
     monkeypatch.setattr(modular, "secrets", SimpleNamespace(token_bytes=random.bytes))
