@@ -64,7 +64,7 @@ def compiled(name: str) -> Plan:
 
 
 class Unit(NamedTuple):
-    """Slots [N] that are added to a tile of what is sent at a point."""
+    """Slots [2, N/2] that are added to a tile of what is sent at a point."""
 
     point: int
     tile: int
@@ -239,11 +239,11 @@ def counted(name: str, changes: int, honest: int, keys: int) -> Counted:
 
 def one_slot(plan: Plan, random: np.random.Generator) -> tuple[Unit, int]:
     """Any, by one; and the point, or 0 where it is nobody's value."""
-    points, ring = plan.signature.sent, plan.program.params.ring
+    points, n = plan.signature.sent, plan.program.params.slots
     point = 1 + int(random.integers(len(points)))
-    slots = np.zeros((points[point - 1].tiles, ring))
+    slots = np.zeros((points[point - 1].tiles, 2, n))
     tile = int(random.integers(len(slots)))
-    slots[tile, random.integers(ring)] = random.choice([-1.0, 1.0])
+    slots[tile, random.integers(2), random.integers(n)] = random.choice([-1.0, 1.0])
     return Unit(point, tile, slots[tile]), point * bool(plan.signature.values(point, slots).any())
 
 

@@ -304,6 +304,27 @@ def test_every_change_of_a_value_is_noticed(plan):
 
 
 @pytest.mark.he
+def test_a_value_that_is_off_by_t_is_out_of_range(plan):
+    """The client adds up parts of a value, so a server that moves two of them by halves of t can make it
+    wrap: combinations modulo t see nothing, but no honest value is as large.
+    """
+    owner, t = watched(plan), plan.program.params.plain_modulus
+    server, point = Server(owner), len(plan.signature.sent)
+    layout = plan.signature.checkpoints[point].sent
+    parts, lanes = np.argwhere(layout.content[0] == 0).ravel(), np.arange(plan.batch)
+    flat = np.zeros((layout.tiles, layout.width, plan.batch))
+    flat[0, parts[lanes % len(parts)], lanes] = t // 2  # where both are of one sign, one of them wraps
+    flat[0, parts[(lanes + 1) % len(parts)], lanes] = -(t // 2)
+    slots = in_rows(flat.reshape(layout.tiles, -1), 2, plan.batch)
+    inference = owner.ask(data(plan, plan.batch), probes=0)
+    (batch,) = inference.batches
+    server.serve(batch, lambda at, k: slots[k] if at == point else None)
+    assert not any(finding.alarms for finding in batch.findings["projected"])
+    assert "out of range" in batch.alarms[0]
+    assert not inference.answer({}, {}).report.passed
+
+
+@pytest.mark.he
 @pytest.mark.parametrize("kind", ["weight", "bias"])
 def test_every_change_of_a_weight_is_noticed(plan, kind):
     """One more in one entry of each layer."""
