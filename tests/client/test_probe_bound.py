@@ -63,11 +63,13 @@ def with_roots(layer: Layer, feature: int, roots: np.ndarray, t: int) -> Layer:
 
 
 def misses(degree: int, t: int, probes: int) -> int:
-    """On how many of so many probes another polynomial of a degree, with as many roots, agrees."""
+    """On how many of so many probes another polynomial of a degree agrees, with as many roots around 0, where
+    values that are not all alike would be likeliest.
+    """
     honest, random = network(Powers(max(DEGREES)), t), np.random.default_rng(1)
     layer, missed = honest.layers[1], 0
     for _ in range(probes // PROBES):
-        roots = random.choice(t, degree, replace=False)
+        roots = np.arange(degree) - degree // 2
         wrong = with_roots(layer, int(random.integers(FEATURES)), roots, t)
         u = honest.probed(np.zeros((PROBES, 1)), (), np.inf)[1].sent.astype(np.int64)
         missed += int((answers(layer, u, t) == answers(wrong, u, t)).all(axis=1).sum())
