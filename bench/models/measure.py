@@ -63,7 +63,12 @@ class Together:
 
     Args:
         threads: of the evaluator. ahead: queries for which the client prepares encryptions in idle time.
+
+    Attributes:
+        batch: the last query's.
     """
+
+    batch: Batch
 
     def __init__(self, plan: Plan, threads: int = 1, ahead: int = 0) -> None:
         self.plan, self.owner, self.program = plan, Owner(plan, ahead=ahead), plan.program
@@ -87,12 +92,17 @@ class Together:
         while not zeros.full:
             time.sleep(0.01)
 
+    def sent(self, tile: Any, shape: Shape) -> Record:
+        """What the server sends of a tile."""
+        record: Record = self.evaluator.sent(tile, shape)
+        return record
+
     def ask(self, x: NDArray[Any], checks: Sequence[Check] = ()) -> NDArray[np.float64]:
         """Logits of one batch of samples [batch, ...], its stages timed; checks: of what comes back."""
         params, program, stages = self.program.params, self.program, self.stages
         sent = iter([*(down.sent for down, _ in program.shown), program.answer.sent])
         with stages("client"):
-            batch = Batch(self.owner.keys, self.plan.signature, x.reshape(len(x), -1), 0, checks)
+            batch = self.batch = Batch(self.owner.keys, self.plan.signature, x.reshape(len(x), -1), 0, checks)
             tiles = batch.query()
 
         def load(tiles: list[bytes], shape: Shape) -> list[Any]:
@@ -102,7 +112,7 @@ class Together:
         def dump(tiles: list[Any]) -> list[bytes]:
             shape = next(sent)
             with stages("dump"):
-                records: list[Record] = [self.evaluator.sent(tile, shape) for tile in tiles]
+                records = [self.sent(tile, shape) for tile in tiles]
                 return [pack(params, record) for record in records]
 
         client = [0.0]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from securedl.arguments import number
 from securedl.errors import CompileError
+from securedl.he.modular import centred_residues
 from securedl.he.record import Shape
 from securedl.network.graph import Array, samples_of
 from securedl.network.outputs import Output
@@ -167,7 +168,9 @@ class Signature:
         assert layout is not None  # only the query has none
         if not self.sent[point - 1].coefficients:
             slots = out_of_rows(slots, self.program.rows, self.program.batch)
-        return layout.unpack(slots).reshape(self.program.batch, -1)
+        found = layout.unpack(slots).reshape(self.program.batch, -1)
+        t = self.program.params.plain_modulus  # some layouts add parts up
+        return centred_residues(found.astype(np.int64), t).astype(np.float64) if t else found
 
     def flat(self, x: Any, what: str = "x") -> Array:
         """Samples [samples, features] as float64.

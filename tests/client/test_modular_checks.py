@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from scipy import sparse
-from scipy.stats import chisquare, poisson
+from scipy.stats import chisquare
 
 import securedl
 from securedl.client import modular
@@ -30,6 +30,7 @@ from securedl.plan.quantised import Quantised, Requantised
 from securedl.verify.check import Segment
 
 sys.path.insert(0, str(Path(__file__).parent))
+from counting import within
 from every_form import Server, data, served
 from exact_plans import EXACT
 
@@ -67,9 +68,11 @@ def answers(layer: Layer, reads: list[np.ndarray], t: int) -> np.ndarray:
 
 
 @pytest.fixture
-def seeded(monkeypatch) -> None:
-    """Misses are counted, so they are the same everywhere."""
-    random = np.random.default_rng(1)
+def seeded(monkeypatch, request) -> None:
+    """Misses are counted, so they are the same everywhere. Each test has others: a wrong row is missed where
+    its numbers are zeros, whatever is wrong with it.
+    """
+    random = np.random.default_rng(list(request.node.name.encode()))
     monkeypatch.setattr(modular, "secrets", SimpleNamespace(token_bytes=random.bytes))
 
 
@@ -93,9 +96,19 @@ def test_honest_values_always_agree(form, t):
     assert not drawn[1].errors(u, answers(last, first.form.values(u), t)).any()
 
 
+#: What is one more than it should be, and what the second segment starts with there.
+KINDS: dict[str, Form] = {
+    "weight": Square(2),
+    "bias": Square(2),
+    "output": Square(2),
+    "constant of a cubic": FORMS[1],
+    "coefficient of the highest power": FORMS[2],
+}
+
+
 def misses(kind: str, t: int, combinations: int, checks: int) -> int:
-    """How many of so many checks pass though one weight, bias or value is one more than it should be."""
-    network, random = small(Square(2), t), np.random.default_rng(3)
+    """How many of so many checks pass though one weight, bias, value or coefficient is one too large."""
+    network, random = small(KINDS[kind], t), np.random.default_rng(3)
     first, last = network.layers
     missed = 0
     for _ in range(checks // DRAWS):
@@ -103,12 +116,15 @@ def misses(kind: str, t: int, combinations: int, checks: int) -> int:
         row, column = random.integers(4), random.integers(5)
         change = np.zeros((4, 5))
         change[row, column] = 1
-        wrong = last
-        if kind == "weight":
-            wrong = replace(last, matrices=(sparse.csr_matrix(last.matrices[0] + change),))
+        wrong, form = last, first.form
+        if kind in ("weight", "coefficient of the highest power"):
+            *others, highest = last.matrices
+            wrong = replace(last, matrices=(*others, sparse.csr_matrix(highest + change)))
         elif kind == "bias":
             wrong = replace(last, bias=last.bias + change[:, column])
-        received = answers(wrong, first.form.values(u), t)
+        elif kind == "constant of a cubic":
+            form = replace(form, constant=form.constant + change[row])
+        received = answers(wrong, form.values(u), t)
         if kind == "output":
             received[:, row] += 1
         found = errors(network, t, u, received, DRAWS * combinations)
@@ -117,15 +133,8 @@ def misses(kind: str, t: int, combinations: int, checks: int) -> int:
 
 
 MISSED = [
-    (kind, t, combinations)
-    for kind in ("weight", "bias", "output")
-    for t, combinations in ((SMALL, 1), (SMALL, 2), (MIDDLE, 1))
+    (kind, t, combinations) for kind in KINDS for t, combinations in ((SMALL, 1), (SMALL, 2), (MIDDLE, 1))
 ]
-
-
-def within(missed: int, expected: float) -> bool:
-    low, high = (float(poisson.ppf(part, expected)) for part in (0.005, 0.995))
-    return bool(low <= missed <= high)
 
 
 @pytest.mark.usefixtures("seeded")
@@ -140,6 +149,37 @@ def test_misses_are_as_rare_as_said(kind, t, combinations):
 @pytest.mark.parametrize(("kind", "t", "combinations"), MISSED)
 def test_misses_of_a_million(kind, t, combinations):
     assert within(misses(kind, t, combinations, 1_000_000), 1_000_000 / t**combinations)
+
+
+def missed_by_primes(tampered: int, checks: int) -> tuple[int, int, int]:
+    """How many of so many checks pass, with one combination modulo each of two primes, where values are known
+    by their residues and a weight is wrong modulo one of the primes only: those of this prime, those of the
+    other, and both.
+    """
+    (other,) = {SMALL, MIDDLE} - {tampered}
+    network, random = small(Square(2), SMALL * MIDDLE), np.random.default_rng(6)
+    first, last = network.layers
+    missed = np.zeros(3, int)
+    for _ in range(checks // DRAWS):
+        u = random.choice([-3, -2, -1, 1, 2, 3], (1, 5)).astype(float)
+        change = np.zeros((4, 5))
+        change[random.integers(4), random.integers(5)] = other * random.integers(1, tampered)
+        wrong = replace(last, matrices=(sparse.csr_matrix(last.matrices[0] + change),))
+        received = answers(wrong, first.form.values(u), SMALL * MIDDLE)
+        one, two = (errors(network, t, u, received, DRAWS)[0] == 0 for t in (tampered, other))
+        missed += [one.sum(), two.sum(), (one & two).sum()]
+    return tuple(missed.tolist())
+
+
+@pytest.mark.usefixtures("seeded")
+@pytest.mark.parametrize("checks", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("tampered", [SMALL, MIDDLE])
+def test_tampering_modulo_one_prime_has_the_chance_of_that_prime(tampered, checks):
+    """Not one over the product of both: the other's combinations never see it."""
+    own, other, both = missed_by_primes(tampered, checks)
+    assert within(own, checks / tampered)
+    assert other == checks
+    assert both == own
 
 
 def test_how_many_combinations():
@@ -261,6 +301,28 @@ def test_every_change_of_a_value_is_noticed(plan):
         assert inference.answer({}, {}).report.passed != changed
     assert set(seen) <= {(True, True), (False, False)}
     assert seen[True, True] > 4
+
+
+@pytest.mark.he
+def test_a_value_that_is_off_by_t_is_that_value(plan):
+    """The client adds up parts of a value, so a server that moves two of them by halves of t can make one
+    wrap: combinations modulo t would see nothing, so values are residues.
+    """
+    owner, t = watched(plan), plan.program.params.plain_modulus
+    server, point = Server(owner), len(plan.signature.sent)
+    layout = plan.signature.checkpoints[point].sent
+    parts, lanes = np.argwhere(layout.content[0] == 0).ravel(), np.arange(plan.batch)
+    flat = np.zeros((layout.tiles, layout.width, plan.batch))
+    flat[0, parts[lanes % len(parts)], lanes] = t // 2  # where both are of one sign, one of them wraps
+    flat[0, parts[(lanes + 1) % len(parts)], lanes] = -(t // 2)
+    slots = in_rows(flat.reshape(layout.tiles, -1), 2, plan.batch)
+    x = data(plan, plan.batch)
+    inference = owner.ask(x, probes=0)
+    (batch,) = inference.batches
+    server.serve(batch, lambda at, k: slots[k] if at == point else None)
+    answer = inference.answer({}, {})
+    assert answer.report.passed
+    np.testing.assert_array_equal(answer.logits, plan.network(x.reshape(len(x), -1)))
 
 
 @pytest.mark.he
