@@ -1,40 +1,25 @@
-"""Whole numbers beside approximate ones: BGV and CKKS on the same networks, in one process.
-
-    python -m bench.exact [--quick] [--json FILE]
-
-Two-hidden-layer networks of three tables, squares in place of activations. First what quantising costs:
-labels of the quantised network against the polynomial one's, over several seeds of split and training;
-encrypted answers are the quantised network's, which is tested. Then a query each, asked in turns on one
-thread, with a refresh before every polynomial in both: server and client milliseconds, and bytes, for each
-sample.
+"""Networks of three tables with two hidden layers, squares in place of activations: what quantising costs,
+and what a query takes beside CKKS's with a refresh before every polynomial in both.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import sys
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from numpy.typing import NDArray
 
 import securedl
-from bench.models.measure import Together
+from bench.exact.turns import in_turns
 from securedl.demo.data import HIDDEN, load_split, train_network
-from securedl.files import write_atomically
 from securedl.plan.plan import Plan
 from securedl.plan.quantised import Quantised
 from securedl.program.footprint import footprint
 
-SEEDS, QUERIES = 5, 40
-
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """Of one table.
 
     Attributes:
@@ -82,17 +67,7 @@ def networks(data: str, seed: int) -> tuple[Plan, Plan, NDArray[Any], NDArray[An
     return whole, approximate, split.x_test, split.y_test
 
 
-def in_turns(plans: tuple[Plan, Plan], x: NDArray[Any], queries: int) -> list[dict[str, float]]:
-    """Median milliseconds of each one's queries, by who works."""
-    together = [Together(plan) for plan in plans]
-    batches = [plan.batches(plan.signature.clipped(plan.signature.flat(x))) for plan in plans]
-    for number in range(queries):
-        for one, some in zip(together, batches, strict=True):
-            one.ask(some[number % len(some)])
-    return [one.stages.medians() for one in together]
-
-
-def row(data: str, seeds: int, queries: int) -> Row:
+def table_row(data: str, seeds: int, queries: int) -> TableRow:
     """All of one table."""
     accuracies = list[tuple[float, float]]()
     for seed in range(seeds):
@@ -112,32 +87,10 @@ def row(data: str, seeds: int, queries: int) -> Row:
         return one / counts[0] / (other / counts[1])
 
     polynomial, quantised = (statistics.mean(column) for column in zip(*accuracies, strict=True))
-    return Row(
+    return TableRow(
         data, polynomial, quantised, max(one - two for one, two in accuracies),
         params[0].plain_modulus.bit_length(), params[0].modulus_bits, params[1].modulus_bits,
         counts[0], counts[1],
         times[0]["server"] / counts[0], ratio(times[0]["server"], times[1]["server"]),
         ratio(times[0]["client"], times[1]["client"]), ratio(sizes[0], sizes[1]),
     )  # fmt: skip
-
-
-def main() -> int:
-    """The table."""
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="wine, one seed, a few queries")
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    chosen = parser.parse_args()
-    torch.set_num_threads(1)
-    rows = list[Row]()
-    for data in ("wine",) if chosen.quick else HIDDEN:
-        print(f"{data}: training", file=sys.stderr, flush=True)
-        rows.append(row(data, *((1, 6) if chosen.quick else (SEEDS, QUERIES))))
-        print(rows[-1], flush=True)
-        if chosen.json is not None:
-            write_atomically(chosen.json, json.dumps([asdict(one) for one in rows], indent=1).encode())
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
