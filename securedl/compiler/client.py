@@ -12,7 +12,7 @@ from securedl.compiler.candidate import told
 from securedl.compiler.cost import COEFFICIENT_PRICES, EXPECTED_QUERIES, CoefficientPrices
 from securedl.compiler.exact_layers import compile_whole_layers
 from securedl.compiler.precision import KEPT_SAMPLES
-from securedl.compiler.quantise import Widths
+from securedl.compiler.quantise import Fineness
 from securedl.compiler.rounds import Wanted, alternatives, compile_rounds
 from securedl.errors import CompileError, InputError
 from securedl.network.graph import Array
@@ -40,12 +40,12 @@ def compile_client(
     limit_gb: float,
     prices: CoefficientPrices = COEFFICIENT_PRICES,
     queries: int = EXPECTED_QUERIES,
-    widths: tuple[Widths, ...] | None = None,
+    fineness: Fineness | None = None,
 ) -> Plan:
     """A plan for any network, from calibration samples [samples, *shape].
 
     Args:
-        widths: see `rounds.Wanted`.
+        fineness: see `rounds.Wanted`.
 
     Raises:
         UnsupportedLayerError: no layer that a server could compute, or what cannot be captured.
@@ -63,7 +63,9 @@ def compile_client(
         _check_logits(joined, x[:KEPT_SAMPLES], task)
     output = Output(shape, task_of(shape, head) if task is None else task, head)
 
-    wanted = Wanted(samples, encrypted, link, ring, columns, output, limit_gb, prices, queries, widths=widths)
+    wanted = Wanted(
+        samples, encrypted, link, ring, columns, output, limit_gb, prices, queries, fineness=fineness
+    )
     if joined is not plain:
         with contextlib.suppress(CompileError):  # two small results in one may be less precise than each
             return _compiled(joined, x, wanted)
@@ -71,7 +73,7 @@ def compile_client(
 
 
 def _compiled(found: Partitioned, x: Array, wanted: Wanted) -> Plan:
-    if wanted.widths is None:
+    if wanted.fineness is None:
         plan = compile_rounds(found.script, found.kernels, x, wanted)
         return told(plan, alternatives(found.script.layers, wanted))
     plan = compile_whole_layers(found.script, found.kernels, x, wanted)

@@ -22,7 +22,7 @@ from securedl.compiler.levels import Segments, no_place, operations, place_refre
 from securedl.compiler.limit import SizeLimit
 from securedl.compiler.lower import lower
 from securedl.compiler.precision import KEPT_SAMPLES, check_precision, input_limit
-from securedl.compiler.quantise import Widths, check_widths
+from securedl.compiler.quantise import Fineness, check_fineness
 from securedl.compiler.rounds import Wanted
 from securedl.compiler.straighten import straighten
 from securedl.errors import CompileError, InputError, UnsupportedLayerError
@@ -68,6 +68,7 @@ def compile(
     queries: int = EXPECTED_QUERIES,
     checked_by: str = "owner",
     bits: tuple[int, int, int] | None = None,
+    accuracy: float | None = None,
 ) -> Plan:
     """Compile a network for encrypted inference.
 
@@ -103,6 +104,10 @@ def compile(
             gives (a tap: no round trip, but bytes and time), or the planner takes another refresh.
         bits: of inputs, weights and refreshed values, with scheme="bgv"; by default 8 each, or fewer where no
             plain modulus holds such values.
+        accuracy: with scheme="bgv", in place of `bits`: the fewest bits are taken with which so large a part
+            of the calibration samples (0 to 1) have the labels that they have with the network itself; of
+            regression, with which no output differs by more than 1 - accuracy of its range. Calibration data
+            that the network was trained on make it optimistic.
 
     Raises:
         UnsupportedLayerError: every operation that cannot be encrypted, with its path, line and remedy.
@@ -114,7 +119,9 @@ def compile(
     check_given(model, x_train, "compile")
     if activations not in ("server", "client"):
         raise InputError(f"activations must be 'server' or 'client', got {activations!r}")
-    exact, widths = choice(scheme, "scheme", ("ckks", "bgv")) == "bgv", check_widths(bits)
+    exact, fineness = choice(scheme, "scheme", ("ckks", "bgv")) == "bgv", check_fineness(bits, accuracy)
+    if not exact and (bits is not None or accuracy is not None):
+        raise InputError("bits and accuracy are of whole numbers: use them with scheme='bgv'")
     if weights not in ("encrypted", "plain"):
         raise InputError(f"weights must be 'encrypted' or 'plain', got {weights!r}")
     choice(checked_by, "checked_by", ("owner", "client"))
@@ -146,12 +153,12 @@ def compile(
         return compile_client(
             model, _calibration(x), batch=1 if batch is None else batch, encrypted=weights == "encrypted",
             link=link or Link(), ring=ring, columns=columns, task=task, limit_gb=limit_gb,
-            prices=prices or COEFFICIENT_PRICES, queries=int(queries), widths=widths if exact else None,
+            prices=prices or COEFFICIENT_PRICES, queries=int(queries), fineness=fineness if exact else None,
         )  # fmt: skip
     asked = Asked(
         _calibration(x), 64 if batch is None else batch, weights == "encrypted", link or Link(), ring,
         refreshes, columns, task, limit_gb, prices or COEFFICIENT_PRICES, int(queries),
-        checked_by == "client", widths if exact else None,
+        checked_by == "client", fineness if exact else None,
     )  # fmt: skip
     plan = cheapest(Sources(model, asked).all())
     return with_price_of_taps(plan, SlotsCost(plan.program.params, asked.link, asked.prices))
@@ -163,7 +170,7 @@ class Asked:
 
     Attributes:
         x: calibration samples [samples, *shape]. encrypted: the weights. taps: with checked_by="client".
-        widths: with scheme="bgv".
+        fineness: with scheme="bgv".
     """
 
     x: Array
@@ -178,7 +185,7 @@ class Asked:
     prices: CoefficientPrices = COEFFICIENT_PRICES
     queries: int = EXPECTED_QUERIES
     taps: bool = False
-    widths: tuple[Widths, ...] | None = None
+    fineness: Fineness | None = None
 
     def output(self, shape: tuple[int, ...], head: Head) -> Output:
         """What an answer of that shape is."""
@@ -211,7 +218,7 @@ class Sources:
 
     def all(self) -> list[Callable[[], list[Candidate]]]:
         """What gives them; each may raise as `compile` does."""
-        if self.asked.widths is not None:
+        if self.asked.fineness is not None:
             return [self.in_whole_numbers]
         return [self.in_slots, self.layer_by_layer, self.mixed] if self._free else [self.in_slots]
 
@@ -220,7 +227,7 @@ class Sources:
         """Whether any kind of plan will do."""
         asked = self.asked
         return (
-            asked.widths is None
+            asked.fineness is None
             and asked.ring is None
             and asked.refreshes is None
             and asked.batch != "throughput"
@@ -292,9 +299,9 @@ class Sources:
     def in_whole_numbers(self) -> list[Candidate]:
         """All values whole, in slots."""
         (ways, output), asked = self._imported, self.asked
-        assert asked.widths is not None
+        assert asked.fineness is not None
         wish = WholeWanted(
-            asked.batch, asked.encrypted, asked.link, asked.prices, asked.queries, asked.ring, asked.widths,
+            asked.batch, asked.encrypted, asked.link, asked.prices, asked.queries, asked.ring, asked.fineness,
             asked.columns, asked.limit_gb,
         )  # fmt: skip
         found, reasons = list[Candidate](), list[CompileError]()

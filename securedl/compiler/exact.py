@@ -18,9 +18,10 @@ from securedl.compiler.lower import lower
 from securedl.compiler.precision import KEPT_SAMPLES
 from securedl.compiler.quantise import (
     CLIP_MARGIN,
-    DEFAULT_WIDTHS,
+    DEFAULT_FINENESS,
+    Fineness,
     Widths,
-    quantise_within,
+    quantise,
     quantising_error,
 )
 from securedl.compiler.segments import SegmentCosts
@@ -47,7 +48,7 @@ class WholeWanted:
     Attributes:
         batch: as of `compile`; an even number is taken, for there are two rows. encrypted: the weights.
         ring: N, or None.
-        widths: the first that fits is taken. limit_gb: of the weights, as of `compile`.
+        fineness: the first widths that fit are taken. limit_gb: of the weights, as of `compile`.
     """
 
     batch: int | str
@@ -56,7 +57,7 @@ class WholeWanted:
     prices: CoefficientPrices
     queries: int
     ring: int | None = None
-    widths: tuple[Widths, ...] = DEFAULT_WIDTHS
+    fineness: Fineness = DEFAULT_FINENESS
     columns: tuple[str, ...] = ()
     limit_gb: float = 8.0
 
@@ -77,8 +78,7 @@ def exact_candidates(fused: Fused, wish: WholeWanted, output: Output) -> Iterato
     Raises:
         CompileError: no plain modulus holds the values, or no ring the plan; what is said of the largest.
     """
-    network = fused.normalised[0]
-    whole = quantise_within(network, wish.widths)
+    whole = wish.fineness.first(lambda widths: _quantised(fused, widths, wish.fineness, output))
     bound = max(float(one.max()) for one in whole.bounds)
     reasons, found = list[CompileError](), 0
     for ring in (wish.ring,) if wish.ring else EXACT_RINGS:
@@ -91,6 +91,13 @@ def exact_candidates(fused: Fused, wish: WholeWanted, output: Output) -> Iterato
         yield _candidate(fused, whole, lowered, wish, output)
     if not found:
         raise reasons[-1]
+
+
+def _quantised(fused: Fused, widths: Widths, fineness: Fineness, output: Output) -> Quantised:
+    found, flat = quantise(fused.normalised[0], widths), fused.x.reshape(len(fused.x), -1)
+    if fineness.accuracy is not None:
+        fineness.check(output, found(flat), fused.graph(flat))
+    return found
 
 
 def _candidate(

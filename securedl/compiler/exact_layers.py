@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from securedl.compiler.lower import lower_layers
 from securedl.compiler.precision import KEPT_SAMPLES
 from securedl.compiler.quantise import CLIP_MARGIN, Widths, largest_of, quantising_error
 from securedl.compiler.ranges import by_channel, floored, reached, shift_of
-from securedl.compiler.rounds import CALIBRATION, Arrangement, Wanted, arrange, arranged, layerwise_plan
+from securedl.compiler.rounds import CALIBRATION, Wanted, arrange, arranged, layerwise_plan
 from securedl.errors import CompileError
 from securedl.he.bgv import plain_prime
 from securedl.he.modular import MODULUS_BITS
@@ -37,59 +38,64 @@ def compile_whole_layers(script: Script, kernels: Sequence[Array], x: Array, wan
         x: calibration samples [samples, *shape].
 
     Raises:
-        CompileError: no plain modulus holds the values, no ring the plan, or the weights are too many; what
-            is said of the first widths.
+        CompileError: no plain modulus holds the values, no ring the plan, the weights are too many, or whole
+            numbers are not as accurate as is asked.
     """
-    assert wanted.widths is not None
-    used, reasons = x[:CALIBRATION], list[CompileError]()
-    ends, _ = reached(script, kernels, used)
-    for widths in wanted.widths:
-        for ring in (wanted.ring,) if wanted.ring else LAYER_RINGS:
-            try:
-                return _compiled(script, kernels, ends, used, wanted, widths, ring)
-            except CompileError as reason:
-                reasons.append(reason)
-    raise reasons[0 if wanted.ring else len(LAYER_RINGS) - 1]
+    assert wanted.fineness is not None
+    return wanted.fineness.first(_WholeLayers(script, kernels, x[:CALIBRATION], wanted).plan)
 
 
-def _compiled(
-    script: Script,
-    kernels: Sequence[Array],
-    ends: Sequence[tuple[Array, Array]],
-    x: Array,
-    wanted: Wanted,
-    widths: Widths,
-    ring: int,
-) -> Plan:
-    layers = [layer for layer in script.layers if isinstance(layer, LinearLayer)]
-    assert len(layers) == len(script.layers)
-    found = [
-        whole_layer(layer, kernel, low, high, widths, first=number == 0)
-        for number, (layer, kernel, (low, high)) in enumerate(zip(layers, kernels, ends, strict=True))
-    ]
-    bound = max(float(ranges.bounds(kernel).max()) for ranges, kernel in found)
-    t = plain_prime(ring, math.ceil(2 * bound + 1))
-    arrangement = arrange(layers, wanted, first_chain(ring, t, PRIMES))
-    served = _served(layers, [ranges for ranges, _ in found], arrangement)
+class _WholeLayers:
+    """Plans of one network.
 
-    def attempt(params: Parameters) -> Program:
-        return lower_layers(params, served, [()] * len(served), wanted.samples, wanted.encrypted)
+    Args:
+        x: calibration samples [samples, *shape].
+    """
 
-    program = on_smallest_chain(ring, t, PRIMES, attempt, lambda one: one)
-    cost = arranged(layers, arrangement.places, program.params, wanted).cost
-    rounds = Rounds(script, x.shape[1:], math.prod(wanted.output.shape), served)
-    network, flat = Layerwise(rounds, tuple(kernel for _, kernel in found)), x.reshape(len(x), -1)
-    plan, logits = layerwise_plan(program, network, flat, cost, wanted)
-    some = x[:KEPT_SAMPLES]
-    exact = script.logits(some, kernels).reshape(len(some), -1)
-    return plan.with_error(quantising_error(logits[: len(some)], exact))
+    def __init__(self, script: Script, kernels: Sequence[Array], x: Array, wanted: Wanted) -> None:
+        self._script, self._kernels, self._x, self._wanted = script, kernels, x, wanted
+        self._layers = [layer for layer in script.layers if isinstance(layer, LinearLayer)]
+        assert len(self._layers) == len(script.layers)
+        self._ends, _ = reached(script, kernels, x)
+        count = len(x) if wanted.fineness and wanted.fineness.accuracy is not None else KEPT_SAMPLES
+        self._logits = script.logits(x[:count], kernels).reshape(-1, math.prod(wanted.output.shape))
 
+    def plan(self, widths: Widths) -> Plan:
+        """On the smallest ring that holds it."""
+        *smaller, largest = (self._wanted.ring,) if self._wanted.ring else LAYER_RINGS
+        for ring in smaller:
+            with contextlib.suppress(CompileError):
+                return self._on(ring, widths)
+        return self._on(largest, widths)
 
-def _served(
-    layers: Sequence[LinearLayer], ranges: Sequence[Ranges], arrangement: Arrangement
-) -> tuple[ServedLinear, ...]:
-    places = [place for place in arrangement.places if isinstance(place, Bands)]
-    return tuple(ServedLinear(*one) for one in zip(layers, ranges, places, strict=True))
+    def _on(self, ring: int, widths: Widths) -> Plan:
+        layers, wanted, x = self._layers, self._wanted, self._x
+        found = [
+            whole_layer(layer, kernel, low, high, widths, first=number == 0)
+            for number, (layer, kernel, (low, high)) in enumerate(
+                zip(layers, self._kernels, self._ends, strict=True)
+            )
+        ]
+        bound = max(float(ranges.bounds(kernel).max()) for ranges, kernel in found)
+        t = plain_prime(ring, math.ceil(2 * bound + 1))
+        places = arrange(layers, wanted, first_chain(ring, t, PRIMES)).places
+        served = tuple(
+            ServedLinear(layer, ranges, place)
+            for layer, (ranges, _), place in zip(layers, found, places, strict=True)
+            if isinstance(place, Bands)
+        )
+
+        def attempt(params: Parameters) -> Program:
+            return lower_layers(params, served, [()] * len(served), wanted.samples, wanted.encrypted)
+
+        program = on_smallest_chain(ring, t, PRIMES, attempt, lambda one: one)
+        cost = arranged(layers, places, program.params, wanted).cost
+        rounds = Rounds(self._script, x.shape[1:], math.prod(wanted.output.shape), served)
+        network = Layerwise(rounds, tuple(kernel for _, kernel in found))
+        plan, logits = layerwise_plan(program, network, x.reshape(len(x), -1), cost, wanted)
+        assert wanted.fineness is not None
+        wanted.fineness.check(wanted.output, logits[: len(self._logits)], self._logits)
+        return plan.with_error(quantising_error(logits[: len(self._logits)], self._logits))
 
 
 def whole_layer(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from scipy import sparse
 
+from securedl.arguments import number, shown
 from securedl.errors import CompileError, InputError
 from securedl.he.modular import MODULUS_BITS
 from securedl.network.graph import Array
+from securedl.network.outputs import Output
 from securedl.plan.normalised import Layer, Normalised
 from securedl.plan.quantised import Quantised, Requantised
 
@@ -43,38 +45,105 @@ def quantising_error(exact: Array, wanted: Array) -> float:
 
 #: Widths that are tried in turn where none are asked for.
 DEFAULT_WIDTHS = (Widths(), Widths(7, 7, 8), Widths(7, 7, 7), Widths(6, 6, 7))
+#: The same for an accuracy.
+FEWEST_FIRST = tuple(Widths(bits, bits, bits) for bits in range(LEAST_BITS, MOST_BITS + 1))
+Made = TypeVar("Made")
 
 
-def check_widths(widths: Sequence[int] | None) -> tuple[Widths, ...]:
-    """Three numbers of bits; those that are tried in turn.
+def check_fineness(widths: Sequence[int] | None, accuracy: float | None) -> Fineness:
+    """Of three numbers of bits, or of an accuracy, for which the fewest bits are taken.
 
     Raises:
-        InputError: they are not, or are too few or too many.
+        InputError: both; or they are none, too few or too many.
     """
+    if accuracy is not None:
+        if widths is not None:
+            raise InputError("give bits or accuracy: with an accuracy the fewest bits are looked for")
+        number(accuracy, "accuracy", least=0)
+        if accuracy > 1:
+            raise InputError(f"accuracy is a part from 0 to 1, got {shown(accuracy)}")
+        return Fineness(FEWEST_FIRST, float(accuracy))
     if widths is None:
-        return DEFAULT_WIDTHS
+        return DEFAULT_FINENESS
     found = tuple(widths)
     if len(found) != 3 or not all(type(one) is int and LEAST_BITS <= one <= MOST_BITS for one in found):
         raise InputError(
             f"bits are three whole numbers from {LEAST_BITS} to {MOST_BITS}, of inputs, weights and "
             f"refreshed values, got {found!r}"
         )
-    return (Widths(*found),)
+    return Fineness((Widths(*found),))
 
 
-def quantise_within(network: Normalised, widths: Sequence[Widths]) -> Quantised:
-    """`quantise` with the first of these that a plain modulus holds.
+@dataclass(frozen=True)
+class Fineness:
+    """How fine whole numbers are to be.
 
-    Raises:
-        CompileError: none does; what the first one needs.
+    Attributes:
+        widths: tried in turn. accuracy: the least `agreement` with the network on the calibration data, or
+            None for any.
     """
-    reasons = list[CompileError]()
-    for one in widths:
-        try:
-            return quantise(network, one)
-        except CompileError as reason:
-            reasons.append(reason)
-    raise reasons[0]
+
+    widths: tuple[Widths, ...] = DEFAULT_WIDTHS
+    accuracy: float | None = None
+
+    def first(self, attempt: Callable[[Widths], Made]) -> Made:
+        """What is made of the first widths that can be had.
+
+        Raises:
+            CompileError: none can; what is said of the first, or of the most accurate.
+        """
+        reasons = list[CompileError]()
+        for one in self.widths:
+            try:
+                return attempt(one)
+            except CompileError as reason:
+                reasons.append(reason)
+        coarse = [one for one in reasons if isinstance(one, TooCoarseError)]
+        raise max(coarse, key=lambda one: one.agreement) if coarse else reasons[0]
+
+    def check(self, output: Output, exact: Array, wanted: Array) -> None:
+        """Refuse a network of whole numbers by its logits [samples, outputs], and the network's own.
+
+        Raises:
+            TooCoarseError: they agree less than is asked.
+        """
+        if self.accuracy is None:
+            return
+        found = agreement(output, exact, wanted)
+        if found < self.accuracy:
+            raise TooCoarseError(found, self.accuracy)
+
+
+class TooCoarseError(CompileError):
+    """Whole numbers that are not fine enough.
+
+    Attributes:
+        agreement: that they have.
+    """
+
+    def __init__(self, found: float, asked: float) -> None:
+        super().__init__(
+            f"accuracy={asked:g} cannot be had: the best whole numbers that a plain modulus and a ring hold "
+            f"agree with the network on {100 * found:.2f} % of the calibration data"
+        )
+        self.agreement = found
+
+
+DEFAULT_FINENESS = Fineness()
+
+
+def agreement(output: Output, exact: Array, wanted: Array) -> float:
+    """The share of calibration samples whose labels are the same; of regression 1 less the largest difference
+    in parts of an output's range.
+
+    Args:
+        exact, wanted: logits [samples, outputs], of whole numbers and of the network.
+    """
+    labels, own = (output.labels(output.shaped(logits)) for logits in (exact, wanted))
+    if labels is None or own is None:
+        return 1 - quantising_error(exact, wanted)
+    same = (labels == own).reshape(len(exact), -1).all(axis=1)
+    return float(same.mean())
 
 
 def quantise(network: Normalised, widths: Widths = Widths()) -> Quantised:  # noqa: B008 - immutable
@@ -91,8 +160,8 @@ def quantise(network: Normalised, widths: Widths = Widths()) -> Quantised:  # no
     sent = inputs / CLIP_MARGIN
     sources: tuple[float, ...] = (sent,)
     layers, factors, row_scale = list[Layer](), list[Array](), np.ones(0)
-    for number, layer in enumerate(network.layers):
-        last = number + 1 == len(network.layers)
+    for index, layer in enumerate(network.layers):
+        last = index + 1 == len(network.layers)
         if not last and layer.form.degree == 1:
             raise CompileError(f"layer {layer.name!r} has no polynomial after it: join it with the next one")
         matrices, row_scale = _rows(layer, sources, largest_of(widths.weights), together=last)

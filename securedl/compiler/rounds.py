@@ -17,7 +17,7 @@ from securedl.compiler.forms import FAR, Choice
 from securedl.compiler.layout import LayerLayout
 from securedl.compiler.lower import lower_layers
 from securedl.compiler.precision import KEPT_SAMPLES, check_precision, input_limit
-from securedl.compiler.quantise import Widths
+from securedl.compiler.quantise import Fineness
 from securedl.compiler.ranges import by_channel, ranges_of
 from securedl.errors import CompileError
 from securedl.he.ckks import WEIGHT_SCALE, coefficient_parameters
@@ -61,8 +61,8 @@ class Wanted:
     Attributes:
         samples: of a query. encrypted: the weights. ring: N, or None. limit_gb: of the upload, 10^9 bytes.
         queries: that share the price of preparing and uploading the weights. taps: whether the client is
-            shown pre-activations inside of chains. widths: of whole numbers, the first that is held is
-            taken; None where values are not whole.
+            shown pre-activations inside of chains. fineness: of whole numbers; None where values are not
+            whole.
     """
 
     samples: int
@@ -75,7 +75,7 @@ class Wanted:
     prices: CoefficientPrices = COEFFICIENT_PRICES
     queries: int = EXPECTED_QUERIES
     taps: bool = False
-    widths: tuple[Widths, ...] | None = None
+    fineness: Fineness | None = None
 
 
 @dataclass(frozen=True, eq=False)

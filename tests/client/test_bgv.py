@@ -202,3 +202,28 @@ def test_what_there_is_not() -> None:
         securedl.compile(model, X, scheme="bgv", limit_gb=1e-6)
     with pytest.raises(CompileError, match="ring 4096"):
         securedl.compile(model, X, scheme="bgv", ring=4096)
+
+
+def test_an_accuracy_takes_the_fewest_bits() -> None:
+    """One bit less has other labels, by the integers."""
+    split = load_split("wine")
+    model = train_network(split, HIDDEN["wine"])
+    squares = securedl.approximate(model, split.x_train, split.y_train, degree=2, epochs=10, progress=False)
+
+    def labels(plan: Plan) -> Any:
+        return by_integers(plan, np.asarray(split.x_train, dtype=float))[1].argmax(axis=1)
+
+    for who in ("client", "server"):
+        plan = securedl.compile(squares, split.x_train, scheme="bgv", accuracy=1.0, activations=who)
+        assert plan.program.params.plain_modulus < 1 << 24
+        if who == "server":
+            assert isinstance(plan.network, Quantised)
+            bits = plan.network.client.input_limit.bit_length() + 1
+            fewer = securedl.compile(squares, split.x_train, scheme="bgv", bits=(bits - 1,) * 3)
+            wanted = plan.reference(plan.signature.flat(split.x_train)).argmax(axis=1)
+            assert (labels(plan) == wanted).all()
+            assert (labels(fewer) != wanted).any()
+    with pytest.raises(CompileError, match=r"accuracy=1 cannot be had: the best .* agree"):
+        securedl.compile(network("relu", 2), X, scheme="bgv", accuracy=1, task="regression")
+    with pytest.raises(InputError, match="use them with scheme='bgv'"):
+        securedl.compile(network("relu", 2), X, bits=(8, 8, 8))

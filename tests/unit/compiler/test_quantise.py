@@ -10,8 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from securedl.compiler.quantise import CLIP_MARGIN, LEAST_BITS, MOST_BITS, Widths, check_widths, quantise
+from securedl.compiler.quantise import (
+    CLIP_MARGIN,
+    LEAST_BITS,
+    MOST_BITS,
+    Fineness,
+    Widths,
+    agreement,
+    check_fineness,
+    quantise,
+)
 from securedl.errors import CompileError, InputError
+from securedl.network.outputs import Output
 from securedl.plan.forms import NONE, Cubic, Form, Powers, Square
 from securedl.plan.normalised import Layer, Normalised
 from securedl.plan.quantised import Quantised, Requantised, rounded
@@ -201,8 +211,8 @@ def test_halves_are_rounded_to_even():
 
 
 def test_widths():
-    assert check_widths([8, 6, 12]) == (Widths(8, 6, 12),)
-    assert check_widths(None)[0] == Widths(8, 8, 8)
+    assert check_fineness([8, 6, 12], None).widths == (Widths(8, 6, 12),)
+    assert check_fineness(None, None).widths[0] == Widths(8, 8, 8)
     assert CLIP_MARGIN == 1.5
     for wrong in (
         (8, 8),
@@ -215,4 +225,35 @@ def test_widths():
         ("8", 8, 8),
     ):
         with pytest.raises(InputError, match=f"three whole numbers from {LEAST_BITS} to {MOST_BITS}"):
-            check_widths(wrong)
+            check_fineness(wrong, None)
+
+
+def test_an_accuracy_takes_the_fewest_bits():
+    fine = check_fineness(None, 0.99)
+    assert (fine.widths[0], fine.widths[-1], fine.accuracy) == (Widths(3, 3, 3), Widths(12, 12, 12), 0.99)
+    with pytest.raises(InputError, match="bits or accuracy"):
+        check_fineness((8, 8, 8), 0.9)
+    for wrong in (1.5, -0.1, np.nan, "0.9", True):
+        with pytest.raises(InputError, match="accuracy"):
+            check_fineness(None, wrong)
+    output, wanted = Output((3,), "classes"), np.eye(3)[[0, 1, 2, 0]]
+    wrong = wanted + np.eye(3)[[0, 1, 2, 1]] * 2  # the last one's label is another
+    tried = []
+
+    def attempt(widths):
+        tried.append(widths.weights)
+        if widths.weights > 9:
+            raise CompileError("no plain modulus")
+        Fineness(accuracy=0.8).check(output, wrong if widths.weights < 6 else wanted, wanted)
+        return widths
+
+    assert fine.first(attempt) == Widths(6, 6, 6)
+    assert tried == [3, 4, 5, 6]
+    assert agreement(output, wrong, wanted) == 0.75
+    with pytest.raises(CompileError, match=r"accuracy=0.8 cannot be had: .* on 75.00 % of the calibration"):
+        replace(fine, widths=fine.widths[:3]).first(attempt)
+    with pytest.raises(CompileError, match="no plain modulus"):
+        replace(fine, widths=fine.widths[-1:]).first(attempt)
+    regression = Output((1,), "regression")
+    values = np.arange(11.0)[:, None]
+    assert agreement(regression, values + 0.5, values) == pytest.approx(0.95)
