@@ -15,7 +15,7 @@ from securedl.he.params import MAX_MODULUS_BITS, MAX_PRIME_BITS, SPECIAL_BITS, P
 from securedl.program.execute import Shown, execute
 from securedl.program.program import Program
 
-Made = TypeVar("Made")
+_Made = TypeVar("_Made")
 #: Bits of primes above those of t with which a program is made: no chain is smaller.
 START_ABOVE = 6
 #: Bits of a prime above those of t from which the search starts, and the least.
@@ -70,9 +70,9 @@ def on_smallest_chain(
     ring: int,
     t: int,
     primes: int,
-    attempt: Callable[[Parameters], Made],
-    program_of: Callable[[Made], Program],
-) -> Made:
+    attempt: Callable[[Parameters], _Made],
+    program_of: Callable[[_Made], Program],
+) -> _Made:
     """A program on the smallest chain that the noise model allows it.
 
     Args:

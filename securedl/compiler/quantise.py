@@ -47,7 +47,7 @@ def quantising_error(exact: Array, wanted: Array) -> float:
 DEFAULT_WIDTHS = (Widths(), Widths(7, 7, 8), Widths(7, 7, 7), Widths(6, 6, 7))
 #: The same for an accuracy.
 FEWEST_FIRST = tuple(Widths(bits, bits, bits) for bits in range(LEAST_BITS, MOST_BITS + 1))
-Made = TypeVar("Made")
+_Made = TypeVar("_Made")
 
 
 def check_fineness(widths: Sequence[int] | None, accuracy: float | None) -> Fineness:
@@ -79,14 +79,14 @@ class Fineness:
     """How fine whole numbers are to be.
 
     Attributes:
-        widths: tried in turn. accuracy: the least `agreement` with the network on the calibration data, or
+        widths: tried in turn. accuracy: the least `labels_kept` with the network on the calibration data, or
             None for any.
     """
 
     widths: tuple[Widths, ...] = DEFAULT_WIDTHS
     accuracy: float | None = None
 
-    def first(self, attempt: Callable[[Widths], Made]) -> Made:
+    def first(self, attempt: Callable[[Widths], _Made]) -> _Made:
         """What is made of the first widths that can be had.
 
         Raises:
@@ -109,7 +109,7 @@ class Fineness:
         """
         if self.accuracy is None:
             return
-        found = agreement(output, exact, wanted)
+        found = labels_kept(output, exact, wanted)
         if found < self.accuracy:
             raise TooCoarseError(found, self.accuracy)
 
@@ -132,7 +132,7 @@ class TooCoarseError(CompileError):
 DEFAULT_FINENESS = Fineness()
 
 
-def agreement(output: Output, exact: Array, wanted: Array) -> float:
+def labels_kept(output: Output, exact: Array, wanted: Array) -> float:
     """The share of calibration samples whose labels are the same; of regression 1 less the largest difference
     in parts of an output's range.
 

@@ -16,8 +16,8 @@ from securedl.compiler.quantise import (
     MOST_BITS,
     Fineness,
     Widths,
-    agreement,
     check_fineness,
+    labels_kept,
     quantise,
 )
 from securedl.errors import CompileError, InputError
@@ -249,11 +249,11 @@ def test_an_accuracy_takes_the_fewest_bits():
 
     assert fine.first(attempt) == Widths(6, 6, 6)
     assert tried == [3, 4, 5, 6]
-    assert agreement(output, wrong, wanted) == 0.75
+    assert labels_kept(output, wrong, wanted) == 0.75
     with pytest.raises(CompileError, match=r"accuracy=0.8 cannot be had: .* on 75.00 % of the calibration"):
         replace(fine, widths=fine.widths[:3]).first(attempt)
     with pytest.raises(CompileError, match="no plain modulus"):
         replace(fine, widths=fine.widths[-1:]).first(attempt)
     regression = Output((1,), "regression")
     values = np.arange(11.0)[:, None]
-    assert agreement(regression, values + 0.5, values) == pytest.approx(0.95)
+    assert labels_kept(regression, values + 0.5, values) == pytest.approx(0.95)
