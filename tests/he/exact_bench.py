@@ -36,6 +36,10 @@ MESSAGES: dict[str, Callable[[np.random.Generator, int, int], np.ndarray]] = {
 }
 
 
+#: Of 12 bits, the largest number that a plan has in coefficients.
+LARGEST = 2047
+
+
 def built(
     params: Parameters,
     kinds: Sequence[str],
@@ -249,7 +253,12 @@ class Watched(Arithmetic[Pair]):
 
     def run(self, program: Program, kind: str) -> Pair:
         """The answer of a program without refreshes, all that it reads being messages of one kind."""
-        query, message = program.query, self._bench.message
+        query = program.query
+
+        def message(kind: str) -> np.ndarray:
+            found = self._bench.message(kind)
+            return np.clip(found, -LARGEST, LARGEST) if query.coefficients else found
+
         weights = [self.given(message(kind), shape, query.coefficients) for shape in program.weight_shapes]
         tiles = [self.given(message(kind), query.fresh, query.coefficients) for _ in range(query.tiles)]
         (answer,) = drive(execute(program, self, weights, tiles), lambda shown: None)
