@@ -5,9 +5,9 @@ a structured part beside them. SEAL's correction, when a prime is dropped, lies 
 (t/2) · s · Σ X^i, one polynomial for all coefficients, whose square is much larger than that of a random one.
 Four fifths of it are one wave over the N coefficients, so its mean square is half of the square of its peak,
 which is that of the key: of one key in 300 five times the mean of all. It is a heuristic, not a proof:
-coefficients of encoded values count as random, or are small (in the coefficient form, of 12 bits). A wave times
-a weight is a wave too, and counts as independent coefficients: a square of what a matrix gives, which no plan
-has, can come to what the model says.
+coefficients of encoded values count as random, or are small (in the coefficient form, of 12 bits). A wave
+times a weight is a wave too, and counts as independent coefficients: a square of what a matrix gives, which
+no plan has, can come to what the model says.
 """
 
 from __future__ import annotations
