@@ -29,7 +29,6 @@ import securedl
 from bench.models.measure import Together
 from polyapprox import least_squares
 from securedl.client.modular import ModularCheck, ModularProjections
-from securedl.client.recompute import RecomputeCheck
 from securedl.files import write_atomically
 from securedl.he.record import Record, Shape, unpack
 from securedl.network.graph import Array
@@ -104,7 +103,7 @@ class Dishonest(Together):
     def findings(self, x: Array, projections: ModularProjections) -> list[list[Finding]]:
         """Of one query, recomputed and in combinations, at each checkpoint."""
         self._tiles = 0
-        checks = [RecomputeCheck(self.owner.verification), ModularCheck(projections.drawn())]
+        checks = [self.owner.verification.recompute(), ModularCheck(projections.drawn())]
         self.ask(x, checks)
         return [self.batch.findings[check.name] for check in checks]
 

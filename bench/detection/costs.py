@@ -29,7 +29,6 @@ import securedl
 from bench.detection.answers import plans
 from bench.models.measure import Together
 from securedl.client.projected import ProjectionCheck, projections
-from securedl.client.recompute import RecomputeCheck
 from securedl.demo.data import HIDDEN, load_split, train_network
 from securedl.demo.processes import running, serve_command
 from securedl.errors import CompileError
@@ -116,7 +115,7 @@ def in_one_process(plan: Plan, x: NDArray[Any], queries: int) -> tuple[float, fl
     for number in range(queries):
         for clock in clocks:
             clock.ms = 0.0
-        pairs = zip((RecomputeCheck(known), ProjectionCheck(drawn)), clocks[1:], strict=True)
+        pairs = zip((known.recompute(), ProjectionCheck(drawn)), clocks[1:], strict=True)
         together.ask(batches[number % len(batches)], [_Clocked(*pair) for pair in pairs])
         found.append([clock.ms for clock in clocks])
     encrypt, recompute, combine = (statistics.median(column) for column in zip(*found[1:], strict=True))

@@ -38,7 +38,7 @@ class Watching:
         def check(lanes: NDArray[np.int64]) -> Check:
             return ProjectionCheck(self.drawn)
 
-        ask = partial(Inference, owner.keys, plan, owner.verification, x, probes, [check])
+        ask = partial(Inference, owner.keys, owner.verification, x, probes, [check])
         self.inference = ask(*options)
         return self.inference
 

@@ -14,21 +14,17 @@ from securedl.arguments import choice
 from securedl.client.batch import Batch
 from securedl.client.display import answer_card
 from securedl.client.keys import Keys
-from securedl.client.modular import ModularCheck
-from securedl.client.probes import ProbeCheck, Verification
-from securedl.client.projected import ProjectionCheck
+from securedl.client.probes import ProbeCheck
 from securedl.client.recompute import RecomputeCheck
+from securedl.client.verifier import Verifier
 from securedl.display import Card
 from securedl.errors import InputError, ProtocolError
 from securedl.network.graph import Array
-from securedl.plan.plan import Plan
 from securedl.verify.check import Check, RangeCheck, ValueCheck
 from securedl.verify.placement import EMPTY, Placement, Probes, place
 from securedl.verify.report import Report
 from securedl.verify.statistics import FRACTIONS, alterable, detection_by_fraction, upper_bound_tampered
 
-#: Honest values stay below the scheme's limit; noise and rounding may add this factor.
-RANGE_SLACK = 1.1
 #: The label of a sample that was not asked.
 SKIPPED = -1
 #: Whose answers are compared: everybody's, the probes', nobody's.
@@ -67,14 +63,6 @@ class Answer:
         return answer_card(self.logits, self.labels, self.report, self.timings, self.traffic)
 
 
-def _every(verification: Verification) -> Callable[[], ValueCheck]:
-    """Makes what compares all values of a batch; what is drawn for it is drawn once, for the call."""
-    if verification.combined is not None:
-        return partial(ModularCheck, verification.combined.drawn())
-    known = verification.projected
-    return partial(RecomputeCheck, verification) if known is None else partial(ProjectionCheck, known)
-
-
 class Inference:
     """One predict call: samples and probes placed in batches.
 
@@ -98,8 +86,7 @@ class Inference:
     def __init__(
         self,
         keys: Keys,
-        plan: Plan,
-        verification: Verification,
+        verifier: Verifier,
         x: Any,
         probes: Wish = 8,
         checks: Sequence[Callable[[NDArray[np.int64]], Check]] = (),
@@ -109,27 +96,28 @@ class Inference:
         server: str = "",
     ) -> None:
         self._verify = choice(verify, "verify", VERIFY)
-        verification.ledger.allow(after_alarm)
-        self._verification, self._output = verification, plan.signature.output
-        signature = plan.signature
-        self._screened = plan.screened(x, outliers)
+        verifier.ledger.allow(after_alarm)
+        signature = verifier.signature
+        self._verifier, self._output = verifier, signature.output
+        self._screened = verifier.screened(x, outliers)
         flat = self._screened.samples
         wish = self._wish(0 if verify == "none" else probes)
-        known = verification.probes.fingerprint if wish.count or wish.fill else None
-        natural = known.natural if known else ()
+        known = verifier.probes if wish.count or wish.fill else None
+        if known is None:
+            wish = Probes(0, fill=False)
+        natural = known.fingerprint.natural if known else ()
         self._placement: Placement = place(
-            len(flat), plan.batch, wish, len(known) if known else 0, natural=natural
+            len(flat), signature.program.batch, wish, len(known.fingerprint) if known else 0, natural=natural
         )
-        samples = known.samples if known else np.zeros((0, flat.shape[1]))
-        values = self._placement.assemble(flat, samples, plan.neutral)
+        samples = known.fingerprint.samples if known else np.zeros((0, flat.shape[1]))
+        values = self._placement.assemble(flat, samples, verifier.neutral)
         asked = len(flat) - len(self._screened.skipped)
-        self._entry = verification.ledger.ask(len(values), asked, verify, server)
-        verification.ledger.allow(after_alarm)  # of another process, meanwhile
-        limit = plan.network.largest or plan.program.scheme.value_limit * RANGE_SLACK
-        every = [_every(verification)] if verify == "every" else []
+        self._entry = verifier.ledger.ask(len(values), asked, verify, server)
+        verifier.ledger.allow(after_alarm)  # of another process, meanwhile
+        every = [verifier.every()] if verify == "every" else []
         makers: tuple[Callable[[NDArray[np.int64]], Check], ...] = (
-            *([partial(ProbeCheck, verification)] if known else ()),
-            lambda lanes: RangeCheck(limit),
+            *([partial(ProbeCheck, known, verifier.tolerances)] if known else ()),
+            lambda lanes: RangeCheck(verifier.reach),
             *(lambda lanes, make=make: make() for make in every),
             *checks,
         )
@@ -185,8 +173,8 @@ class Inference:
         alarms = tuple(alarm for batch in self.batches for alarm in batch.alarms)
         compared = [batch.compared(ProbeCheck.name) for batch in self.batches]
         probes = sum(answers for _, answers in compared)
-        ledger = self._verification.ledger
-        values, points = self._values, len(self._verification.tolerances)
+        ledger = self._verifier.ledger
+        values, points = self._values, len(self._verifier.signature.checkpoints) - 1
         every = values is not None and values.points == points
         checked = self._checked if values and values.points else 0
         alarmed = sum(

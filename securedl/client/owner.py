@@ -160,7 +160,7 @@ class Owner:
         """
         with self.keys.zeros.working():
             return Inference(
-                self.keys, self.plan, self.verification, x, probes, (), outliers, verify, after_alarm, server
+                self.keys, self.verification, x, probes, (), outliers, verify, after_alarm, server
             )
 
     def save(self, path: str | Path, passphrase: str) -> None:

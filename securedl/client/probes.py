@@ -5,47 +5,38 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from securedl.client.ledger import Ledger
-from securedl.client.modular import ModularProjections
-from securedl.client.projected import Projected
+from securedl.client.modular import ModularCheck, ModularProjections
+from securedl.client.projected import Projected, ProjectionCheck
+from securedl.client.recompute import RecomputeCheck
 from securedl.client.threads import one_thread
 from securedl.client.tolerances import Tolerance, exact_tolerances, sent_tiles, tolerances
+from securedl.client.verifier import Probed, Verifier
 from securedl.network.graph import Array
-from securedl.plan.network import Exchange, Inner, Network, of, under, within_headroom
+from securedl.plan.network import Inner, Network, of, under, within_headroom
+from securedl.plan.outliers import Screened
 from securedl.plan.plan import Plan
-from securedl.verify.check import Check, Finding, Segment
+from securedl.plan.signature import Signature
+from securedl.verify.check import Check, Finding, Segment, ValueCheck
 from securedl.verify.fingerprint import Fingerprint
 from securedl.verify.placement import EMPTY
 
 SEED_BITS = 62
 #: Probes in a fingerprint: one ciphertext of them, but at least 16 and at most 128.
 FEWEST, MOST = 16, 128
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Probed:
-    """A fingerprint with what a probe is at each checkpoint.
-
-    Attributes:
-        exchanges: for each segment what a probe sends and must receive, float64 [probes, features].
-        grown: for each segment how much larger its errors may be [probes], where lanes are apart
-            (`Tolerance`).
-    """
-
-    fingerprint: Fingerprint
-    exchanges: tuple[Exchange, ...]
-    grown: tuple[Array, ...]
+#: Honest values stay below the scheme's limit; noise and rounding may add this factor.
+RANGE_SLACK = 1.1
 
 
 @dataclass
-class Verification:
-    """Tolerances and probes, made when first needed, and what all calls so far have seen.
+class Verification(Verifier):
+    """Of an owner: tolerances and probes, made when first needed, and what all calls so far have seen.
 
     Attributes:
         ledger: counts over all calls. seed: of the probes, a secret of each owner. secret: of the owner's
@@ -68,9 +59,40 @@ class Verification:
         """To compute answers again."""
         return self.plan.network.quick()
 
+    @property
+    def signature(self) -> Signature:
+        """See `Verifier`."""
+        return self.plan.signature
+
+    @property
+    def reach(self) -> float:
+        """See `Verifier`."""
+        return self.plan.network.largest or self.plan.program.scheme.value_limit * RANGE_SLACK
+
+    @property
+    def neutral(self) -> Array:
+        """See `Verifier`."""
+        return self.plan.neutral
+
+    def screened(self, x: Any, outliers: str) -> Screened:
+        """See `Verifier`: exactly, sample by sample."""
+        return self.plan.screened(x, outliers)
+
+    def every(self) -> Callable[[], ValueCheck]:
+        """See `Verifier`."""
+        if self.combined is not None:
+            return partial(ModularCheck, self.combined.drawn())
+        if self.projected is not None:
+            return partial(ProjectionCheck, self.projected)
+        return self.recompute
+
+    def recompute(self) -> RecomputeCheck:
+        """What computes again all that a batch is answered."""
+        return RecomputeCheck(self.plan, self.network, self.tolerances)
+
     @cached_property
     def tolerances(self) -> list[Tolerance]:
-        """Of each segment."""
+        """See `Verifier`."""
         return self._allowed or self._tolerances()
 
     def _tolerances(self, progress: Callable[[int, int], object] | None = None) -> list[Tolerance]:
@@ -80,7 +102,7 @@ class Verification:
 
     @cached_property
     def probes(self) -> Probed:
-        """Sensitive, natural and wide samples."""
+        """See `Verifier`: sensitive, natural and wide samples."""
         plan, fingerprint = self.plan, self._saved or self._make()
         network, points = plan.network, plan.signature.checkpoints
         exchanges = network.probed(fingerprint.samples, points, plan.program.scheme.value_limit)
@@ -156,16 +178,16 @@ class ProbeCheck(Check):
 
     name = "probes"
 
-    def __init__(self, verification: Verification, lanes: NDArray[np.int64]) -> None:
-        self._verification, self.lanes = verification, lanes.copy()
+    def __init__(self, known: Probed, tolerances: list[Tolerance], lanes: NDArray[np.int64]) -> None:
+        self._known, self._tolerances, self.lanes = known, tolerances, lanes.copy()
 
     def segment(self, segment: Segment) -> Finding:
         """Every probe lane. All others are compared too, with some probe and to no end: what a server sees
         of the time is the same whether there are any.
         """
-        known, number = self._verification.probes, segment.point - 1
+        known, number = self._known, segment.point - 1
         probed, which = self.lanes != EMPTY, np.maximum(self.lanes, 0)
-        allowed = self._verification.tolerances[number]
+        allowed = self._tolerances[number]
         grown = allowed.grown([Inner(segment.sent, 1)]) if allowed.tiles else known.grown[number][which]
         ratios = allowed.ratios(segment.received - known.exchanges[number].received[which], grown)
         wrong = int((ratios[probed] > 1).sum())
@@ -176,7 +198,7 @@ class ProbeCheck(Check):
         """Each probe lane continues as another probe, so that every segment is verified by itself: a
         calibration sample as another one.
         """
-        known, probed = self._verification.probes, self.lanes != EMPTY
+        known, probed = self._known, self.lanes != EMPTY
         natural = np.array(known.fingerprint.natural, np.int64)
         alike, any_one = (_drawn(some, self.lanes) for some in (natural, np.arange(len(known.fingerprint))))
         drawn = np.where(np.isin(self.lanes, natural), alike, any_one)

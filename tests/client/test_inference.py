@@ -105,7 +105,7 @@ def checked(server: Server, probes: int, check: type[Check]) -> Inference:
     """A call with one more check."""
     owner = server.owner
     return Inference(
-        owner.keys, owner.plan, owner.verification, QUERIES, probes, [lambda lanes: check()],
+        owner.keys, owner.verification, QUERIES, probes, [lambda lanes: check()],
         after_alarm="continue",
     )  # fmt: skip
 
@@ -319,9 +319,10 @@ class TestDishonest:
 
     def test_two_checks_of_one_name_are_refused(self, server):
         owner = server.owner
-        posing = [lambda lanes: ProbeCheck(owner.verification, lanes)]
+        known = owner.verification
+        posing = [lambda lanes: ProbeCheck(known.probes, known.tolerances, lanes)]
         with pytest.raises(InputError, match="checks need a name each"):
-            Inference(owner.keys, owner.plan, owner.verification, QUERIES, 8, posing, after_alarm="continue")
+            Inference(owner.keys, owner.verification, QUERIES, 8, posing, after_alarm="continue")
 
     def test_a_batch_needs_no_check(self, server):
         owner = server.owner
