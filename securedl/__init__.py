@@ -18,6 +18,7 @@ From a network to a plan:
 
 The secret side:
     Owner            the keys of one plan, encryption and decryption; save, Owner.load
+    Kit              what Owner.grant gives: to ask and to verify, without weights; save, Kit.load
     Probes           how many samples with known answers travel with a query
     Answer           what predict returns: logits, labels, verification report, timings
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from securedl import errors as errors
     from securedl.activations.replace import approximate as approximate
     from securedl.client.inference import Answer as Answer
+    from securedl.client.kit import Kit as Kit
     from securedl.client.owner import Owner as Owner
     from securedl.compiler.compile import compile as compile
     from securedl.errors import SecureDLError as SecureDLError
@@ -56,6 +58,7 @@ _MODULES = ("datasets", "errors")
 _HOMES = {
     "Answer": "securedl.client.inference",
     "Link": "securedl.plan.signature",
+    "Kit": "securedl.client.kit",
     "Owner": "securedl.client.owner",
     "Plan": "securedl.plan.plan",
     "Probes": "securedl.verify.placement",

@@ -11,8 +11,8 @@ from typing import IO
 
 from securedl.errors import InputError
 
-#: First bytes of a saved plan (an archive of arrays), and of a saved owner.
-ARCHIVE, OWNER = b"PK", b"SDLOWNER"
+#: First bytes of a saved plan (an archive of arrays), of a saved owner, and of a kit.
+ARCHIVE, OWNER, KIT = b"PK", b"SDLOWNER", b"SDLQUERY"
 
 
 @contextlib.contextmanager

@@ -63,11 +63,20 @@ class ModularProjections:
         last = [[*self._network.inside(k, sent, ())][-1] for k, sent in enumerate(self._sent, 1)]
         return [one.values.astype(np.int64) for one in last]
 
-    def drawn(self) -> list[ModularProjection]:
-        """Of each segment, afresh."""
-        found, t = list[ModularProjection](), self.t
+    def drawn(self, fewer: bool = False) -> list[ModularProjection | None]:
+        """Of each segment, afresh.
+
+        Args:
+            fewer: than the values that are received, for who is not to know all weights; None where there is
+                one.
+        """
+        found, t = list[ModularProjection | None](), self.t
         for point, bias in enumerate(self._biases, 1):
-            rows = uniform((self.combinations, bias.shape[1]), t)
+            count = min(self.combinations, bias.shape[1] - 1) if fewer else self.combinations
+            if not count:
+                found.append(None)
+                continue
+            rows = uniform((count, bias.shape[1]), t)
             parts = self._network.projected(point, np.concatenate(halves(rows)), ())
             assert parts is not None  # of whole numbers all are
             columns = [-joined(one[: len(rows)], one[len(rows) :], t) for one in parts.columns]
@@ -81,12 +90,19 @@ class ModularCheck(ValueCheck):
 
     name, later = "projected", True
 
-    def __init__(self, drawn: list[ModularProjection]) -> None:
-        self._drawn, self.points = drawn, len(drawn)
-        (combinations, _), t = drawn[0].factors.shape, drawn[0].t
-        self.blind = Blind(0.0, float(t) ** -combinations, f"{combinations} secret sums modulo {t}")
+    def __init__(self, drawn: list[ModularProjection | None]) -> None:
+        self._drawn = drawn
+        found = [one for one in drawn if one is not None]
+        self.points = len(found)
+        count = min((len(one.factors) for one in found), default=0)
+        t = found[0].t if found else 2
+        sums = f"{count} secret sum{'s' * (count > 1)} modulo {t}"
+        self.blind = Blind(0.0, float(t) ** -count, sums)
 
     def segment(self, segment: Segment) -> Finding:
-        """All lanes."""
-        wrong = self._drawn[segment.point - 1].errors(segment.sent, segment.received).any(axis=1)
+        """All lanes, or none where the segment has no combinations."""
+        known = self._drawn[segment.point - 1]
+        if known is None:
+            return Finding()
+        wrong = known.errors(segment.sent, segment.received).any(axis=1)
         return self._found(np.where(wrong, np.inf, 0.0), segment)

@@ -3,42 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import secrets
-import struct
-from collections import Counter
+import time
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from securedl.arguments import check_passphrase, count
+from securedl.arguments import count, kind, number
 from securedl.arguments import path as checked_path
 from securedl.client.display import owner_card
 from securedl.client.given import check_plan
+from securedl.client.granted import Granted
 from securedl.client.inference import Inference, Wish
 from securedl.client.keys import Keys
+from securedl.client.kit import Kit, Terms
 from securedl.client.ledger_file import LedgerFile
 from securedl.client.preparing import prepared, processors
 from securedl.client.probes import Verification
-from securedl.errors import InputError, KeyFileError
-from securedl.files import ARCHIVE, OWNER, write_atomically
+from securedl.client.sealed import Sealed
+from securedl.client.stock import AHEAD, stock
+from securedl.errors import InputError
+from securedl.files import ARCHIVE, KIT, OWNER
 from securedl.plan.plan import Plan, plan_from_bytes
-from securedl.plan.signature import Signature
 from securedl.program.program import Program
 
-_FILE = struct.Struct("<8sB16s12s")
-_MAGIC = OWNER
-_VERSION = 4
-#: Queries for which encryptions of zero are made ahead: a sample and its probes, one in each, are nine.
-AHEAD = 10
-
-
-#: An owner keeps no more bytes of encryptions of zero than these.
-AHEAD_BYTES = 1 << 25
+DAY_S = 86_400
+_SEALED = Sealed(OWNER, 4, "a saved owner")
+_HINTS = {
+    ARCHIVE: "; it may be a saved plan: securedl.load_plan(path)",
+    KIT: "; it is a kit: securedl.Kit.load(path, passphrase=...)",
+}
 
 
 class Owner:
@@ -69,7 +65,7 @@ class Owner:
     ) -> None:
         check_plan(plan)
         _check_work(processes, ahead)
-        keys = Keys(plan.program.params, ahead=_stock(plan.signature, ahead))
+        keys = Keys(plan.program.params, ahead=stock(plan.signature, ahead))
         verification = Verification(plan, secret=keys.slot_squares)
         self._set(plan, keys, secrets.token_bytes(16), verification, processes, ledger)
 
@@ -163,28 +159,44 @@ class Owner:
                 self.keys, self.verification, x, probes, (), outliers, verify, after_alarm, server
             )
 
+    def grant(self, name: str = "", days: float | None = None) -> Kit:
+        """A kit for a client who may ask, and verify answers, but is not given the weights.
+
+        Args:
+            name: whose it is. days: after which it is refused; None for no end.
+
+        Raises:
+            InputError: this plan cannot be granted, or no such name or number.
+        """
+        if not isinstance(name, str):
+            raise InputError(f"the name of a kit is text, got {kind(name)}")
+        expires = None
+        if days is not None:
+            number(days, "days", above=0)
+            expires = time.time() + DAY_S * days
+        keys = Keys(self.program.params, self.keys.body())
+        with self.keys.zeros.working():
+            granted = Granted.of(self.verification)
+        return Kit(keys, self.model_id, granted, Terms(name, expires))
+
+    def rotate(self) -> Owner:
+        """An owner of the same plan with keys of its own, to be uploaded beside this one: this one, its model
+        and its kits stay as they are until `Client.remove`.
+        """
+        return Owner(self.plan, self._processes)
+
     def save(self, path: str | Path, passphrase: str) -> None:
         """Write keys, plan and verification state, sealed by AES-256-GCM under scrypt(passphrase).
 
         Raises:
             InputError: an empty passphrase, or a path that cannot be written; nothing is left half-written.
         """
-        target = checked_path(path, "Owner.save")
-        check_passphrase(passphrase)
-        if not passphrase:
-            raise InputError("the passphrase is empty: the file holds the secret key")
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            key=np.frombuffer(self.keys.body(), np.uint8),
-            key_id=np.frombuffer(self._key_id, np.uint8),
-            plan=np.frombuffer(self.plan.to_bytes(), np.uint8),
-            **self.verification.to_arrays(),
-        )
-        salt, nonce = secrets.token_bytes(16), secrets.token_bytes(12)
-        header = _FILE.pack(_MAGIC, _VERSION, salt, nonce)
-        sealed = AESGCM(_derive(passphrase, salt)).encrypt(nonce, buffer.getvalue(), header)
-        write_atomically(target, header + sealed)
+        arrays = {
+            "key": np.frombuffer(self.keys.body(), np.uint8),
+            "key_id": np.frombuffer(self._key_id, np.uint8),
+            "plan": np.frombuffer(self.plan.to_bytes(), np.uint8),
+        }
+        _SEALED.save(path, passphrase, {**arrays, **self.verification.to_arrays()}, "Owner.save")
 
     @classmethod
     def load(
@@ -206,25 +218,9 @@ class Owner:
                 be used.
         """
         _check_work(processes, ahead)
-        source = checked_path(path, "Owner.load")
-        check_passphrase(passphrase)
-        try:
-            data = source.read_bytes()
-        except OSError as error:
-            raise KeyFileError(f"cannot read {path}: {error.strerror}") from error
-        if len(data) < _FILE.size or data[:8] != _MAGIC:
-            hint = "; it may be a saved plan: securedl.load_plan(path)" if data[:2] == ARCHIVE else ""
-            raise KeyFileError(f"{path} is not a saved owner{hint}")
-        _, version, salt, nonce = _FILE.unpack_from(data)
-        if version != _VERSION:
-            raise KeyFileError(f"{path} has version {version}, this program reads {_VERSION}")
-        try:
-            opened = AESGCM(_derive(passphrase, salt)).decrypt(nonce, data[_FILE.size :], data[: _FILE.size])
-        except InvalidTag:
-            raise KeyFileError(f"{path} cannot be opened: wrong passphrase, or the file is damaged") from None
-        with np.load(io.BytesIO(opened), allow_pickle=False) as arrays:
+        with _SEALED.load(path, passphrase, "Owner.load", _HINTS) as arrays:
             plan = plan_from_bytes(arrays["plan"].tobytes())
-            keys = Keys(plan.program.params, arrays["key"].tobytes(), _stock(plan.signature, ahead))
+            keys = Keys(plan.program.params, arrays["key"].tobytes(), stock(plan.signature, ahead))
             owner = cls.__new__(cls)
             verification = Verification.from_arrays(plan, arrays, keys.slot_squares)
             if verification.made:
@@ -237,20 +233,3 @@ def _check_work(processes: int | None, ahead: int) -> None:
     if processes is not None:
         count(processes, "processes", least=1)
     count(ahead, "ahead", least=0)
-
-
-def _stock(signature: Signature, queries: int) -> dict[int, int]:
-    """How many ciphertexts of each level so many queries take, as far as there is room for them."""
-    tiles = Counter[int]()
-    for port in signature.back:
-        if port is not None:
-            tiles[port.level] += port.tiles
-    ring = signature.program.params.ring
-    size = sum(8 * ring * (level + 1) * number for level, number in tiles.items())
-    times = min(queries, AHEAD_BYTES / size)
-    return {level: int(times * number) for level, number in tiles.items()}
-
-
-def _derive(passphrase: str, salt: bytes) -> bytes:
-    # 2^15 · 8 · 128 bytes = 32 MiB and about 0.1 s a guess.
-    return hashlib.scrypt(passphrase.encode(), salt=salt, dklen=32, n=1 << 15, r=8, p=1, maxmem=1 << 26)

@@ -186,6 +186,8 @@ class ProbeCheck(Check):
         of the time is the same whether there are any.
         """
         known, number = self._known, segment.point - 1
+        if not known.exchanges[number].received.size:  # nobody knows what it should be
+            return Finding()
         probed, which = self.lanes != EMPTY, np.maximum(self.lanes, 0)
         allowed = self._tolerances[number]
         grown = allowed.grown([Inner(segment.sent, 1)]) if allowed.tiles else known.grown[number][which]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtri
@@ -23,8 +24,8 @@ from securedl.verify.report import Blind
 #: Of each segment, and the standard deviations of an honest error of one that are allowed.
 COMBINATIONS, PROJECTED_SIGMAS = 16, 10.0
 #: A normal number is below 1/c with a chance of 0.8/c at most, so one value that changes by c times what a
-#: combination allows, over its own deviation, is missed by all of them with a chance of `MISS`.
-MARGIN = np.sqrt(2 / np.pi) / MISS ** (1 / COMBINATIONS)
+#: combination allows, over its own deviation, is missed by K of them with a chance of (0.8/c)^K.
+SMALL = np.sqrt(2 / np.pi)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,15 +49,28 @@ class Projected:
     @cached_property
     def blind(self) -> float:
         """The change of one value that is missed with a chance of `MISS`, the largest of all."""
-        return float(MARGIN * self.allowed.max() * self.tolerance.deviations.max())
+        margin = SMALL / MISS ** (1 / len(self.projection.rows))
+        return float(margin * self.allowed.max() * self.tolerance.deviations.max())
+
+    def to_parts(self) -> tuple[Any, dict[str, Array]]:
+        """Of the sums; the tolerance is kept beside them."""
+        return self.projection.to_parts()
 
 
-def projections(plan: Plan, network: Network, tolerances: list[Tolerance]) -> list[Projected | None]:
-    """Of each segment, freshly drawn; None where they are no affine function of what a client knows."""
+def projections(
+    plan: Plan, network: Network, tolerances: list[Tolerance], fewer: bool = False
+) -> list[Projected | None]:
+    """Of each segment, freshly drawn; None where they are no affine function of what a client knows.
+
+    Args:
+        fewer: than the values that are received, for who is not to know all weights; None where there is one.
+    """
     points, found = plan.signature.checkpoints, list[Projected | None]()
     for number, tolerance in enumerate(tolerances):
-        rows = _normal(COMBINATIONS, tolerance.deviations.shape[1]) / tolerance.deviations.max(axis=0)
-        projection = network.projected(number + 1, rows, points)
+        features = tolerance.deviations.shape[1]
+        count = min(COMBINATIONS, features - 1) if fewer else COMBINATIONS
+        rows = _normal(count, features) / tolerance.deviations.max(axis=0)
+        projection = network.projected(number + 1, rows, points) if count else None
         found.append(None if projection is None else Projected(projection, tolerance))
     return found
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from securedl.client.ledger import Ledger
 from securedl.client.tolerances import Tolerance
 from securedl.network.graph import Array
-from securedl.plan.network import Exchange
+from securedl.plan.network import Exchange, of, under
 from securedl.plan.outliers import Screened
 from securedl.plan.signature import Signature
 from securedl.verify.check import ValueCheck
@@ -22,7 +22,8 @@ class Probed:
     """A fingerprint with what a probe is at each checkpoint.
 
     Attributes:
-        exchanges: for each segment what a probe sends and must receive, float64 [probes, features].
+        exchanges: for each segment what a probe sends and must receive, float64 [probes, features]; or
+            nothing, [0, 0], where that is not known.
         grown: for each segment how much larger its errors may be [probes], where lanes are apart
             (`Tolerance`).
     """
@@ -30,6 +31,20 @@ class Probed:
     fingerprint: Fingerprint
     exchanges: tuple[Exchange, ...]
     grown: tuple[Array, ...]
+
+    def to_arrays(self) -> dict[str, Any]:
+        """For a file."""
+        found = under("sample", self.fingerprint.to_arrays())
+        for number, ((sent, received), grown) in enumerate(zip(self.exchanges, self.grown, strict=True)):
+            found |= {f"sent{number}": sent, f"received{number}": received, f"grown{number}": grown}
+        return found
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any], segments: int) -> Probed:
+        """The inverse of `to_arrays`."""
+        exchanges = tuple(Exchange(arrays[f"sent{k}"], arrays[f"received{k}"]) for k in range(segments))
+        grown = tuple(arrays[f"grown{k}"] for k in range(segments))
+        return cls(Fingerprint.from_arrays(of("sample", arrays)), exchanges, grown)
 
 
 class Verifier(ABC):

@@ -125,6 +125,10 @@ class Network(ABC):
     def rows(self, program: Program) -> list[str]:
         """A line on each layer: name, sizes, and what it takes."""
 
+    def random_sent(self, random: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Random values [samples, features] such as a client sends at refreshes."""
+        return random.uniform(-1.0, 1.0, shape)
+
     @property
     def largest(self) -> float:
         """What no honest value that is received exceeds, by a bound; 0 where none is known."""

@@ -6,7 +6,9 @@ learn from the size or the moment of a query whether there were outliers in it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,9 +44,24 @@ class Screened:
 def screen(
     signature: Signature, network: Network, harmless: Array, x: Any, outliers: str, what: str = "x"
 ) -> Screened:
+    """As `screen_by`, each sample tried on a network."""
+    limit = signature.program.scheme.value_limit
+    tried = partial(overflowing, network, limit=limit)
+    return screen_by(tried, signature, harmless, x, outliers, what)
+
+
+def screen_by(
+    overflows: Callable[[Array], NDArray[np.bool_]],
+    signature: Signature,
+    harmless: Array,
+    x: Any,
+    outliers: str,
+    what: str = "x",
+) -> Screened:
     """Samples that can be encrypted, from those given [samples, ...].
 
     Args:
+        overflows: which of samples [samples, features] would.
         harmless: samples [any number, features] that take the places of those that are skipped.
         outliers: one of `OUTLIERS`; what "clip" cannot bring into range is skipped.
 
@@ -54,14 +71,13 @@ def screen(
     if outliers not in OUTLIERS:
         raise InputError(f"outliers must be 'raise', 'skip' or 'clip', got {shown(outliers)}")
     flat = signature.flat(x, what)
-    limit = signature.program.scheme.value_limit
-    skip = overflowing(network, flat, limit)
+    skip = overflows(flat)
     if outliers == "raise" and skip.any():
         raise InputError(_sentence(signature, flat, np.flatnonzero(skip), what))
     clip = np.zeros_like(skip)
     if outliers == "clip":
         boxed = signature.clipped(flat)
-        clip = skip & ~overflowing(network, boxed, limit)
+        clip = skip & ~overflows(boxed)
         flat, skip = np.where(clip[:, None], boxed, flat), skip & ~clip
     stand_ins = harmless[np.arange(len(flat)) % len(harmless)]
     return Screened(np.where(skip[:, None], stand_ins, flat), np.flatnonzero(skip), np.flatnonzero(clip))

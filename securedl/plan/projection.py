@@ -4,13 +4,15 @@ y = W φ(u) + b is (rᵀW)·φ(u) + r·b, so whoever knows rᵀW and r·b tests 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from securedl.he.modular import Residues, sums_of_products
 from securedl.network.graph import Array
-from securedl.plan.forms import NONE, Form
+from securedl.plan.forms import FORMS, NONE, Form
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,6 +36,19 @@ class Projection:
             total -= value @ column.T
         return np.asarray(total)
 
+    def to_parts(self) -> tuple[Any, dict[str, Array]]:
+        """For a file: of the form what JSON can hold, and arrays."""
+        columns = {f"columns{k}": column for k, column in enumerate(self.columns)}
+        arrays = {"rows": self.rows, "offset": self.offset, "constant": self.form.constant}
+        return (self.form.name, self.form.degree), arrays | columns
+
+    @staticmethod
+    def from_parts(form: Any, arrays: Mapping[str, Any]) -> Projection:
+        """The inverse of `to_parts`."""
+        found = _form(form, arrays)
+        columns = tuple(arrays[f"columns{k}"] for k in range(found.registers))
+        return Projection(arrays["rows"], columns, arrays["offset"], found)
+
     @staticmethod
     def pointwise(rows: Array, form: Form) -> Projection:
         """Where a polynomial is all that is computed."""
@@ -54,9 +69,25 @@ class ModularProjection:
     form: Form
     t: int
 
+    def to_parts(self) -> tuple[Any, dict[str, Any]]:
+        """For a file: what JSON can hold, and arrays."""
+        arrays = {"factors": self.factors, "offset": self.offset, "constant": self.form.constant}
+        return (self.form.name, self.form.degree, self.t), arrays
+
+    @staticmethod
+    def from_parts(meta: Any, arrays: Mapping[str, Any]) -> ModularProjection:
+        """The inverse of `to_parts`."""
+        *form, t = meta
+        return ModularProjection(arrays["factors"], arrays["offset"], _form(form, arrays), int(t))
+
     def errors(self, sent: Array, received: Array) -> Residues:
         """r·(y - what an honest server gives) modulo t, [samples, combinations], for whole numbers
         [samples, features] below 2^33.
         """
         values = np.concatenate([received, *self.form.values(sent)], axis=1).astype(np.int64)
         return np.asarray((sums_of_products(values, self.factors, self.t) - self.offset) % self.t)
+
+
+def _form(parts: Any, arrays: Mapping[str, Any]) -> Form:
+    name, degree = parts
+    return FORMS[name](int(degree), arrays["constant"])

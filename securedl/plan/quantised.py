@@ -140,11 +140,15 @@ class Quantised(Network):
         """The first layer as the samples [samples, features] have it, all others with random numbers."""
         random, found = np.random.default_rng(), self.exchanges(flat, points)
         for number in range(1, len(found)):
-            most = self.client.limit
-            sent = random.integers(-most, most, found[number].sent.shape, endpoint=True).astype(np.float64)
+            sent = self.random_sent(random, found[number].sent.shape)
             *_, last = along(sent, self._chain(number + 1))
             found[number] = Exchange(sent, last.values)
         return found
+
+    def random_sent(self, random: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """See `Network`."""
+        most = self.client.limit
+        return random.integers(-most, most, shape, endpoint=True).astype(np.float64)
 
     def values(self, program: Program) -> Iterator[Values]:
         """See `Network`."""
