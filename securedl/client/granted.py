@@ -1,8 +1,8 @@
 """What an owner grants to a client without weights: secret sums of them, by which it tests every value.
 
-Of a layer with `out` outputs and `in` inputs, K sums r·y know rᵀW: K numbers for each input, and out - K of
-them stay open as long as K < out. So there are fewer sums than outputs, and none of a layer with one output;
-what is computed there is tested by probes, fewer than it has inputs. A layer whose weights are shared by many
+Of a layer with `out` outputs, K sums r·y know rᵀW: K numbers for each input, and out - K of its weights stay
+open. So there are half as many sums as outputs at most, and none of a layer with one output; what is computed
+there is tested by probes, half as many as it has inputs at most. A layer whose weights are shared by many
 outputs, as a convolution's, has fewer weights than a sum has numbers: there they can be solved for.
 """
 
@@ -79,7 +79,7 @@ class Granted(Verifier):
         sums: list[Projected | None] | list[ModularProjection | None]
         if plan.program.params.exact:
             t = plan.program.params.plain_modulus
-            sums = ModularProjections(plan.network, t).drawn(fewer=True)
+            sums = ModularProjections(plan.network, t).fewer()
         else:
             sums = projections(plan, plan.network, known.tolerances, fewer=True)
         probes = _probes(known, sums)
@@ -165,15 +165,15 @@ class Granted(Verifier):
 
 
 def _probes(known: Verification, sums: Sequence[Any]) -> Probed | None:
-    """Random samples, and random values at refreshes, with what segments without sums must make of them:
-    fewer than such a segment has inputs. None where nothing would be compared.
+    """Random samples, and random values at refreshes, with what segments without sums must make of them: half
+    as many as such a segment has inputs at most. None where nothing would be compared.
     """
     plan, random = known.plan, np.random.default_rng(secrets.randbits(64))
     points, network, limit = plan.signature.checkpoints, plan.network, plan.program.scheme.value_limit
     low, high = plan.signature.box
     widths = [exchange.sent.shape[1] for exchange in network.exchanges(plan.neutral[None], points)]
     open_ = [k for k, one in enumerate(sums) if one is None and points[k].back is not None]
-    count = min([MOST_PROBES, *(widths[k] - 1 for k in open_)])
+    count = min([MOST_PROBES, *(widths[k] // 2 for k in open_)])
     if not open_ or count < 1:
         return None
     samples = random.uniform(low, high, (count, len(low)))

@@ -32,7 +32,7 @@ _HINTS = {
 
 
 @dataclass(frozen=True)
-class Terms:
+class KitTerms:
     """What a kit was granted for.
 
     Attributes:
@@ -72,7 +72,7 @@ class Kit:
         >>> protocol.Client("127.0.0.1:7443", kit).predict(x)  # doctest: +SKIP
     """
 
-    def __init__(self, keys: Keys, model_id: bytes, granted: Granted, terms: Terms) -> None:
+    def __init__(self, keys: Keys, model_id: bytes, granted: Granted, terms: KitTerms) -> None:
         self.keys, self.model_id, self.granted, self.terms = keys, model_id, granted, terms
 
     def __repr__(self) -> str:
@@ -177,4 +177,4 @@ class Kit:
             keys = Keys(signature.program.params, arrays["key"].tobytes(), stock(signature, ahead))
             if ledger is not None:
                 granted.ledger = LedgerFile(Path(ledger), model_id.hex(), granted.ledger)
-            return cls(keys, model_id, granted, Terms(**meta["terms"]))
+            return cls(keys, model_id, granted, KitTerms(**meta["terms"]))

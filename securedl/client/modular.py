@@ -10,6 +10,7 @@ learns the verdicts.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -63,26 +64,25 @@ class ModularProjections:
         last = [[*self._network.inside(k, sent, ())][-1] for k, sent in enumerate(self._sent, 1)]
         return [one.values.astype(np.int64) for one in last]
 
-    def drawn(self, fewer: bool = False) -> list[ModularProjection | None]:
-        """Of each segment, afresh.
+    def drawn(self) -> list[ModularProjection]:
+        """Of each segment, afresh."""
+        return [self._drawn(point, self.combinations) for point in range(1, 1 + len(self._biases))]
 
-        Args:
-            fewer: than the values that are received, for who is not to know all weights; None where there is
-                one.
+    def fewer(self) -> list[ModularProjection | None]:
+        """The same, half as many as values that are received at most, for who is not to know the weights;
+        None where there is one value.
         """
-        found, t = list[ModularProjection | None](), self.t
-        for point, bias in enumerate(self._biases, 1):
-            count = min(self.combinations, bias.shape[1] - 1) if fewer else self.combinations
-            if not count:
-                found.append(None)
-                continue
-            rows = uniform((count, bias.shape[1]), t)
-            parts = self._network.projected(point, np.concatenate(halves(rows)), ())
-            assert parts is not None  # of whole numbers all are
-            columns = [-joined(one[: len(rows)], one[len(rows) :], t) for one in parts.columns]
-            offset = sums_of_products(bias, rows, t)[0]
-            found.append(ModularProjection(np.concatenate([rows, *columns], axis=1), offset, parts.form, t))
-        return found
+        counts = [min(self.combinations, bias.shape[1] // 2) for bias in self._biases]
+        return [self._drawn(point, count) if count else None for point, count in enumerate(counts, 1)]
+
+    def _drawn(self, point: int, count: int) -> ModularProjection:
+        bias, t = self._biases[point - 1], self.t
+        rows = uniform((count, bias.shape[1]), t)
+        parts = self._network.projected(point, np.concatenate(halves(rows)), ())
+        assert parts is not None  # of whole numbers all are
+        columns = [-joined(one[:count], one[count:], t) for one in parts.columns]
+        offset = sums_of_products(bias, rows, t)[0]
+        return ModularProjection(np.concatenate([rows, *columns], axis=1), offset, parts.form, t)
 
 
 class ModularCheck(ValueCheck):
@@ -90,7 +90,7 @@ class ModularCheck(ValueCheck):
 
     name, later = "projected", True
 
-    def __init__(self, drawn: list[ModularProjection | None]) -> None:
+    def __init__(self, drawn: Sequence[ModularProjection | None]) -> None:
         self._drawn = drawn
         found = [one for one in drawn if one is not None]
         self.points = len(found)

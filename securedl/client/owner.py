@@ -18,7 +18,7 @@ from securedl.client.given import check_plan
 from securedl.client.granted import Granted
 from securedl.client.inference import Inference, Wish
 from securedl.client.keys import Keys
-from securedl.client.kit import Kit, Terms
+from securedl.client.kit import Kit, KitTerms
 from securedl.client.ledger_file import LedgerFile
 from securedl.client.preparing import prepared, processors
 from securedl.client.probes import Verification
@@ -177,7 +177,7 @@ class Owner:
         keys = Keys(self.program.params, self.keys.body())
         with self.keys.zeros.working():
             granted = Granted.of(self.verification)
-        return Kit(keys, self.model_id, granted, Terms(name, expires))
+        return Kit(keys, self.model_id, granted, KitTerms(name, expires))
 
     def rotate(self) -> Owner:
         """An owner of the same plan with keys of its own, to be uploaded beside this one: this one, its model

@@ -26,6 +26,8 @@ COMBINATIONS, PROJECTED_SIGMAS = 16, 10.0
 #: A normal number is below 1/c with a chance of 0.8/c at most, so one value that changes by c times what a
 #: combination allows, over its own deviation, is missed by K of them with a chance of (0.8/c)^K.
 SMALL = np.sqrt(2 / np.pi)
+#: The least part of a value that combinations leave open to who is not to know the weights.
+OPEN = 0.02
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -49,7 +51,7 @@ class Projected:
     @cached_property
     def blind(self) -> float:
         """The change of one value that is missed with a chance of `MISS`, the largest of all."""
-        margin = SMALL / MISS ** (1 / len(self.projection.rows))
+        margin = SMALL / (MISS / 2) ** (1 / len(self.projection.rows))  # the half that `OPEN` leaves at least
         return float(margin * self.allowed.max() * self.tolerance.deviations.max())
 
     def to_parts(self) -> tuple[Any, dict[str, Array]]:
@@ -63,16 +65,28 @@ def projections(
     """Of each segment, freshly drawn; None where they are no affine function of what a client knows.
 
     Args:
-        fewer: than the values that are received, for who is not to know all weights; None where there is one.
+        fewer: half as many as values that are received, for who is not to know the weights; None where there
+            is one value.
     """
     points, found = plan.signature.checkpoints, list[Projected | None]()
     for number, tolerance in enumerate(tolerances):
         features = tolerance.deviations.shape[1]
-        count = min(COMBINATIONS, features - 1) if fewer else COMBINATIONS
-        rows = _normal(count, features) / tolerance.deviations.max(axis=0)
+        count = min(COMBINATIONS, features // 2) if fewer else COMBINATIONS
+        rows = _normal(count, features)
+        while fewer and count and open_parts(rows).min() < OPEN:
+            rows = _normal(count, features)
+        rows /= tolerance.deviations.max(axis=0)
         projection = network.projected(number + 1, rows, points) if count else None
         found.append(None if projection is None else Projected(projection, tolerance))
     return found
+
+
+def open_parts(rows: Array) -> Array:
+    """How much of each feature, 0 to 1, is not told by combinations [combinations, features]: the part of its
+    unit vector outside of their span.
+    """
+    span = np.linalg.qr(rows.T)[0]
+    return np.asarray(1 - (span**2).sum(axis=1))
 
 
 def _normal(*shape: int) -> Array:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import securedl
 from securedl.client import projected
-from securedl.client.projected import MARGIN, PROJECTED_SIGMAS, Projected, ProjectionCheck, projections
+from securedl.client.projected import PROJECTED_SIGMAS, SMALL, Projected, ProjectionCheck, projections
 from securedl.client.tolerances import MISS, Tolerance, tolerances
 from securedl.network.geometry import Axis, Geometry
 from securedl.plan.plan import Plan
@@ -163,7 +163,7 @@ def test_misses_are_as_rare_as_said(monkeypatch):
         missed += not simple(features, np.ones((1, features))).segment(segment(change)).alarms
     chance = np.sqrt(2 / np.pi) / margin
     assert 0.5 * chance**2 < missed / runs < 1.15 * chance**2
-    assert (np.sqrt(2 / np.pi) / MARGIN) ** 16 == pytest.approx(MISS)
+    assert pytest.approx(np.sqrt(2 / np.pi)) == SMALL
 
 
 def test_two_changes_do_not_cancel():

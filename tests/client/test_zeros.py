@@ -21,11 +21,12 @@ from torch import nn
 
 import securedl
 from securedl.client import owner as owners
+from securedl.client import sealed
 from securedl.client import zeros as module
 from securedl.client.batch import Batch
 from securedl.client.coefficients import encoded, from_residues, to_residues
 from securedl.client.keys import Keys
-from securedl.client.owner import AHEAD_BYTES
+from securedl.client.stock import AHEAD_BYTES
 from securedl.client.zeros import Zeros
 from securedl.errors import InputError
 from securedl.he.ckks import VALUE_SCALE, ckks_parameters, coefficient_parameters
@@ -179,9 +180,9 @@ class TestCopies:
         stock = sum(owner.keys.zeros._room.values())
         filled(owner.keys.zeros, stock)
         owner.save(tmp_path / "key", "p")
-        data, head = (tmp_path / "key").read_bytes(), owners._FILE
+        data, head = (tmp_path / "key").read_bytes(), sealed._FILE
         _, _, salt, nonce = head.unpack_from(data)
-        opened = owners.AESGCM(owners._derive("p", salt)).decrypt(nonce, data[head.size :], data[: head.size])
+        opened = sealed.AESGCM(sealed._derive("p", salt)).decrypt(nonce, data[head.size :], data[: head.size])
         loaded = securedl.Owner.load(tmp_path / "key", "p", ahead=2)
         assert len(loaded.keys.zeros) == 0
         filled(loaded.keys.zeros, stock)
