@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Protocol
 
 from protocol.expect import Expectations, Expected
@@ -60,16 +60,17 @@ class Clock:
         return {**self._ms, "total": 1e3 * (time.perf_counter() - self._began)}
 
 
-def ask(
+def answered(
     stream: Stream,
     session: bytes,
     receiver: Receiver,
     batches: Sequence[SecretQuery],
     expectations: Expectations,
     clock: Clock,
-) -> None:
-    """Send every batch and take its answer. The next query is encrypted while the server works on one, and is
-    on its way before the answer is decrypted.
+) -> Generator[int, None, None]:
+    """Send every batch and take its answer: the numbers of those that are answered and verified, one by one.
+    The next query is encrypted while the server works on one, and is on its way before the answer is
+    decrypted.
 
     Raises:
         ProtocolError: the server sent anything but what the program says.
@@ -85,6 +86,7 @@ def ask(
                 asking.send(asking.expected.query, number + 1, ready)
             with clock("decrypt"):
                 batch.finish(answer)
+            yield number
     finally:  # a server that goes away escapes no alarm
         for batch in batches:
             batch.settle()

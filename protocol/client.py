@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from protocol import address as addresses
 from protocol import messages_pb2 as pb
-from protocol.asking import Clock, ask
+from protocol.asking import Clock, answered
 from protocol.blobs import BlobTable
 from protocol.expect import Expectations
 from protocol.given import check_client
@@ -27,16 +28,21 @@ from protocol.wire import (
     parse,
     session_id,
 )
-from securedl.errors import AlarmError, FormatError, ProtocolError, ServerError
+from securedl.arguments import number
+from securedl.errors import AlarmError, FormatError, ProtocolError, ServerError, UnreachableError
 from securedl.program.program import Program
 
 if TYPE_CHECKING:  # a server's process may import this module, and must not load what a client needs
-    from securedl.client.inference import Answer, Inference, Wish
+    from securedl.client.inference import Answer, AnswerPart, Inference, Wish
     from securedl.client.priced import CoefficientPrices
 
 #: Longest silence of the server: it computes between two messages.
 TIMEOUT_S = 600.0
 CONNECT_S = 10.0
+#: How long a call asks again without a new answer, and pauses before: the first one, and the longest.
+RETRY_S = 30.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+_log = logging.getLogger("protocol.client")
 #: done, total
 Progress = Callable[[int, int], object]
 
@@ -144,6 +150,61 @@ def _prices(link: Connection, fresh: bool) -> CoefficientPrices:
     return known.joined(ask_prices(link, known.server, known.note))
 
 
+class Retrying:
+    """How long a call goes on asking a server that went away.
+
+    Args:
+        seconds: since the last new answer.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.renew()
+
+    def renew(self) -> None:
+        """An answer came."""
+        self._until, self._pause = time.monotonic() + self._seconds, FIRST_PAUSE_S
+
+    def again(self, error: Exception) -> bool:
+        """Whether to ask again, after a pause that grows."""
+        if time.monotonic() + self._pause > self._until:
+            return False
+        _log.warning("%s; asking again in %.1f s", error, self._pause)
+        time.sleep(self._pause)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE_S)
+        return True
+
+
+class Parts:
+    """The answers of a call as they come (`Client.predict_batches`)."""
+
+    def __init__(
+        self, client: Client, inference: Inference, expectations: Expectations, clock: Clock
+    ) -> None:
+        self.inference, self.expectations, self.clock = inference, expectations, clock
+        self.asked = self.came = 0  # batches in all, and answered in the present stream
+        self._parts = client._parts(self)
+        self._answer: Answer | None = None
+
+    def __iter__(self) -> Parts:
+        return self
+
+    def __next__(self) -> AnswerPart:
+        return next(self._parts)
+
+    @property
+    def answer(self) -> Answer:
+        """What `Client.predict` returns, when all parts have come.
+
+        Raises:
+            ProtocolError: they have not.
+        """
+        if self._answer is None:
+            traffic = self.expectations.traffic(self.asked)
+            self._answer = self.inference.answer(self.clock.timings(), traffic)
+        return self._answer
+
+
 class Client:
     """One owner's client of one server; a context manager.
 
@@ -153,6 +214,8 @@ class Client:
         token: sent over TLS, loopback and Unix sockets only.
         tls: see `protocol.link.Tls`.
         timeout_s: longest silence of the server before ServerError.
+        retry_s: where the server goes away during a call, batches without an answer are asked again, for
+            so long since the last answer; what is answered is kept. 0: not at all.
         progress: called with (done, total) during an upload: with steps of what is made before it, if
             anything is, and then, from another thread, with bytes.
 
@@ -168,10 +231,12 @@ class Client:
         tls: Tls = None,
         timeout_s: float = TIMEOUT_S,
         progress: Progress | None = None,
+        retry_s: float = RETRY_S,
     ) -> None:
         check_client(address, owner, token, timeout_s, progress)
+        number(retry_s, "retry_s", least=0)
         assert owner is not None  # for type checkers; it was checked
-        self._owner, self._progress = owner, progress
+        self._owner, self._progress, self._retry_s = owner, progress, retry_s
         self._link = Connection(address, token, tls, timeout_s, CONNECT_S)
         self._known: _Known | None = None
         self._prices: CoefficientPrices | None = None
@@ -279,27 +344,68 @@ class Client:
         Raises:
             AlarmError: an earlier call of this owner ended with an alarm.
             InputError: bad samples, or with "raise" samples out of range; or a closed client.
-            ServerError: the server went away; repeat the query.
+            ServerError: the server went away, and did not come back in `retry_s`; repeat the query.
             ProtocolError: the server broke the protocol, or has another model.
+        """
+        self._link.check_open()  # making probes takes long
+        parts = self.predict_batches(x, probes, outliers, verify, after_alarm)
+        for _ in parts:
+            pass
+        return parts.answer
+
+    def predict_batches(
+        self,
+        x: Any,
+        probes: Wish = 8,
+        outliers: str = "raise",
+        verify: str = "every",
+        after_alarm: str = "refuse",
+    ) -> Parts:
+        """As `predict`, but answers come as they are verified, one ciphertext batch after another.
+
+        Returns:
+            An iterator of `securedl.client.inference.AnswerPart`; when it has ended, its `answer` is what
+            `predict` returns. Nothing is sent before the first is asked for.
+
+        Example:
+            >>> parts = client.predict_batches(x)  # doctest: +SKIP
+            >>> for part in parts: print(part.samples, part.labels, part.passed)  # doctest: +SKIP
+            >>> parts.answer.report.passed  # doctest: +SKIP
+            True
         """
         self._link.check_open()  # making probes takes long
         known, clock = self._model(), Clock()
         with clock("prepare"):
             inference = self._owner.ask(x, probes, outliers, verify, after_alarm, self._link.address)
+        return Parts(self, inference, known.expectations, clock)
+
+    def _parts(self, parts: Parts) -> Generator[AnswerPart, None, None]:
+        """Answers as they come; what is missing is asked again where the server goes away."""
+        inference, retrying = parts.inference, Retrying(self._retry_s)
         doing = "nothing is lost and nothing was learnt: the query can be repeated"
         try:
-            with self._link.stream("Predict", doing) as stream:
-                session, _ = self._greet(stream, "Predict", 0)
-                receiver = Receiver(session, stream.source)
-                ask(stream, session, receiver, inference.batches, known.expectations, clock)
-                stream.finish()
-                stream.expect_end()
+            while batches := inference.pending():
+                parts.asked, parts.came = parts.asked + len(batches), 0
+                try:
+                    with self._link.stream("Predict", doing) as stream:
+                        session, _ = self._greet(stream, "Predict", 0)
+                        receiver = Receiver(session, stream.source)
+                        made = answered(stream, session, receiver, batches, parts.expectations, parts.clock)
+                        with contextlib.closing(made):
+                            for number in made:
+                                parts.came += 1
+                                retrying.renew()
+                                yield inference.part(batches[number])
+                        stream.finish()
+                        stream.expect_end()
+                except UnreachableError as error:
+                    left = len(batches) - parts.came
+                    if left and (inference.broken_off() or not retrying.again(error)):
+                        raise
         except (ServerError, ProtocolError, FormatError) as error:
             if alarm := inference.broken_off():
                 raise AlarmError(f"{alarm}; then the call ended: {error}") from error
             raise
-        traffic = known.expectations.traffic(len(inference.batches))
-        return inference.answer(clock.timings(), traffic)
 
     def _model(self) -> _Known:
         if self._known is None:

@@ -13,6 +13,7 @@ from securedl.errors import (
     QuotaError,
     SecureDLError,
     ServerError,
+    UnreachableError,
 )
 
 MAX_DETAILS = 400
@@ -60,7 +61,7 @@ def from_rpc(error: Any, address: str, doing: str) -> SecureDLError:
         return ServerError(f"the server at {address} did not answer in time; {doing}")
     if code is grpc.StatusCode.INTERNAL:
         return ServerError(f"the server at {address} failed: {details}; {doing}")
-    return ServerError(f"no answer from {address} ({details}); {doing}")
+    return UnreachableError(f"no answer from {address} ({details}); {doing}")
 
 
 def _printable(text: str | None) -> str:

@@ -52,6 +52,10 @@ class ServerError(SecureDLError, ConnectionError):
     """The server could not be reached or went away."""
 
 
+class UnreachableError(ServerError):
+    """The server went away, or cannot be reached: what was asked can be asked again."""
+
+
 class AlarmError(SecureDLError):
     """An earlier call of this owner ended with an alarm, or this one did and was then broken off."""
 

@@ -90,6 +90,11 @@ class Batch:
         if len(self.findings) < len(checks):
             raise InputError(f"checks need a name each, got {[check.name for check in checks]}")
 
+    @property
+    def begun(self) -> bool:
+        """Whether its query has been made."""
+        return self._sent is not None
+
     @_undisturbed
     def query(self) -> list[bytes]:
         """Packed ciphertexts of the query, one a tile."""

@@ -63,6 +63,27 @@ class Answer:
         return answer_card(self.logits, self.labels, self.report, self.timings, self.traffic)
 
 
+@dataclass(frozen=True, eq=False)
+class AnswerPart:
+    """The answers of one ciphertext batch, verified.
+
+    Attributes:
+        samples: int64, which of the samples that were given these are. logits, labels, probabilities: as of
+            an `Answer`, for them. alarms: what differed; with any, they are not the network's.
+    """
+
+    samples: NDArray[np.int64]
+    logits: Array
+    labels: NDArray[np.int64] | None
+    probabilities: Array | None
+    alarms: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """No alarm."""
+        return not self.alarms
+
+
 class Inference:
     """One predict call: samples and probes placed in batches.
 
@@ -121,10 +142,14 @@ class Inference:
             *(lambda lanes, make=make: make() for make in every),
             *checks,
         )
-        self.batches = [
-            Batch(keys, signature, part, number, [make(lanes) for make in makers], self._entry.see)
-            for number, (part, lanes) in enumerate(zip(values, self._placement.probe, strict=True))
-        ]
+
+        def batch(number: int) -> Batch:
+            lanes, checks = self._placement.probe[number], list[Check]()
+            checks += [make(lanes) for make in makers]
+            return Batch(keys, signature, values[number], number, checks, self._entry.see)
+
+        self._batch = batch
+        self.batches = [batch(number) for number in range(len(values))]
 
     @staticmethod
     def _wish(probes: Wish) -> Probes:
@@ -133,6 +158,28 @@ class Inference:
         if isinstance(probes, bool) or not isinstance(probes, int | np.integer) or probes < 0:
             raise InputError(f"probes must be a number from 0 or a Probes, got {probes!r}")
         return Probes(int(probes), fill=bool(probes > 0))
+
+    def pending(self) -> list[Batch]:
+        """Batches without an answer. Those that were begun are asked anew from their beginning, encrypted
+        afresh, and count as served once more: the same samples and probes in the same lanes.
+        """
+        left = [number for number, batch in enumerate(self.batches) if batch.answer is None]
+        again = [number for number in left if self.batches[number].begun]
+        self._entry.more(len(again))
+        for number in again:
+            self.batches[number] = self._batch(number)
+        return [self.batches[number] for number in left]
+
+    def part(self, batch: Batch) -> AnswerPart:
+        """What a batch that has its answer says of the samples in it."""
+        number = next(k for k, one in enumerate(self.batches) if one is batch)
+        assert batch.answer is not None
+        row = self._placement.data[number]
+        here = np.flatnonzero(row != EMPTY)
+        here = here[np.isin(row[here], self._screened.skipped, invert=True)]
+        logits = self._output.shaped(batch.answer[here])
+        labels = self._output.labels(logits)
+        return AnswerPart(row[here], logits, labels, self._output.probabilities(logits), tuple(batch.alarms))
 
     def broken_off(self) -> str:
         """Of a call that ended too early: its first alarm, which its entry keeps, or nothing."""

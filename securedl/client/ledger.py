@@ -110,6 +110,12 @@ class Entry:
         self._ledger, self._number = ledger, number
         self._alarm, self._began = False, time.monotonic()
 
+    def more(self, batches: int) -> None:
+        """So many batches of the call are asked again, since the server went away."""
+        if batches:
+            with self._ledger.turn():
+                self._ledger.batches += batches
+
     def see(self, alarm: bool) -> None:
         """One more checkpoint, and whether there has been an alarm: at once, for a call may never end.
 

@@ -230,13 +230,13 @@ server.serve(batch, tamper)
 @pytest.mark.he
 class TestOwner:
     def test_calls_through_a_server(self, plan, tmp_path, monkeypatch):
-        owner, before, asked = securedl.Owner(plan, ledger=str(tmp_path / "l")), [], asking.ask
+        owner, before, asked = securedl.Owner(plan, ledger=str(tmp_path / "l")), [], asking.answered
 
         def spy(*args):
             before.append(read(tmp_path / "l", f"SELECT {COLUMNS} FROM calls WHERE seconds IS NULL"))
-            asked(*args)
+            return asked(*args)
 
-        monkeypatch.setattr(asking, "ask", spy)
+        monkeypatch.setattr(asking, "answered", spy)
         modes, want = ("every", "probes", "none"), []
         with (
             protocol.Server(tmp_path / "store", f"unix:{tmp_path / 's'}", evaluator="seal") as server,
@@ -257,7 +257,7 @@ class TestOwner:
         with pytest.raises(ServerError), protocol.Client(server.address, owner) as client:
             client.predict(QUERIES)
         with pytest.raises(ServerError):
-            protocol.Client(server.address, owner).predict(QUERIES)
+            protocol.Client(server.address, owner, retry_s=0).predict(QUERIES)
         assert read(tmp_path / "l", "SELECT count(*), count(seconds) FROM calls") == [(4, 3)]
         assert owner.verification.ledger.batches == 4 * batches
 

@@ -192,6 +192,7 @@ class FakeBatch:
         self.owner, self.rng = owner, np.random.default_rng([owner.seed, 3, seed])
         self.params = owner.program.params
         self.matches: list[bool] = []
+        self.done = False
         self.evaluator = FakeEvaluator(self.params)
         self.evaluator.keys = {None, *owner.program.rotations}
 
@@ -242,6 +243,7 @@ class FakeBatch:
 
     def finish(self, tiles: list[bytes]) -> None:
         self._compare(tiles, self.owner.program.answer)
+        self.done = True
 
 
 class FakeAnswer:
@@ -258,6 +260,12 @@ class FakeInference:
 
     def __init__(self, owner: FakeOwner, x: int, probes: int = 0) -> None:
         self.batches = [FakeBatch(owner, number) for number in range(x)]
+
+    def pending(self) -> list[FakeBatch]:
+        return [batch for batch in self.batches if not batch.done]
+
+    def part(self, batch: FakeBatch) -> FakeBatch:
+        return batch
 
     def broken_off(self) -> str:
         return ""

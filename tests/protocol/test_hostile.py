@@ -17,7 +17,7 @@ from protocol_fakes import FakeBackend, FakeBatch, FakeOwner, predict
 
 from protocol import Client, Store, sessions
 from protocol import messages_pb2 as pb
-from protocol.asking import Clock, ask
+from protocol.asking import Clock, answered
 from protocol.executor import Here
 from protocol.expect import Expectations
 from protocol.link import Stream
@@ -115,7 +115,7 @@ def attack_client(digest: str, rng: np.random.Generator) -> None:
         return  # a frame too many: refused when the next message is due, which this test does not reach
     source = chain(*messages[:at], mutated)
     with pytest.raises(REFUSALS):
-        ask(_Sink(), session, Receiver(session, source), [batch], EXPECTED, Clock())
+        list(answered(_Sink(), session, Receiver(session, source), [batch], EXPECTED, Clock()))
     assert len(batch.seen) == at
 
 
