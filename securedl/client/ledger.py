@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
@@ -11,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securedl.arguments import choice
-from securedl.errors import AlarmError, InputError
+from securedl.errors import AlarmError
 
 #: Batches that one key may serve.
 KEY_TERM = 1 << 20
+#: From this part of them on there is a warning.
+WARN_FROM = 0.9
 #: What a call does after an alarm in an earlier one.
 AFTER_ALARM = ("refuse", "continue")
 
@@ -59,18 +62,19 @@ class Ledger:
             samples: that are asked, probes not among them. verify: how they are checked. server: its address,
                 if known.
 
-        Raises:
-            InputError: the key has served its term; an owner who reacts to alarms leaks at most
-                log2(Q + 1) bits over Q queries, and the term bounds Q.
+        An owner who reacts to alarms leaks at most log2(Q + 1) bits over Q queries, and the term bounds Q:
+        near its end, and beyond it, there is a warning.
         """
         with self.turn():
-            if self.batches + batches > KEY_TERM:
-                raise InputError(
-                    f"this key has served {self.batches} of {KEY_TERM} batches and cannot serve {batches} "
-                    "more: make a new Owner of the same plan and upload it"
-                )
             self.batches += batches
-            return Entry(self, self.enter(batches, samples, verify, server))
+            entry = Entry(self, self.enter(batches, samples, verify, server))
+        if self.batches > WARN_FROM * KEY_TERM:
+            warnings.warn(
+                f"this key has served more than {100 * WARN_FROM:.0f} % of its term of {KEY_TERM:,} batches: "
+                "Owner.rotate() makes an owner with another key; upload it, and exchange its kits",
+                stacklevel=5,
+            )
+        return entry
 
     @contextmanager
     def turn(self, lasting: bool = True) -> Iterator[None]:
