@@ -248,12 +248,23 @@ def _write_json(path: Path | None, figures: Any) -> None:
         write_atomically(path, dumps(figures, indent=1).encode(), mode=0o644)
 
 
+#: Packages that are left out of a server's installation.
+NOT_A_SERVERS = ("tenseal", "torch", "scipy", "sklearn", "pooch", "zstandard")
+
+
 def main() -> None:
     """Entry point: one clear sentence for every expected error."""
     try:
         app()
     except SecureDLError as error:
         print(f"securedl: {error}", file=sys.stderr)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in NOT_A_SERVERS:
+            raise
+        print(
+            f"securedl: this needs {error.name}, which a server does without: pip install .", file=sys.stderr
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
