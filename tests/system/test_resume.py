@@ -76,7 +76,7 @@ def test_a_restarted_server_loses_nothing(plan: Any, serving: Any, folder: Path,
     wanted = made.simulate(x, noise_seed=None)
     np.testing.assert_allclose(answer.logits, wanted, atol=1e-3 * np.ptp(wanted))
     again = owner.verification.ledger.batches - served - len(seen)
-    assert 1 <= again <= 3  # those that were begun when it went away, of which two are on their way at most
+    assert again >= 1  # those that were begun when it went away
 
 
 def test_patience_ends(plan: Any, serving: Any, folder: Path) -> None:
