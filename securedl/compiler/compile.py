@@ -25,6 +25,7 @@ from securedl.compiler.precision import KEPT_SAMPLES, check_precision, input_lim
 from securedl.compiler.quantise import Widths, check_widths
 from securedl.compiler.rounds import Wanted
 from securedl.compiler.straighten import straighten
+from securedl.compiler.through import through_candidates
 from securedl.errors import CompileError, InputError, UnsupportedLayerError
 from securedl.he.params import MAX_MODULUS_BITS, Parameters
 from securedl.he.scheme import Scheme
@@ -89,7 +90,9 @@ def compile(
             and whoever holds the key sees the values between the layers.
         link: the connection the refreshes will cross; 20 ms and 100 Mbit/s by default.
         ring: force N. refreshes: force their number; with activations="client" there is one after each
-            layer but the last.
+            layer but the last, and with scheme="bgv" one before each polynomial, or with 0 none at all: the
+            server then computes everything modulo several primes (`Plan.channels`), and no round trip is
+            needed but that of the query.
         task: "classes", "binary", "multilabel" or "regression": what an answer's labels are. By default what
             `approximate` found, else by the shape of the answer (`network.outputs.task_of`).
         limit_gb: refuse a plan whose weights take more, in memory while it is prepared or in the upload;
@@ -135,8 +138,11 @@ def compile(
     known = known_of(model)
     columns, task = known.columns_for(x_train, "x_train"), task or known.task
     x = samples_of(x_train, what="x_train", columns=columns)
-    if exact and refreshes is not None:
-        raise InputError("refreshes cannot be chosen with scheme 'bgv': there is one before each polynomial")
+    if exact and refreshes and activations == "server":
+        raise InputError(
+            "with scheme 'bgv' refreshes can be 0, or are chosen by the planner, who puts one before each "
+            f"polynomial; got {refreshes}"
+        )
     if activations == "client":
         if refreshes is not None:
             raise InputError(
@@ -154,7 +160,7 @@ def compile(
         checked_by == "client", widths if exact else None,
     )  # fmt: skip
     plan = cheapest(Sources(model, asked).all())
-    return with_price_of_taps(plan, SlotsCost(plan.program.params, asked.link, asked.prices))
+    return with_price_of_taps(plan, asked.link, asked.prices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,12 +301,13 @@ class Sources:
         assert asked.widths is not None
         wish = WholeWanted(
             asked.batch, asked.encrypted, asked.link, asked.prices, asked.queries, asked.ring, asked.widths,
-            asked.columns, asked.limit_gb,
+            asked.columns, asked.limit_gb, asked.taps and asked.refreshes == 0,
         )  # fmt: skip
+        candidates = exact_candidates if asked.refreshes is None else through_candidates
         found, reasons = list[Candidate](), list[CompileError]()
         for network in ways:
             try:
-                found += exact_candidates(network, wish, output)
+                found += candidates(network, wish, output)
             except CompileError as reason:
                 reasons.append(reason)
         if not found:

@@ -54,7 +54,7 @@ def screen(
     if outliers not in OUTLIERS:
         raise InputError(f"outliers must be 'raise', 'skip' or 'clip', got {shown(outliers)}")
     flat = signature.flat(x, what)
-    limit = signature.program.scheme.value_limit
+    limit = signature.channels[0].scheme.value_limit
     skip = overflowing(network, flat, limit)
     if outliers == "raise" and skip.any():
         raise InputError(_sentence(signature, flat, np.flatnonzero(skip), what))
