@@ -21,6 +21,7 @@ from securedl.client.recompute import RecomputeCheck
 from securedl.display import Card
 from securedl.errors import InputError, ProtocolError
 from securedl.network.graph import Array
+from securedl.network.outputs import Output
 from securedl.plan.plan import Plan
 from securedl.verify.check import Check, RangeCheck, ValueCheck
 from securedl.verify.placement import EMPTY, Placement, Probes, place
@@ -65,6 +66,18 @@ class Answer:
 
     def _card(self) -> Card:
         return answer_card(self.logits, self.labels, self.report, self.timings, self.traffic)
+
+
+def answered(
+    output: Output, flat: Array, report: Report, timings: dict[str, float], traffic: dict[str, int]
+) -> Answer:
+    """An answer of flat logits [samples, outputs]."""
+    logits, skipped = output.shaped(flat), list(report.skipped)
+    labels = output.labels(logits)
+    logits[skipped] = np.nan
+    if labels is not None:
+        labels[skipped] = SKIPPED
+    return Answer(logits, labels, report, timings, traffic, output.probabilities(logits))
 
 
 def _every(verification: Verification) -> Callable[[], ValueCheck]:
@@ -146,6 +159,11 @@ class Inference:
             raise InputError(f"probes must be a number from 0 or a Probes, got {probes!r}")
         return Probes(int(probes), fill=bool(probes > 0))
 
+    @property
+    def lines(self) -> list[list[Batch]]:
+        """The batches of each stream that is asked."""
+        return [self.batches]
+
     def broken_off(self) -> str:
         """Of a call that ended too early: its first alarm, which its entry keeps, or nothing."""
         alarms = [alarm for batch in self.batches for alarm in batch.alarms]
@@ -158,13 +176,9 @@ class Inference:
         answers = [batch.answer for batch in self.batches]
         if any(found is None for found in answers):
             raise ProtocolError("the server left a query without an answer")
-        logits = self._output.shaped(self._placement.collect(np.array(answers)))
-        labels = self._output.labels(logits)
-        logits[self._screened.skipped] = np.nan
-        if labels is not None:
-            labels[self._screened.skipped] = SKIPPED
-        probabilities = self._output.probabilities(logits)
-        return Answer(logits, labels, self._report(), timings, traffic, probabilities)
+        return answered(
+            self._output, self._placement.collect(np.array(answers)), self._report(), timings, traffic
+        )
 
     @property
     def _values(self) -> ValueCheck | None:

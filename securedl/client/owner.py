@@ -7,7 +7,7 @@ import io
 import secrets
 import struct
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,22 @@ from securedl.arguments import path as checked_path
 from securedl.client.display import owner_card
 from securedl.client.given import check_plan
 from securedl.client.inference import Inference, Wish
+from securedl.client.joined import JoinedInference
 from securedl.client.keys import Keys
 from securedl.client.ledger_file import LedgerFile
 from securedl.client.preparing import prepared, processors
 from securedl.client.probes import Verification
+from securedl.display import Card
 from securedl.errors import InputError, KeyFileError
 from securedl.files import ARCHIVE, OWNER, write_atomically
+from securedl.plan.network import of, under
 from securedl.plan.plan import Plan, plan_from_bytes
 from securedl.plan.signature import Signature
 from securedl.program.program import Program
 
 _FILE = struct.Struct("<8sB16s12s")
 _MAGIC = OWNER
-_VERSION = 4
+_VERSION = 5
 #: Queries for which encryptions of zero are made ahead: a sample and its probes, one in each, are nine.
 AHEAD = 10
 
@@ -45,7 +48,7 @@ class Owner:
     """The secret side of one plan.
 
     Args:
-        plan: what was compiled. A new secret key is generated for it.
+        plan: what was compiled. A new secret key is generated for it, and for each of its channels.
         processes: how many may encrypt weights, where there are enough; as many as there are processors by
             default, and 1 is this process alone.
         ahead: for how many queries, of a batch each, encryptions are prepared in idle time; 0 for none.
@@ -58,7 +61,12 @@ class Owner:
     Attributes:
         plan: the plan. keys: the secret key and what is done with it.
         verification: probes with their tolerances, and what has been seen so far.
+
+    Where a plan has several channels, an owner is one of each (`channels`), and has no key, no verification,
+    no weights of its own: it only asks them together.
     """
+
+    _channels: tuple[Owner, ...] = ()
 
     def __init__(
         self,
@@ -69,6 +77,9 @@ class Owner:
     ) -> None:
         check_plan(plan)
         _check_work(processes, ahead)
+        if len(plan.channels) > 1:
+            self._join(plan, tuple(Owner(one, processes, ahead, ledger) for one in plan.channels))
+            return
         keys = Keys(plan.program.params, ahead=_stock(plan.signature, ahead))
         verification = Verification(plan, secret=keys.slot_squares)
         self._set(plan, keys, secrets.token_bytes(16), verification, processes, ledger)
@@ -88,23 +99,40 @@ class Owner:
             path = checked_path(ledger, "ledger")
             verification.ledger = LedgerFile(path, self.model_id.hex(), verification.ledger)
 
+    def _join(self, plan: Plan, channels: tuple[Owner, ...]) -> None:
+        self.plan, self._channels = plan, channels
+
+    @property
+    def channels(self) -> tuple[Owner, ...]:
+        """The owner of each channel: of a plan with one program this one."""
+        return self._channels or (self,)
+
     def __repr__(self) -> str:
-        return owner_card(self.model_id, self.plan, self.verification).text()
+        return self._card().text()
 
     def _repr_html_(self) -> str:
-        return owner_card(self.model_id, self.plan, self.verification).html()
+        return self._card().html()
+
+    def _card(self) -> Card:
+        return owner_card(self.model_id, self.plan, [one.verification for one in self.channels])
 
     def __reduce__(self) -> Any:
         raise TypeError("an Owner holds a secret key: use save with a passphrase")
 
     @property
     def program(self) -> Program:
-        """The public program."""
+        """The public program.
+
+        Raises:
+            InputError: there are several: each of `channels` has one.
+        """
         return self.plan.program
 
     @property
     def model_id(self) -> bytes:
         """16 bytes that name the program together with this key set."""
+        if self._channels:
+            return hashlib.sha256(b"".join(one.model_id for one in self._channels)).digest()[:16]
         return hashlib.sha256(self.program.id + self._key_id).digest()[:16]
 
     def key(self, step: int | None) -> bytes:
@@ -132,8 +160,9 @@ class Owner:
         Args:
             progress: called with steps done and steps in all, of tolerances and then of probes.
         """
-        with self.keys.zeros.working():
-            self.verification.prepare(progress)
+        for one in self.channels:
+            with one.keys.zeros.working():
+                one.verification.prepare(progress)
 
     def ask(
         self,
@@ -143,7 +172,7 @@ class Owner:
         verify: str = "every",
         after_alarm: str = "refuse",
         server: str = "",
-    ) -> Inference:
+    ) -> Inference | JoinedInference:
         """The client's side of one predict call.
 
         Args:
@@ -158,10 +187,17 @@ class Owner:
             InputError: bad samples, or with "raise" samples that would overflow; nothing has been encrypted
                 then.
         """
+        for one in self.channels:  # before any of them enters the call
+            one.verification.ledger.allow(after_alarm)
+        parts = [
+            one._ask(x, probes, outliers, verify, after_alarm, server)  # the same for each
+            for one in self.channels
+        ]
+        return JoinedInference(self.plan, parts) if self._channels else parts[0]
+
+    def _ask(self, x: Any, probes: Wish, *options: Any) -> Inference:
         with self.keys.zeros.working():
-            return Inference(
-                self.keys, self.plan, self.verification, x, probes, (), outliers, verify, after_alarm, server
-            )
+            return Inference(self.keys, self.plan, self.verification, x, probes, (), *options)
 
     def save(self, path: str | Path, passphrase: str) -> None:
         """Write keys, plan and verification state, sealed by AES-256-GCM under scrypt(passphrase).
@@ -173,18 +209,40 @@ class Owner:
         check_passphrase(passphrase)
         if not passphrase:
             raise InputError("the passphrase is empty: the file holds the secret key")
+        arrays: dict[str, Any] = {"plan": np.frombuffer(self.plan.to_bytes(), np.uint8)}
+        for number, one in enumerate(self.channels):
+            arrays |= under(f"channel{number}", one._to_arrays())
         buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            key=np.frombuffer(self.keys.body(), np.uint8),
-            key_id=np.frombuffer(self._key_id, np.uint8),
-            plan=np.frombuffer(self.plan.to_bytes(), np.uint8),
-            **self.verification.to_arrays(),
-        )
+        np.savez(buffer, **arrays)
         salt, nonce = secrets.token_bytes(16), secrets.token_bytes(12)
         header = _FILE.pack(_MAGIC, _VERSION, salt, nonce)
         sealed = AESGCM(_derive(passphrase, salt)).encrypt(nonce, buffer.getvalue(), header)
         write_atomically(target, header + sealed)
+
+    def _to_arrays(self) -> dict[str, Any]:
+        """All but the plan."""
+        return {
+            "key": np.frombuffer(self.keys.body(), np.uint8),
+            "key_id": np.frombuffer(self._key_id, np.uint8),
+            **self.verification.to_arrays(),
+        }
+
+    @classmethod
+    def _from_arrays(
+        cls,
+        plan: Plan,
+        arrays: Mapping[str, Any],
+        processes: int | None,
+        ahead: int,
+        ledger: str | Path | None,
+    ) -> Owner:
+        keys = Keys(plan.program.params, arrays["key"].tobytes(), _stock(plan.signature, ahead))
+        owner = cls.__new__(cls)
+        verification = Verification.from_arrays(plan, arrays, keys.slot_squares)
+        if verification.made:
+            verification.prepare()
+        owner._set(plan, keys, arrays["key_id"].tobytes(), verification, processes, ledger)
+        return owner
 
     @classmethod
     def load(
@@ -224,12 +282,14 @@ class Owner:
             raise KeyFileError(f"{path} cannot be opened: wrong passphrase, or the file is damaged") from None
         with np.load(io.BytesIO(opened), allow_pickle=False) as arrays:
             plan = plan_from_bytes(arrays["plan"].tobytes())
-            keys = Keys(plan.program.params, arrays["key"].tobytes(), _stock(plan.signature, ahead))
-            owner = cls.__new__(cls)
-            verification = Verification.from_arrays(plan, arrays, keys.slot_squares)
-            if verification.made:
-                verification.prepare()
-            owner._set(plan, keys, arrays["key_id"].tobytes(), verification, processes, ledger)
+            channels = tuple(
+                cls._from_arrays(one, of(f"channel{number}", arrays), processes, ahead, ledger)
+                for number, one in enumerate(plan.channels)
+            )
+        if len(channels) == 1:
+            return channels[0]
+        owner = cls.__new__(cls)
+        owner._join(plan, channels)
         return owner
 
 

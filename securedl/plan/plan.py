@@ -309,7 +309,8 @@ class Plan:
         arrays |= under("network", found)
         meta: dict[str, Any] = {
             "format": FORMAT,
-            "programs": [program.to_json().decode() for program in self.signature.channels],
+            "program": self.signature.channels[0].to_json().decode(),
+            "others": [program.to_json().decode() for program in self.signature.channels[1:]],
             "input_shape": signature.input_shape,
             "input_limit": signature.input_limit,
             "columns": signature.columns,
@@ -397,8 +398,7 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
         raise InputError(
             f"the plan has format {meta['format']}, this version reads {FORMAT}: compile it again"
         )
-    programs = tuple(Program.from_json(text.encode()) for text in meta["programs"])
-    program = programs[0]
+    program, *others = (Program.from_json(one.encode()) for one in (meta["program"], *meta["others"]))
     shape = tuple(meta["input_shape"])
     ends = [arrays[f"{end}_{part}"] for end in ("input", "output") for part in ("scale", "offset")]
     found = of("network", arrays)
@@ -418,14 +418,14 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
         reference = Graph(shape, nodes)
     requantised = network.client if isinstance(network, Quantised) else None
     signature = Signature(
-        programs, points, shape, ends[0], ends[1], ends[2], ends[3], float(meta["input_limit"]),
+        (program, *others), points, shape, ends[0], ends[1], ends[2], ends[3], float(meta["input_limit"]),
         Cost(**meta["cost"]),
         tuple(meta["columns"]), _output(meta["output"]), rounds, requantised, float(meta["error"]),
     )  # fmt: skip
     told = tuple(map(str, meta["runners_up"]))
     check_signature(signature, arrays["samples"], network.sizes)
     if isinstance(network, Congruent):
-        check_channels(network, programs)
+        check_channels(network, signature.channels)
     return Plan(signature, network, reference, arrays["samples"], told)
 
 
