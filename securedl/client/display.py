@@ -27,7 +27,7 @@ def owner_card(model_id: bytes, plan: Plan, verifications: Sequence[Verification
     ledgers, program = [one.ledger for one in verifications], plan.signature.channels[0]
     layers, count = len(plan.network.rows(program)), len(ledgers)
     channels = f", {count} channels" if count > 1 else ""
-    checked, alarmed = (sum(counts) for counts in zip(*((one.checked, one.alarmed) for one in ledgers)))
+    checked, alarmed = sum(one.checked for one in ledgers), sum(one.alarmed for one in ledgers)
     shape, ring = network_shape(plan.network), program.params.ring
     rows = (
         ("plan", f"{layers} layers, {shape}, ring {ring}, batch {plan.batch}{channels}"),

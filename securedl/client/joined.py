@@ -1,4 +1,4 @@
-"""One predict call of a plan with several channels: each is asked the same samples, and the answers are joined."""
+"""One predict call of a plan with several channels: all are asked the same samples, answers are joined."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ class JoinedInference:
 
     def __init__(self, plan: Plan, parts: Sequence[Inference]) -> None:
         self._signature, self.parts = plan.signature, parts
+
+    @property
+    def batches(self) -> list[Batch]:
+        """Those of all channels."""
+        return [batch for part in self.parts for batch in part.batches]
 
     @property
     def lines(self) -> list[list[Batch]]:

@@ -1,7 +1,8 @@
 """compile(scheme="bgv", refreshes=0): whole numbers from the query to the answer, modulo several primes.
 
-Values have 70 bits and more, so that no plain modulus holds them: a plan has a *channel* for each of some primes,
-the same program on parameters of its own, and the client joins the answers (Chinese remainder theorem).
+Values have 70 bits and more, so that no plain modulus holds them: a plan has a *channel* for each of some
+primes, the same program on parameters of its own, and the client joins the answers (Chinese remainder
+theorem).
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from securedl.compiler.fused import Fused
 from securedl.compiler.precision import KEPT_SAMPLES
 from securedl.compiler.quantise import CLIP_MARGIN, Widths, quantise_through, quantising_error
 from securedl.errors import CompileError
-from securedl.he.deep_noise import DeepNoiseEvaluator
 from securedl.he.bgv import bgv_parameters, plain_primes
+from securedl.he.deep_noise import DeepNoiseEvaluator
 from securedl.network.outputs import Output
 from securedl.plan.congruent import Congruent
 from securedl.plan.plan import Plan

@@ -45,7 +45,7 @@ def plain_primes(ring: int, least: int, number: int) -> tuple[int, ...]:
 
     Example: plain_primes(8192, 1 << 50, 3) is (114689, 147457, 163841).
     """
-    root, found = math.floor(math.exp2(math.log2(least) / number)), list[int]()
+    root, found = math.floor(2.0 ** (math.log2(least) / number)), list[int]()
     while math.prod(found) < least or len(found) < number:
         found = found[1 - number :] if number > 1 else []
         found.append(plain_prime(ring, found[-1] + 1 if found else root))

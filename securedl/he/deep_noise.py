@@ -1,11 +1,12 @@
 """Noise of BGV where products come behind matrices, again and again, without a refresh.
 
 A product of polynomials is a product of their values at the 2N-th roots of unity, so noise that is large at
-a root of one factor is larger still there in the product: three or four products make so much of a few roots,
-which key has them large, that the mean square of all says little (`he.noise` was exceeded by 2 to 26 bits in
-one key of two). So a bound of the values at all roots is carried along, the *peak*. With it a product's
-mean square is at most one factor's times the square of the other's peak, whatever they have in common. What is
-structured, a wave at few roots, stays so behind a matrix, whose weights multiply it by what they are there.
+a root of one factor is larger still there in the product: three or four products make so much of the few
+roots at which a key is large that the mean square over all keys says little (`he.noise` was exceeded by 2 to
+26 bits with one key of two). So a bound of the values at all roots is carried along, the *peak*. With it a
+product's mean square is at most one factor's times the square of the other's peak, whatever they have in
+common. What is structured, a wave at few roots, stays so behind a matrix, whose weights multiply it by what
+they are there.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from dataclasses import replace
 from securedl.he.noise import ERROR, Noise, NoiseEvaluator, Sizes
 from securedl.he.params import Parameters
 
-#: A random polynomial's value at a root is so many deviations large with a chance of exp(-38.4), so at none of
-#: 2^15 roots but for one of 2^-40; and so is a product of two.
+#: A random polynomial's value at a root is so many deviations large with a chance of exp(-38.4), so at one of
+#: 2^15 roots with 2^-40; and so is a product of two.
 ROOTS, TWO = 6.2, 20.5
 #: ln of 2^40.
 _RARE = 27.8

@@ -1,4 +1,4 @@
-"""Whole numbers modulo a plain modulus t below 2^33, in arrays of int64; and modulo several of them, joined."""
+"""Whole numbers modulo a plain modulus t below 2^33, in arrays of int64; and joined from several moduli."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """A network of whole numbers without a refresh: what it gives is known by residues modulo several primes.
 
-From the query on nothing is rounded, so values grow to 80 bits and more, which no plain modulus holds. A server
-computes them modulo each of some primes, a channel each; answers less than half of the primes' product in
-magnitude follow from their residues (`he.modular.integers`), and that all are is a bound (`bounds`): a theorem.
+From the query on nothing is rounded, so values grow to 80 bits and more, which no plain modulus holds. A
+server computes them modulo each of some primes, a channel each; answers of less than half of the primes'
+product in magnitude follow from their residues (`he.modular.integers`). That all are so small is a bound
+(`bounds`): a theorem.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ class Congruent(Quantised):
         """See `Quantised`."""
         sent = self.client.query(self.normalised(flat))
         residues = [self.modulo(t).answers(sent) for t in self.primes]
-        return np.asarray(integers(residues, self.primes).astype(np.float64) * self.output_scale + self.output_offset)
+        received = integers(residues, self.primes).astype(np.float64)
+        return np.asarray(received * self.output_scale + self.output_offset)
 
     def answers(self, sent: Array) -> Residues:
         """Residues [samples, outputs], 0 to t - 1, for whole numbers [samples, features]."""
@@ -130,7 +132,8 @@ class Congruent(Quantised):
 
     def projected(self, point: int, rows: Array, points: Sequence[Checkpoint]) -> Projection | None:
         """See `Network`."""
-        parts = [self.layers[number].form if after else self.layers[number] for number, after in self._parts(point, points)]
+        values, layers = self._parts(point, points), self.layers
+        parts = [layers[number].form if after else layers[number] for number, after in values]
         return projection(rows, parts)
 
     @property

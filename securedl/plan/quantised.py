@@ -222,7 +222,8 @@ class Quantised(Network):
             shape = FORMS[form](degree, arrays[f"layer{i}.constant"])
             layers.append(Layer(name, matrices, arrays[f"layer{i}.bias"], shape))
             places.append(LayerPlaces(*(described(one, program) for one in where)))
-        factors = tuple(arrays[f"factor{k}"] for k in range(sum(name.startswith("factor") for name in arrays)))
+        refreshes = 0 if "primes" in meta else len(layers) - 1  # none of `Congruent`
+        factors = tuple(arrays[f"factor{k}"] for k in range(refreshes))
         client = Requantised(
             float(meta["input_factor"]), int(meta["input_limit"]), factors, int(meta["limit"])
         )

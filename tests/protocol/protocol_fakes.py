@@ -158,6 +158,11 @@ class FakeOwner:
         self.model_id = np.random.default_rng(seed).bytes(16)
         self.made: list[int | str | None] = []
 
+    @property
+    def channels(self) -> tuple[FakeOwner]:
+        """Itself."""
+        return (self,)
+
     def ask(self, x: Any, probes: Any = 0, *options: Any) -> Any:
         """x random batches."""
         return FakeInference(self, x, probes)
@@ -258,6 +263,7 @@ class FakeInference:
 
     def __init__(self, owner: FakeOwner, x: int, probes: int = 0) -> None:
         self.batches = [FakeBatch(owner, number) for number in range(x)]
+        self.lines = [self.batches]
 
     def broken_off(self) -> str:
         return ""
