@@ -89,7 +89,8 @@ def exact_candidates(fused: Fused, wish: WholeWanted, output: Output) -> Iterato
             ops = operations(network)
             starts = (0, *(k for k, op in enumerate(ops) if op.kind == "activation"))
             t = plain_prime(ring, math.ceil(2 * bound + 1))
-            lowered = Laying(fused, ring, starts, wish).smallest(t)
+            laying = Laying(fused, ring, starts, wish)
+            laying.check_upload(lowered := laying.smallest(t))
         except CompileError as reason:
             reasons.append(reason)
             continue
@@ -160,8 +161,14 @@ class Laying:
         """The program on the smallest chain that the noise model allows.
 
         Raises:
-            CompileError: there is none, or its weights are too many.
+            CompileError: there is none.
         """
-        found = on_smallest_chain(self._ring, t, self._primes, self.on, lambda one: one.program, model)
-        self._limit.check_upload(found.program, found.segments.layouts)
-        return found
+        return on_smallest_chain(self._ring, t, self._primes, self.on, lambda one: one.program, model)
+
+    def check_upload(self, lowered: Lowered, times: int = 1) -> None:
+        """Refuse weights that are too many to be sent, so many times.
+
+        Raises:
+            CompileError: so they are.
+        """
+        self._limit.check_upload(lowered.program, lowered.segments.layouts, times)

@@ -8,7 +8,6 @@ theorem).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 from securedl.compiler.candidate import Candidate
@@ -41,41 +40,49 @@ def through_candidates(fused: Fused, wish: WholeWanted, output: Output) -> list[
     reasons = list[CompileError]()
     for widths in wish.widths:
         try:
-            if found := list(_candidates(fused, widths, wish, output, reasons)):
-                return found
+            return _candidates(fused, widths, wish, output)
         except CompileError as reason:
             reasons.append(reason)
     raise reasons[0]
 
 
-def _candidates(
-    fused: Fused, widths: Widths, wish: WholeWanted, output: Output, reasons: list[CompileError]
-) -> Iterator[Candidate]:
-    whole = quantise_through(fused.normalised[0], widths)
+def _candidates(fused: Fused, widths: Widths, wish: WholeWanted, output: Output) -> list[Candidate]:
+    """With these widths.
+
+    Raises:
+        CompileError: no ring holds the plan; what is said of the largest.
+    """
+    whole, found, reasons = (
+        quantise_through(fused.normalised[0], widths),
+        list[Candidate](),
+        list[CompileError](),
+    )
     for ring in (wish.ring,) if wish.ring else THROUGH_RINGS:
         try:
             channels = _channels(whole, Laying(fused, ring, (0,), wish), ring)
         except CompileError as reason:
             reasons.append(reason)
         else:
-            yield _candidate(fused, whole, channels, wish, output)
+            found.append(_candidate(fused, whole, channels, wish, output))
+    if not found:
+        raise reasons[-1]
+    return found
 
 
 def _channels(whole: Congruent, laying: Laying, ring: int) -> list[Lowered]:
     """The program for each of as few primes as there can be.
 
     Raises:
-        CompileError: so many bits are too many for the ring.
+        CompileError: values have too many bits for the ring, or weights are too many.
     """
-    bound = float(whole.bounds[-1].max())
-    least, reason = 2 * math.ceil(bound) + 1, CompileError("")
+    least = 2 * math.ceil(float(whole.bounds[-1].max())) + 1
     for number in range(1, MOST_CHANNELS + 1):
         try:
             *others, largest = plain_primes(ring, least, number)
             first = laying.smallest(largest, DeepNoiseEvaluator)
-        except CompileError as error:
-            reason = error
+        except CompileError:
             continue
+        laying.check_upload(first, number)
         bits = [q.bit_length() for q in first.params.primes]
         found = [*(laying.on(bgv_parameters(ring, t, bits)) for t in others), first]
         for channel in found:
@@ -83,8 +90,8 @@ def _channels(whole: Congruent, laying: Laying, ring: int) -> list[Lowered]:
         return found
     raise CompileError(
         f"layer {whole.layers[-1].name!r} needs {least.bit_length()} bits for its values without a refresh, "
-        f"and ring {ring} has no place for them in {MOST_CHANNELS} plain moduli ({reason}): allow refreshes, "
-        "use fewer bits for inputs and weights, or a lower degree"
+        f"and ring {ring} has no room for the noise of {MOST_CHANNELS} plain moduli that hold them: allow "
+        "refreshes, use fewer bits for inputs and weights, or a lower degree"
     )
 
 
@@ -95,7 +102,9 @@ def _candidate(
     programs = tuple(channel.program for channel in channels)
     primes = tuple(program.params.plain_modulus for program in programs)
     network = replace(whole, primes=primes, places=first.places)
-    cost = sum((channel.segments.cost for channel in channels), Cost())
+    waits = (len(channels) - 1) * wish.link.rtt_ms  # all are asked at once
+    total = sum((channel.segments.cost for channel in channels), Cost())
+    cost = replace(total, link_ms=total.link_ms - waits)
     signature = Signature(
         programs, first.points, graph.input_shape, whole.input_scale, whole.input_offset, whole.output_scale,
         whole.output_offset, CLIP_MARGIN, cost, wish.columns, output, requantised=whole.client,

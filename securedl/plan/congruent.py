@@ -163,9 +163,11 @@ class Congruent(Quantised):
     @property
     def remarks(self) -> list[str]:
         """How fine whole numbers are, and what they are computed modulo."""
-        most, bits = self.client.input_limit, [t.bit_length() for t in self.primes]
-        joined = f"answers modulo {len(bits)} primes of {bits} bits, joined by the client"
-        return [f"whole numbers: inputs -{most} to {most}; {joined}"] if len(bits) > 1 else super().remarks
+        count, bits = len(self.primes), max(t.bit_length() for t in self.primes)
+        if count == 1:
+            return super().remarks
+        most, joined = self.client.input_limit, f"answers modulo {count} primes of {bits} bits"
+        return [f"whole numbers: inputs -{most} to {most}; {joined}, joined by the client"]
 
     def to_parts(self) -> tuple[Any, dict[str, Any]]:
         """See `Quantised`."""
