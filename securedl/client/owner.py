@@ -187,12 +187,10 @@ class Owner:
             InputError: bad samples, or with "raise" samples that would overflow; nothing has been encrypted
                 then.
         """
-        for one in self.channels:  # before any of them enters the call
+        asked = (x, probes, outliers, verify, after_alarm, server)
+        for one in self._channels:  # before any of them enters the call
             one.verification.ledger.allow(after_alarm)
-        parts = [
-            one._ask(x, probes, outliers, verify, after_alarm, server)  # the same for each
-            for one in self.channels
-        ]
+        parts = [one._ask(*asked) for one in self.channels]
         return JoinedInference(self.plan, parts) if self._channels else parts[0]
 
     def _ask(self, x: Any, probes: Wish, *options: Any) -> Inference:

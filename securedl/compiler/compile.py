@@ -140,8 +140,7 @@ def compile(
     x = samples_of(x_train, what="x_train", columns=columns)
     if exact and refreshes and activations == "server":
         raise InputError(
-            "with scheme 'bgv' refreshes can be 0, or are chosen by the planner, who puts one before each "
-            f"polynomial; got {refreshes}"
+            f"with scheme 'bgv' refreshes are 0 or one before each polynomial, the default; got {refreshes}"
         )
     if activations == "client":
         if refreshes is not None:

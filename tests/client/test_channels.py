@@ -270,7 +270,7 @@ def test_what_does_not_fit_is_refused() -> None:
     through(network("relu", 2), ring=16384, limit_gb=0.02)
     with pytest.raises(CompileError, match=r"of upload, more than limit_gb=0\.01"):  # of all three
         through(network("relu", 2), ring=16384, limit_gb=0.01)
-    with pytest.raises(InputError, match="with scheme 'bgv' refreshes can be 0, or are chosen"):
+    with pytest.raises(InputError, match="with scheme 'bgv' refreshes are 0 or one before"):
         securedl.compile(network("relu", 2), X, scheme="bgv", refreshes=2)
 
 
