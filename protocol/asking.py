@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from protocol.expect import Expectations, Expected
@@ -60,44 +61,62 @@ class Clock:
         return {**self._ms, "total": 1e3 * (time.perf_counter() - self._began)}
 
 
-def answered(
-    stream: Stream,
-    session: bytes,
-    receiver: Receiver,
-    batches: Sequence[SecretQuery],
-    expectations: Expectations,
-    clock: Clock,
-) -> Generator[int, None, None]:
-    """Send every batch and take its answer: the numbers of those that are answered and verified, one by one.
-    The next query is encrypted while the server works on one, and is on its way before the answer is
-    decrypted.
+@dataclass(frozen=True)
+class Line:
+    """One stream and what is asked on it.
+
+    Attributes:
+        session: its id.
+    """
+
+    stream: Stream
+    session: bytes
+    receiver: Receiver
+    batches: Sequence[SecretQuery]
+    expectations: Expectations
+
+
+def answered(lines: Sequence[Line], clock: Clock) -> Generator[int, None, None]:
+    """Send every batch and take its answer, on all streams by turns, all of which have as many batches: the
+    numbers of those that are answered and verified, one by one. The next query is encrypted while the server
+    works on one, and is on its way before the answer is decrypted.
 
     Raises:
         ProtocolError: the server sent anything but what the program says.
     """
-    asking = _Asking(stream, session, receiver, expectations, clock)
+    asked = [_Asking(line, clock) for line in lines]
     try:
-        if batches:
-            asking.send(asking.expected.query, 0, asking.encrypt(batches[0]))
-        for number, batch in enumerate(batches):
-            ready = asking.encrypt(batches[number + 1]) if number + 1 < len(batches) else None
-            answer = asking.follow(number, batch)
-            if ready is not None:
-                asking.send(asking.expected.query, number + 1, ready)
-            with clock("decrypt"):
-                batch.finish(answer)
+        for one in asked:
+            one.begin()
+        for number in range(max(len(line.batches) for line in lines)):
+            for one in asked:
+                one.answer(number)
             yield number
     finally:  # a server that goes away escapes no alarm
-        for batch in batches:
-            batch.settle()
+        for line in lines:
+            for batch in line.batches:
+                batch.settle()
 
 
 class _Asking:
-    def __init__(
-        self, stream: Stream, session: bytes, receiver: Receiver, expectations: Expectations, clock: Clock
-    ) -> None:
-        self._stream, self._session, self._receiver = stream, session, receiver
-        self._clock, self.expected = clock, expectations
+    def __init__(self, line: Line, clock: Clock) -> None:
+        self._stream, self._session, self._receiver = line.stream, line.session, line.receiver
+        self._clock, self.expected, self._batches = clock, line.expectations, line.batches
+
+    def begin(self) -> None:
+        """Send the first query."""
+        if self._batches:
+            self.send(self.expected.query, 0, self.encrypt(self._batches[0]))
+
+    def answer(self, number: int) -> None:
+        """Take the answer of a batch, and send the next."""
+        following = number + 1
+        ready = self.encrypt(self._batches[following]) if following < len(self._batches) else None
+        tiles = self.follow(number, self._batches[number])
+        if ready is not None:
+            self.send(self.expected.query, following, ready)
+        with self._clock("decrypt"):
+            self._batches[number].finish(tiles)
 
     def encrypt(self, batch: SecretQuery) -> list[bytes]:
         with self._clock("encrypt"):

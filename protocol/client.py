@@ -6,13 +6,13 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from protocol import address as addresses
 from protocol import messages_pb2 as pb
-from protocol.asking import Clock, answered
+from protocol.asking import Clock, Line, answered
 from protocol.blobs import BlobTable
 from protocol.expect import Expectations
 from protocol.given import check_client
@@ -34,6 +34,7 @@ from securedl.program.program import Program
 
 if TYPE_CHECKING:  # a server's process may import this module, and must not load what a client needs
     from securedl.client.inference import Answer, AnswerPart, Inference, Wish
+    from securedl.client.joined import JoinedInference
     from securedl.client.priced import CoefficientPrices
 
 #: Longest silence of the server: it computes between two messages.
@@ -47,8 +48,8 @@ _log = logging.getLogger("protocol.client")
 Progress = Callable[[int, int], object]
 
 
-class SecretSide(Protocol):
-    """What the client needs of `securedl.Owner`."""
+class SecretChannel(Protocol):
+    """What the client needs of a `securedl.Owner` of one program."""
 
     @property
     def program(self) -> Program:
@@ -58,14 +59,22 @@ class SecretSide(Protocol):
     def model_id(self) -> bytes:
         """16 bytes that name program and keys."""
 
-    def prepare(self, progress: Progress | None = None) -> None:
-        """Make what verifies answers, unless it is there already. progress: called with steps."""
-
     def key(self, step: int | None) -> bytes:
         """A packed switch key: of a rotation in slots, or for relinearisation."""
 
     def weights(self, indices: Iterable[int]) -> Generator[bytes, None, None]:
         """Packed weights. It is closed when no more are wanted."""
+
+
+class SecretSide(Protocol):
+    """What the client needs of `securedl.Owner`."""
+
+    @property
+    def channels(self) -> Sequence[SecretChannel]:
+        """Those that are asked together: one, but of plans that several plain moduli are computed for."""
+
+    def prepare(self, progress: Progress | None = None) -> None:
+        """Make what verifies answers, unless it is there already. progress: called with steps."""
 
     def ask(
         self,
@@ -75,7 +84,7 @@ class SecretSide(Protocol):
         verify: str = "every",
         after_alarm: str = "refuse",
         server: str = "",
-    ) -> Inference:
+    ) -> Inference | JoinedInference:
         """The owner's side of one predict call to the server of this address."""
 
 
@@ -107,16 +116,22 @@ class ModelStatus:
 
 @dataclass(frozen=True)
 class _Known:
-    """What follows from the program, computed once."""
+    """A channel, and what follows from its program, computed once."""
 
+    channel: SecretChannel
     json: bytes
     program_id: bytes
     table: BlobTable
     expectations: Expectations
 
     @staticmethod
-    def of(program: Program) -> _Known:
-        return _Known(program.to_json(), program.id, BlobTable(program), Expectations.of(program))
+    def of(channel: SecretChannel) -> _Known:
+        program = channel.program
+        return _Known(channel, program.to_json(), program.id, BlobTable(program), Expectations.of(program))
+
+
+def _model_request(channel: SecretChannel) -> Any:
+    return pb.ModelRequest(version=PROTOCOL_VERSION, model_id=channel.model_id)
 
 
 def prices(
@@ -179,10 +194,14 @@ class Parts:
     """The answers of a call as they come (`Client.predict_batches`)."""
 
     def __init__(
-        self, client: Client, inference: Inference, expectations: Expectations, clock: Clock
+        self,
+        client: Client,
+        inference: Inference | JoinedInference,
+        models: Sequence[_Known],
+        clock: Clock,
     ) -> None:
-        self.inference, self.expectations, self.clock = inference, expectations, clock
-        self.asked = self.came = 0  # batches in all, and answered in the present stream
+        self.inference, self.models, self.clock = inference, models, clock
+        self.asked = self.came = 0  # batches in all, and answered in the present streams
         self._parts = client._parts(self)
         self._answer: Answer | None = None
 
@@ -200,7 +219,8 @@ class Parts:
             ProtocolError: they have not.
         """
         if self._answer is None:
-            traffic = self.expectations.traffic(self.asked)
+            sizes = [known.expectations.traffic(self.asked) for known in self.models]
+            traffic = {kind: sum(one[kind] for one in sizes) for kind in sizes[0]}
             self._answer = self.inference.answer(self.clock.timings(), traffic)
         return self._answer
 
@@ -238,7 +258,7 @@ class Client:
         assert owner is not None  # for type checkers; it was checked
         self._owner, self._progress, self._retry_s = owner, progress, retry_s
         self._link = Connection(address, token, tls, timeout_s, CONNECT_S)
-        self._known: _Known | None = None
+        self._known: tuple[_Known, ...] = ()
         self._prices: CoefficientPrices | None = None
 
     def __enter__(self) -> Client:
@@ -279,20 +299,25 @@ class Client:
         return self._prices
 
     def status(self) -> ModelStatus:
-        """What the server has of this owner's model.
+        """What the server has of this owner's model, all its channels together.
 
         Raises:
             ServerError, ProtocolError: as `describe`.
         """
-        request = pb.ModelRequest(version=PROTOCOL_VERSION, model_id=self._owner.model_id)
-        found: Any = self._link.ask("Status", request, pb.Status)
-        return ModelStatus(found.known, found.blobs, found.missing_blobs)
+        found: list[Any] = [
+            self._link.ask("Status", _model_request(channel), pb.Status) for channel in self._owner.channels
+        ]
+        return ModelStatus(
+            all(one.known for one in found), sum(one.blobs for one in found),
+            sum(one.missing_blobs for one in found),
+        )  # fmt: skip
 
     def remove(self) -> bool:
-        """Delete this owner's model on the server; whether it was there."""
-        request = pb.ModelRequest(version=PROTOCOL_VERSION, model_id=self._owner.model_id)
-        reply: Any = self._link.ask("Remove", request, pb.Removed)
-        return bool(reply.known)
+        """Delete this owner's model on the server; whether it was there, or a part of it."""
+        replies: list[Any] = [
+            self._link.ask("Remove", _model_request(channel), pb.Removed) for channel in self._owner.channels
+        ]
+        return any(reply.known for reply in replies)
 
     def upload(self) -> Upload:
         """Send the program, the keys and the encrypted weights: what the server lacks of them. Before that
@@ -307,13 +332,14 @@ class Client:
         prepared = time.monotonic()
         self._owner.prepare(self._progress)
         began, blobs, size = time.monotonic(), 0, 0
-        while True:
-            done = self._upload_once()
-            blobs, size = blobs + done.blobs, size + done.blob_bytes
-            if not done.remaining:
-                return Upload(blobs, size, time.monotonic() - began, began - prepared)
-            if not done.blobs:
-                raise ProtocolError("the server misses parts of the model but does not say which")
+        for known in self._models():
+            remaining = 1
+            while remaining:
+                done = self._upload_once(known)
+                blobs, size, remaining = blobs + done.blobs, size + done.blob_bytes, done.remaining
+                if remaining and not done.blobs:
+                    raise ProtocolError("the server misses parts of the model but does not say which")
+        return Upload(blobs, size, time.monotonic() - began, began - prepared)
 
     def predict(
         self,
@@ -374,32 +400,36 @@ class Client:
             True
         """
         self._link.check_open()  # making probes takes long
-        known, clock = self._model(), Clock()
+        models, clock = self._models(), Clock()
         with clock("prepare"):
             inference = self._owner.ask(x, probes, outliers, verify, after_alarm, self._link.address)
-        return Parts(self, inference, known.expectations, clock)
+        return Parts(self, inference, models, clock)
 
     def _parts(self, parts: Parts) -> Generator[AnswerPart, None, None]:
         """Answers as they come; what is missing is asked again where the server goes away."""
         inference, retrying = parts.inference, Retrying(self._retry_s)
         doing = "nothing is lost and nothing was learnt: the query can be repeated"
         try:
-            while batches := inference.pending():
-                parts.asked, parts.came = parts.asked + len(batches), 0
+            while numbers := inference.unanswered:
+                parts.asked, parts.came = parts.asked + len(numbers), 0
                 try:
-                    with self._link.stream("Predict", doing) as stream:
-                        session, _ = self._greet(stream, "Predict", 0)
-                        receiver = Receiver(session, stream.source)
-                        made = answered(stream, session, receiver, batches, parts.expectations, parts.clock)
-                        with contextlib.closing(made):
-                            for number in made:
+                    with contextlib.ExitStack() as streams:
+                        lines = list[Line]()
+                        for known, batches in zip(parts.models, inference.again(numbers), strict=True):
+                            stream = streams.enter_context(self._link.stream("Predict", doing))
+                            session, _ = self._greet(stream, "Predict", known)
+                            receiver = Receiver(session, stream.source)
+                            lines.append(Line(stream, session, receiver, batches, known.expectations))
+                        with contextlib.closing(answered(lines, parts.clock)) as made:
+                            for index in made:
                                 parts.came += 1
                                 retrying.renew()
-                                yield inference.part(batches[number])
-                        stream.finish()
-                        stream.expect_end()
+                                yield inference.part(numbers[index])
+                        for line in lines:
+                            line.stream.finish()
+                            line.stream.expect_end()
                 except UnreachableError as error:
-                    left = len(batches) - parts.came
+                    left = len(numbers) - parts.came
                     if left and (inference.broken_off() or not retrying.again(error)):
                         raise
         except (ServerError, ProtocolError, FormatError) as error:
@@ -407,21 +437,20 @@ class Client:
                 raise AlarmError(f"{alarm}; then the call ended: {error}") from error
             raise
 
-    def _model(self) -> _Known:
-        if self._known is None:
-            self._known = _Known.of(self._owner.program)
+    def _models(self) -> tuple[_Known, ...]:
+        """One for each channel."""
+        self._known = self._known or tuple(map(_Known.of, self._owner.channels))
         return self._known
 
-    def _upload_once(self) -> Any:
-        known = self._model()
+    def _upload_once(self, known: _Known) -> Any:
         table, program = known.table, known.json
         with self._link.stream("Upload", "what arrived is kept: call upload() again") as stream:
-            session, welcome = self._greet(stream, "Upload", len(program))
+            session, welcome = self._greet(stream, "Upload", known, len(program))
             count = len(table)
             missing = list(range(count)) if welcome.needs_program else expand_ranges(welcome.missing, count)
             if welcome.needs_program:
                 stream.send(frames(session, pb.PROGRAM, 0, program))
-            stream.send(self._blob_frames(session, table, missing))
+            stream.send(self._blob_frames(session, known, missing))
             stream.finish()
             raw = next(stream.source, None)
             if raw is None:
@@ -435,12 +464,12 @@ class Client:
                 stream.expect_end()
         return done
 
-    def _greet(self, stream: Stream, method: str, program_bytes: int) -> tuple[bytes, Any]:
+    def _greet(self, stream: Stream, method: str, known: _Known, program_bytes: int = 0) -> tuple[bytes, Any]:
         """Exchange greetings; the session's id and the server's Welcome."""
         hello: Any = pb.Hello(
             version=PROTOCOL_VERSION,
-            model_id=self._owner.model_id,
-            program_id=self._model().program_id,
+            model_id=known.channel.model_id,
+            program_id=known.program_id,
             nonce=secrets.token_bytes(NONCE_BYTES),
             program_bytes=program_bytes,
         )
@@ -456,14 +485,15 @@ class Client:
             raise ProtocolError("the server's Welcome to a query speaks of an upload")
         return session_id(method, sent, received), welcome
 
-    def _blob_frames(self, session: bytes, table: BlobTable, missing: list[int]) -> Iterator[bytes]:
+    def _blob_frames(self, session: bytes, known: _Known, missing: list[int]) -> Iterator[bytes]:
+        table, channel = known.table, known.channel
         total, done = sum(table[number].length for number in missing), 0
         indices = [number - len(table.keys) for number in missing if number >= len(table.keys)]
-        with contextlib.closing(self._owner.weights(indices)) as weights:
+        with contextlib.closing(channel.weights(indices)) as weights:
             for number in missing:
                 blob = table[number]
                 index = number if blob.kind == pb.KEY else number - len(table.keys)
-                data = self._owner.key(blob.name) if blob.kind == pb.KEY else next(weights)
+                data = channel.key(blob.name) if blob.kind == pb.KEY else next(weights)
                 if len(data) != blob.length:
                     raise FormatError(
                         f"the owner made part {number} of {len(data)} bytes where {blob.length} are due"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,22 @@ from securedl.verify.report import Report
 SHOWN_LABELS = 10
 
 
-def owner_card(model_id: bytes, plan: Plan, verification: Verification) -> Card:
-    """The model's name, the plan in a line, and what the key has served; nothing is computed for it."""
-    params, ledger = plan.program.params, verification.ledger
-    layers = len(plan.network.rows(plan.program))
+def owner_card(model_id: bytes, plan: Plan, verifications: Sequence[Verification]) -> Card:
+    """The model's name, the plan in a line, and what the key has served; nothing is computed for it.
+
+    Args:
+        verifications: of each channel.
+    """
+    ledgers, program = [one.ledger for one in verifications], plan.signature.channels[0]
+    layers, count = len(plan.network.rows(program)), len(ledgers)
+    channels = f", {count} channels" if count > 1 else ""
+    checked, alarmed = sum(one.checked for one in ledgers), sum(one.alarmed for one in ledgers)
+    shape, ring = network_shape(plan.network), program.params.ring
     rows = (
-        ("plan", f"{layers} layers, {network_shape(plan.network)}, ring {params.ring}, batch {plan.batch}"),
+        ("plan", f"{layers} layers, {shape}, ring {ring}, batch {plan.batch}{channels}"),
         ("key", "secret, in this process; save(path, passphrase=...) keeps it"),
-        ("served", f"{ledger.batches} batches"),
-        ("probes", f"{ledger.checked} compared, {ledger.alarmed} in batches with an alarm"),
+        ("served", f"{max(one.batches for one in ledgers)} batches"),
+        ("probes", f"{checked} compared, {alarmed} in batches with an alarm"),
     )
     return Card(f"Owner of model {model_id.hex()}", rows)
 

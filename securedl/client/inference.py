@@ -20,6 +20,7 @@ from securedl.client.verifier import Verifier
 from securedl.display import Card
 from securedl.errors import InputError, ProtocolError
 from securedl.network.graph import Array
+from securedl.network.outputs import Output
 from securedl.verify.check import Check, RangeCheck, ValueCheck
 from securedl.verify.placement import EMPTY, Placement, Probes, place
 from securedl.verify.report import Report
@@ -82,6 +83,24 @@ class AnswerPart:
     def passed(self) -> bool:
         """No alarm."""
         return not self.alarms
+
+    @staticmethod
+    def of(output: Output, samples: NDArray[np.int64], flat: Array, alarms: Sequence[str]) -> AnswerPart:
+        """Of flat logits [samples, outputs]."""
+        logits = output.shaped(flat)
+        return AnswerPart(samples, logits, output.labels(logits), output.probabilities(logits), tuple(alarms))
+
+
+def answered(
+    output: Output, flat: Array, report: Report, timings: dict[str, float], traffic: dict[str, int]
+) -> Answer:
+    """An answer of flat logits [samples, outputs]."""
+    logits, skipped = output.shaped(flat), list(report.skipped)
+    labels = output.labels(logits)
+    logits[skipped] = np.nan
+    if labels is not None:
+        labels[skipped] = SKIPPED
+    return Answer(logits, labels, report, timings, traffic, output.probabilities(logits))
 
 
 class Inference:
@@ -159,27 +178,28 @@ class Inference:
             raise InputError(f"probes must be a number from 0 or a Probes, got {probes!r}")
         return Probes(int(probes), fill=bool(probes > 0))
 
-    def pending(self) -> list[Batch]:
-        """Batches without an answer. Those that were begun are asked anew from their beginning, encrypted
-        afresh, and count as served once more: the same samples and probes in the same lanes.
-        """
-        left = [number for number, batch in enumerate(self.batches) if batch.answer is None]
-        again = [number for number in left if self.batches[number].begun]
-        self._entry.more(len(again))
-        for number in again:
-            self.batches[number] = self._batch(number)
-        return [self.batches[number] for number in left]
+    @property
+    def unanswered(self) -> list[int]:
+        """Numbers of the batches without an answer."""
+        return [number for number, batch in enumerate(self.batches) if batch.answer is None]
 
-    def part(self, batch: Batch) -> AnswerPart:
+    def again(self, numbers: Sequence[int]) -> list[list[Batch]]:
+        """These batches of each stream that is asked, from their beginning. Those that were begun are asked
+        anew, encrypted afresh, and count as served once more: the same samples and probes in the same lanes.
+        """
+        begun = [number for number in numbers if self.batches[number].begun]
+        self._entry.more(len(begun))
+        for number in begun:
+            self.batches[number] = self._batch(number)
+        return [[self.batches[number] for number in numbers]]
+
+    def part(self, number: int) -> AnswerPart:
         """What a batch that has its answer says of the samples in it."""
-        number = next(k for k, one in enumerate(self.batches) if one is batch)
+        batch, row = self.batches[number], self._placement.data[number]
         assert batch.answer is not None
-        row = self._placement.data[number]
         here = np.flatnonzero(row != EMPTY)
         here = here[np.isin(row[here], self._screened.skipped, invert=True)]
-        logits = self._output.shaped(batch.answer[here])
-        labels = self._output.labels(logits)
-        return AnswerPart(row[here], logits, labels, self._output.probabilities(logits), tuple(batch.alarms))
+        return AnswerPart.of(self._output, row[here], batch.answer[here], batch.alarms)
 
     def broken_off(self) -> str:
         """Of a call that ended too early: its first alarm, which its entry keeps, or nothing."""
@@ -193,13 +213,9 @@ class Inference:
         answers = [batch.answer for batch in self.batches]
         if any(found is None for found in answers):
             raise ProtocolError("the server left a query without an answer")
-        logits = self._output.shaped(self._placement.collect(np.array(answers)))
-        labels = self._output.labels(logits)
-        logits[self._screened.skipped] = np.nan
-        if labels is not None:
-            labels[self._screened.skipped] = SKIPPED
-        probabilities = self._output.probabilities(logits)
-        return Answer(logits, labels, self._report(), timings, traffic, probabilities)
+        return answered(
+            self._output, self._placement.collect(np.array(answers)), self._report(), timings, traffic
+        )
 
     @property
     def _values(self) -> ValueCheck | None:

@@ -102,6 +102,11 @@ class Kit:
         """The public program."""
         return self.granted.signature.program
 
+    @property
+    def channels(self) -> tuple[Kit]:
+        """A kit asks one model: itself."""
+        return (self,)
+
     def prepare(self, progress: Callable[[int, int], object] | None = None) -> None:
         """Refuse an upload before anything is sent.
 

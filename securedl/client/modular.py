@@ -15,9 +15,10 @@ from functools import cached_property
 
 import numpy as np
 
-from securedl.he.modular import Residues, halves, joined, sums_of_products
+from securedl.errors import InputError
+from securedl.he.modular import Residues
 from securedl.network.graph import Array
-from securedl.plan.network import Network
+from securedl.plan.network import Checkpoint, Network
 from securedl.plan.projection import ModularProjection
 from securedl.verify.check import Finding, Segment, ValueCheck
 from securedl.verify.report import Blind
@@ -49,40 +50,48 @@ class ModularProjections:
 
     Args:
         network: of whole numbers. t: the plain modulus, a prime. sample: one that the network takes, flat,
-            [features]; zeros by default.
+            [features]; zeros by default. points: of its plan, where segments depend on them.
     """
 
-    def __init__(self, network: Network, t: int, sample: Array | None = None) -> None:
-        self._network, self.t = network, t
+    def __init__(
+        self, network: Network, t: int, sample: Array | None = None, points: Sequence[Checkpoint] = ()
+    ) -> None:
+        self._network, self.t, self._points = network, t, points
         self.combinations = least_combinations(t)
         sample = np.zeros(network.sizes[0]) if sample is None else sample
-        self._sent = [np.zeros_like(one.sent) for one in network.exchanges(sample[None], ())]
+        self._sent = [np.zeros_like(one.sent) for one in network.exchanges(sample[None], points)]
 
     @cached_property
     def _biases(self) -> list[Residues]:
         """b̂ of each segment, [1, features]: what it makes of zeros."""
-        last = [[*self._network.inside(k, sent, ())][-1] for k, sent in enumerate(self._sent, 1)]
+        last = [[*self._network.inside(k, sent, self._points)][-1] for k, sent in enumerate(self._sent, 1)]
         return [one.values.astype(np.int64) for one in last]
 
     def drawn(self) -> list[ModularProjection]:
-        """Of each segment, afresh."""
-        return [self._drawn(point, self.combinations) for point in range(1, 1 + len(self._biases))]
+        """Of each segment, afresh.
+
+        Raises:
+            InputError: a segment holds more than an affine map and a polynomial before it.
+        """
+        found = list[ModularProjection]()
+        for point in range(1, 1 + len(self._biases)):
+            one = self._drawn(point, self.combinations)
+            if one is None:
+                raise InputError(f"without weights nothing can be tested at checkpoint {point} of this plan")
+            found.append(one)
+        return found
 
     def fewer(self) -> list[ModularProjection | None]:
         """The same, half as many as values that are received at most, for who is not to know the weights;
-        None where there is one value.
+        None where there is one value, or more than an affine map and a polynomial before it.
         """
         counts = [min(self.combinations, bias.shape[1] // 2) for bias in self._biases]
         return [self._drawn(point, count) if count else None for point, count in enumerate(counts, 1)]
 
-    def _drawn(self, point: int, count: int) -> ModularProjection:
-        bias, t = self._biases[point - 1], self.t
-        rows = uniform((count, bias.shape[1]), t)
-        parts = self._network.projected(point, np.concatenate(halves(rows)), ())
-        assert parts is not None  # of whole numbers all are
-        columns = [-joined(one[:count], one[count:], t) for one in parts.columns]
-        offset = sums_of_products(bias, rows, t)[0]
-        return ModularProjection(np.concatenate([rows, *columns], axis=1), offset, parts.form, t)
+    def _drawn(self, point: int, count: int) -> ModularProjection | None:
+        bias = self._biases[point - 1]
+        rows = uniform((count, bias.shape[1]), self.t)
+        return self._network.projected_modulo(point, rows, bias, self.t, self._points)
 
 
 class ModularCheck(ValueCheck):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from securedl.client.display import owner_card
 from securedl.client.given import check_plan
 from securedl.client.granted import Granted
 from securedl.client.inference import Inference, Wish
+from securedl.client.joined import JoinedInference
 from securedl.client.keys import Keys
 from securedl.client.kit import Kit, KitTerms
 from securedl.client.ledger_file import LedgerFile
@@ -24,13 +25,15 @@ from securedl.client.preparing import prepared, processors
 from securedl.client.probes import Verification
 from securedl.client.sealed import Sealed
 from securedl.client.stock import AHEAD, stock
+from securedl.display import Card
 from securedl.errors import InputError
 from securedl.files import ARCHIVE, KIT, OWNER
+from securedl.plan.network import of, under
 from securedl.plan.plan import Plan, plan_from_bytes
 from securedl.program.program import Program
 
 DAY_S = 86_400
-_SEALED = Sealed(OWNER, 4, "a saved owner")
+_SEALED = Sealed(OWNER, 5, "a saved owner")
 _HINTS = {
     ARCHIVE: "; it may be a saved plan: securedl.load_plan(path)",
     KIT: "; it is a kit: securedl.Kit.load(path, passphrase=...)",
@@ -41,7 +44,7 @@ class Owner:
     """The secret side of one plan.
 
     Args:
-        plan: what was compiled. A new secret key is generated for it.
+        plan: what was compiled. A new secret key is generated for it, and for each of its channels.
         processes: how many may encrypt weights, where there are enough; as many as there are processors by
             default, and 1 is this process alone.
         ahead: for how many queries, of a batch each, encryptions are prepared in idle time; 0 for none.
@@ -54,7 +57,12 @@ class Owner:
     Attributes:
         plan: the plan. keys: the secret key and what is done with it.
         verification: probes with their tolerances, and what has been seen so far.
+
+    Where a plan has several channels, an owner is one of each (`channels`), and has no key, no verification,
+    no weights of its own: it only asks them together.
     """
+
+    _channels: tuple[Owner, ...] = ()
 
     def __init__(
         self,
@@ -65,6 +73,9 @@ class Owner:
     ) -> None:
         check_plan(plan)
         _check_work(processes, ahead)
+        if len(plan.channels) > 1:
+            self._join(plan, tuple(Owner(one, processes, ahead, ledger) for one in plan.channels))
+            return
         keys = Keys(plan.program.params, ahead=stock(plan.signature, ahead))
         verification = Verification(plan, secret=keys.slot_squares)
         self._set(plan, keys, secrets.token_bytes(16), verification, processes, ledger)
@@ -84,23 +95,40 @@ class Owner:
             path = checked_path(ledger, "ledger")
             verification.ledger = LedgerFile(path, self.model_id.hex(), verification.ledger)
 
+    def _join(self, plan: Plan, channels: tuple[Owner, ...]) -> None:
+        self.plan, self._channels = plan, channels
+
+    @property
+    def channels(self) -> tuple[Owner, ...]:
+        """The owner of each channel: of a plan with one program this one."""
+        return self._channels or (self,)
+
     def __repr__(self) -> str:
-        return owner_card(self.model_id, self.plan, self.verification).text()
+        return self._card().text()
 
     def _repr_html_(self) -> str:
-        return owner_card(self.model_id, self.plan, self.verification).html()
+        return self._card().html()
+
+    def _card(self) -> Card:
+        return owner_card(self.model_id, self.plan, [one.verification for one in self.channels])
 
     def __reduce__(self) -> Any:
         raise TypeError("an Owner holds a secret key: use save with a passphrase")
 
     @property
     def program(self) -> Program:
-        """The public program."""
+        """The public program.
+
+        Raises:
+            InputError: there are several: each of `channels` has one.
+        """
         return self.plan.program
 
     @property
     def model_id(self) -> bytes:
         """16 bytes that name the program together with this key set."""
+        if self._channels:
+            return hashlib.sha256(b"".join(one.model_id for one in self._channels)).digest()[:16]
         return hashlib.sha256(self.program.id + self._key_id).digest()[:16]
 
     def key(self, step: int | None) -> bytes:
@@ -128,8 +156,9 @@ class Owner:
         Args:
             progress: called with steps done and steps in all, of tolerances and then of probes.
         """
-        with self.keys.zeros.working():
-            self.verification.prepare(progress)
+        for one in self.channels:
+            with one.keys.zeros.working():
+                one.verification.prepare(progress)
 
     def ask(
         self,
@@ -139,7 +168,7 @@ class Owner:
         verify: str = "every",
         after_alarm: str = "refuse",
         server: str = "",
-    ) -> Inference:
+    ) -> Inference | JoinedInference:
         """The client's side of one predict call.
 
         Args:
@@ -154,10 +183,15 @@ class Owner:
             InputError: bad samples, or with "raise" samples that would overflow; nothing has been encrypted
                 then.
         """
+        asked = (x, probes, outliers, verify, after_alarm, server)
+        for one in self._channels:  # before any of them enters the call
+            one.verification.ledger.allow(after_alarm)
+        parts = [one._ask(*asked) for one in self.channels]
+        return JoinedInference(self.plan, parts) if self._channels else parts[0]
+
+    def _ask(self, x: Any, probes: Wish, *options: Any) -> Inference:
         with self.keys.zeros.working():
-            return Inference(
-                self.keys, self.verification, x, probes, (), outliers, verify, after_alarm, server
-            )
+            return Inference(self.keys, self.verification, x, probes, (), *options)
 
     def grant(self, name: str = "", days: float | None = None) -> Kit:
         """A kit for a client who may ask, and verify answers, but is not given the weights.
@@ -168,6 +202,8 @@ class Owner:
         Raises:
             InputError: this plan cannot be granted, or no such name or number.
         """
+        if self._channels:
+            raise InputError("this plan cannot be granted: it has several channels, a model and a key each")
         if not isinstance(name, str):
             raise InputError(f"the name of a kit is text, got {kind(name)}")
         expires = None
@@ -191,12 +227,35 @@ class Owner:
         Raises:
             InputError: an empty passphrase, or a path that cannot be written; nothing is left half-written.
         """
-        arrays = {
+        arrays: dict[str, Any] = {"plan": np.frombuffer(self.plan.to_bytes(), np.uint8)}
+        for k, one in enumerate(self.channels):
+            arrays |= under(f"channel{k}", one._to_arrays())
+        _SEALED.save(path, passphrase, arrays, "Owner.save")
+
+    def _to_arrays(self) -> dict[str, Any]:
+        """All but the plan."""
+        return {
             "key": np.frombuffer(self.keys.body(), np.uint8),
             "key_id": np.frombuffer(self._key_id, np.uint8),
-            "plan": np.frombuffer(self.plan.to_bytes(), np.uint8),
+            **self.verification.to_arrays(),
         }
-        _SEALED.save(path, passphrase, {**arrays, **self.verification.to_arrays()}, "Owner.save")
+
+    @classmethod
+    def _from_arrays(
+        cls,
+        plan: Plan,
+        arrays: Mapping[str, Any],
+        processes: int | None,
+        ahead: int,
+        ledger: str | Path | None,
+    ) -> Owner:
+        keys = Keys(plan.program.params, arrays["key"].tobytes(), stock(plan.signature, ahead))
+        owner = cls.__new__(cls)
+        verification = Verification.from_arrays(plan, arrays, keys.slot_squares)
+        if verification.made:
+            verification.prepare()
+        owner._set(plan, keys, arrays["key_id"].tobytes(), verification, processes, ledger)
+        return owner
 
     @classmethod
     def load(
@@ -220,12 +279,14 @@ class Owner:
         _check_work(processes, ahead)
         with _SEALED.load(path, passphrase, "Owner.load", _HINTS) as arrays:
             plan = plan_from_bytes(arrays["plan"].tobytes())
-            keys = Keys(plan.program.params, arrays["key"].tobytes(), stock(plan.signature, ahead))
-            owner = cls.__new__(cls)
-            verification = Verification.from_arrays(plan, arrays, keys.slot_squares)
-            if verification.made:
-                verification.prepare()
-            owner._set(plan, keys, arrays["key_id"].tobytes(), verification, processes, ledger)
+            channels = tuple(
+                cls._from_arrays(one, of(f"channel{k}", arrays), processes, ahead, ledger)
+                for k, one in enumerate(plan.channels)
+            )
+        if len(channels) == 1:
+            return channels[0]
+        owner = cls.__new__(cls)
+        owner._join(plan, channels)
         return owner
 
 

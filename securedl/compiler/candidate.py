@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from securedl.compiler.cost import EXPECTED_QUERIES, SlotsCost
+from securedl.compiler.cost import EXPECTED_QUERIES, CoefficientPrices, SlotsCost
 from securedl.errors import CompileError, UnsupportedLayerError
 from securedl.plan.plan import Plan
-from securedl.plan.signature import Cost
+from securedl.plan.signature import Cost, Link
 from securedl.plan.summary import shown_ms
 
 #: Runners-up that a plan tells of.
@@ -70,12 +70,14 @@ def cheapest(sources: Sequence[Callable[[], Sequence[Candidate]]]) -> Plan:
     raise reasons[0]
 
 
-def with_price_of_taps(plan: Plan, price: SlotsCost) -> Plan:
+def with_price_of_taps(plan: Plan, link: Link, prices: CoefficientPrices) -> Plan:
     """The plan with a line on what it would cost to show the client the results of all matrices."""
-    if not (hidden := plan.program.hidden):
+    cost = plan.signature.cost
+    for program in plan.signature.channels:
+        price = SlotsCost(program.params, link, prices)
+        cost = sum((price.transfer(port.tiles, 0, fresh=False) for port in program.hidden), cost)
+    if cost == plan.signature.cost:
         return plan
-    shown = (price.transfer(port.tiles, 0, fresh=False) for port in hidden)
-    cost = sum(shown, plan.signature.cost)
     same = Candidate("the same with taps (checked_by='client')", plan.batch, cost, 0.0)
     return plan.with_runners_up([same.line, *plan.runners_up])
 

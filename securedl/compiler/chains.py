@@ -72,11 +72,13 @@ def on_smallest_chain(
     primes: int,
     attempt: Callable[[Parameters], _Made],
     program_of: Callable[[_Made], Program],
+    model: type[NoiseEvaluator] = NoiseEvaluator,
 ) -> _Made:
     """A program on the smallest chain that the noise model allows it.
 
     Args:
         primes: how many. attempt: makes it on a chain; the same steps for all with so many primes.
+        model: of noise.
 
     Raises:
         CompileError: no chain of the ring holds the noise.
@@ -88,16 +90,17 @@ def on_smallest_chain(
             return False
         sizes = Sizes(ring, t, [2.0**size for size in bits], 2.0 ** (max(bits) + SPECIAL_BITS))
         try:
-            check_noise(program, NoiseEvaluator(sizes))
+            check_noise(program, model(sizes))
         except NoiseError:
             return False
         return True
 
     bits = smallest_chain(fits, t.bit_length(), primes)
     while bits is not None and chain_bits(bits) <= MAX_MODULUS_BITS[ring] and max(bits) <= LARGEST_PRIME_BITS:
-        found = attempt(bgv_parameters(ring, t, bits))
+        found_params = bgv_parameters(ring, t, bits)
+        found = attempt(found_params)
         try:
-            check_noise(program_of(found))
+            check_noise(program_of(found), model(found_params))
         except NoiseError as error:  # primes are a little less than powers of two
             bits[error.level] += 1
         else:

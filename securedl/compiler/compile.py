@@ -25,6 +25,7 @@ from securedl.compiler.precision import KEPT_SAMPLES, check_precision, input_lim
 from securedl.compiler.quantise import Fineness, check_fineness
 from securedl.compiler.rounds import Wanted
 from securedl.compiler.straighten import straighten
+from securedl.compiler.through import through_candidates
 from securedl.errors import CompileError, InputError, UnsupportedLayerError
 from securedl.he.params import MAX_MODULUS_BITS, Parameters
 from securedl.he.scheme import Scheme
@@ -90,7 +91,9 @@ def compile(
             and whoever holds the key sees the values between the layers.
         link: the connection the refreshes will cross; 20 ms and 100 Mbit/s by default.
         ring: force N. refreshes: force their number; with activations="client" there is one after each
-            layer but the last.
+            layer but the last, and with scheme="bgv" one before each polynomial, or with 0 none at all: the
+            server then computes everything modulo several primes (`Plan.channels`), and no round trip is
+            needed but that of the query.
         task: "classes", "binary", "multilabel" or "regression": what an answer's labels are. By default what
             `approximate` found, else by the shape of the answer (`network.outputs.task_of`).
         limit_gb: refuse a plan whose weights take more, in memory while it is prepared or in the upload;
@@ -142,8 +145,10 @@ def compile(
     known = known_of(model)
     columns, task = known.columns_for(x_train, "x_train"), task or known.task
     x = samples_of(x_train, what="x_train", columns=columns)
-    if exact and refreshes is not None:
-        raise InputError("refreshes cannot be chosen with scheme 'bgv': there is one before each polynomial")
+    if exact and refreshes and activations == "server":
+        raise InputError(
+            f"with scheme 'bgv' refreshes are 0 or one before each polynomial, the default; got {refreshes}"
+        )
     if activations == "client":
         if refreshes is not None:
             raise InputError(
@@ -161,7 +166,7 @@ def compile(
         checked_by == "client", fineness if exact else None,
     )  # fmt: skip
     plan = cheapest(Sources(model, asked).all())
-    return with_price_of_taps(plan, SlotsCost(plan.program.params, asked.link, asked.prices))
+    return with_price_of_taps(plan, asked.link, asked.prices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,12 +307,13 @@ class Sources:
         assert asked.fineness is not None
         wish = WholeWanted(
             asked.batch, asked.encrypted, asked.link, asked.prices, asked.queries, asked.ring, asked.fineness,
-            asked.columns, asked.limit_gb,
+            asked.columns, asked.limit_gb, asked.taps and asked.refreshes == 0,
         )  # fmt: skip
+        candidates = exact_candidates if asked.refreshes is None else through_candidates
         found, reasons = list[Candidate](), list[CompileError]()
         for network in ways:
             try:
-                found += exact_candidates(network, wish, output)
+                found += candidates(network, wish, output)
             except CompileError as reason:
                 reasons.append(reason)
         if not found:

@@ -27,6 +27,7 @@ from securedl.compiler.quantise import (
 from securedl.compiler.segments import SegmentCosts
 from securedl.errors import CompileError
 from securedl.he.bgv import plain_prime
+from securedl.he.noise import NoiseEvaluator
 from securedl.he.params import Parameters
 from securedl.network.outputs import Output
 from securedl.plan.network import Checkpoint
@@ -48,7 +49,8 @@ class WholeWanted:
     Attributes:
         batch: as of `compile`; an even number is taken, for there are two rows. encrypted: the weights.
         ring: N, or None.
-        fineness: the first widths that fit are taken. limit_gb: of the weights, as of `compile`.
+        fineness: the first widths that fit are taken. limit_gb: of the weights, as of `compile`. taps:
+            whether the client is shown pre-activations between refreshes.
     """
 
     batch: int | str
@@ -60,6 +62,7 @@ class WholeWanted:
     fineness: Fineness = DEFAULT_FINENESS
     columns: tuple[str, ...] = ()
     limit_gb: float = 8.0
+    taps: bool = False
 
 
 class Lowered(NamedTuple):
@@ -83,7 +86,11 @@ def exact_candidates(fused: Fused, wish: WholeWanted, output: Output) -> Iterato
     reasons, found = list[CompileError](), 0
     for ring in (wish.ring,) if wish.ring else EXACT_RINGS:
         try:
-            lowered = _lowered(fused, whole, ring, math.ceil(2 * bound + 1), wish)
+            ops = operations(fused.normalised[0])
+            starts = (0, *(k for k, op in enumerate(ops) if op.kind == "activation"))
+            t = plain_prime(ring, math.ceil(2 * bound + 1))
+            laying = Laying(fused, ring, starts, wish)
+            laying.check_upload(lowered := laying.smallest(t))
         except CompileError as reason:
             reasons.append(reason)
             continue
@@ -121,30 +128,54 @@ def _candidate(
     )
 
 
-def _lowered(fused: Fused, whole: Quantised, ring: int, least: int, wish: WholeWanted) -> Lowered:
-    """The program on the smallest chain that the noise model allows."""
-    samples = max(ROWS, lanes(wish.batch, ring))
-    if samples > ring:
-        raise CompileError(f"batch {wish.batch} does not fit the {ring} slots of ring {ring}")
-    network = fused.normalised[0]
-    t, ops = plain_prime(ring, least), operations(network)
-    starts = (0, *(k for k, op in enumerate(ops) if op.kind == "activation"))
-    layouts = fused.layouts(ring // samples, samples, wish.encrypted)
-    limit = SizeLimit(wish.limit_gb, network, samples)
-    limit.check_memory([one.at(laid=True, summed=True) for one in layouts], ring)
-    cut = list(zip(starts, (*starts[1:], len(ops)), strict=True))
-    primes = 1 + max(sum(op.levels for op in ops[a:b]) for a, b in cut)
+class Laying:
+    """A network in the slots of one ring, whatever the primes.
 
-    def attempt(params: Parameters) -> Lowered:
+    Args:
+        starts: operations at which segments begin; the first is 0.
+
+    Raises:
+        CompileError: the batch does not fit, or the weights are too many.
+    """
+
+    def __init__(self, fused: Fused, ring: int, starts: tuple[int, ...], wish: WholeWanted) -> None:
+        samples = max(ROWS, lanes(wish.batch, ring))
+        if samples > ring:
+            raise CompileError(f"batch {wish.batch} does not fit the {ring} slots of ring {ring}")
+        network = fused.normalised[0]
+        ops = operations(network)
+        self._layouts = fused.layouts(ring // samples, samples, wish.encrypted)
+        self._limit = SizeLimit(wish.limit_gb, network, samples)
+        self._limit.check_memory([one.at(laid=True, summed=True) for one in self._layouts], ring)
+        self._cut = list(zip(starts, (*starts[1:], len(ops)), strict=True))
+        self._network, self._ring, self._ops, self._starts, self._wish = network, ring, ops, starts, wish
+        self._primes = 1 + max(sum(op.levels for op in ops[a:b]) for a, b in self._cut)
+
+    def on(self, params: Parameters) -> Lowered:
+        """The program on a chain of enough primes."""
+        wish, ops = self._wish, self._ops
+        price = SlotsCost(params, wish.link, wish.prices)
         costs = SegmentCosts(
-            SlotsCost(params, wish.link, wish.prices), network, ops, layouts, wish.encrypted, wish.queries
+            price, self._network, ops, self._layouts, wish.encrypted, wish.queries, wish.taps
         )
-        parts = [costs.between(a, b) for a, b in cut]
+        parts = [costs.between(a, b) for a, b in self._cut]
         cost = sum((part.cost for part in parts), Cost())
         chosen = tuple(layout for part in parts for layout in part.layouts)
-        segments = Segments(ops, starts, cost, chosen, sum(part.once for part in parts))
-        return Lowered(params, *lower(params, network, segments, wish.encrypted), segments)
+        segments = Segments(ops, self._starts, cost, chosen, sum(part.once for part in parts), wish.taps)
+        return Lowered(params, *lower(params, self._network, segments, wish.encrypted), segments)
 
-    found = on_smallest_chain(ring, t, primes, attempt, lambda one: one.program)
-    limit.check_upload(found.program, found.segments.layouts)
-    return found
+    def smallest(self, t: int, model: type[NoiseEvaluator] = NoiseEvaluator) -> Lowered:
+        """The program on the smallest chain that the noise model allows.
+
+        Raises:
+            CompileError: there is none.
+        """
+        return on_smallest_chain(self._ring, t, self._primes, self.on, lambda one: one.program, model)
+
+    def check_upload(self, lowered: Lowered, times: int = 1) -> None:
+        """Refuse weights that are too many to be sent, so many times.
+
+        Raises:
+            CompileError: so they are.
+        """
+        self._limit.check_upload(lowered.program, lowered.segments.layouts, times)

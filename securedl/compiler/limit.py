@@ -34,14 +34,14 @@ class SizeLimit:
             "memory while it is prepared", layouts, 8 * slots * sum(layout.diagonals for layout in layouts)
         )
 
-    def check_upload(self, program: Program, layouts: Sequence[LayerLayout]) -> None:
-        """Refuse weights that are too many to be sent.
+    def check_upload(self, program: Program, layouts: Sequence[LayerLayout], times: int = 1) -> None:
+        """Refuse weights that are too many to be sent, so many times.
 
         Raises:
             CompileError: as above.
         """
         size = sum(packed_length(program.params, shape) for shape in program.weight_shapes)
-        self._check("upload", layouts, size)
+        self._check("upload", layouts, times * size)
 
     def _check(self, what: str, layouts: Sequence[LayerLayout], size: int) -> None:
         if size <= self.gb * 1e9:

@@ -8,6 +8,7 @@ for both divide the noise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,21 @@ def plain_prime(ring: int, least: int) -> int:
             return t
         t += step
     raise CompileError(f"no plain modulus of at most {MODULUS_BITS} bits is at least {least}")
+
+
+def plain_primes(ring: int, least: int, number: int) -> tuple[int, ...]:
+    """So many different plain moduli of about one size, ascending, whose product is at least `least`.
+
+    Raises:
+        CompileError: they would have more than 33 bits.
+
+    Example: plain_primes(8192, 1 << 50, 3) is (114689, 147457, 163841).
+    """
+    root, found = math.floor(2.0 ** (math.log2(least) / number)), list[int]()
+    while math.prod(found) < least or len(found) < number:
+        found = found[1 - number :] if number > 1 else []
+        found.append(plain_prime(ring, found[-1] + 1 if found else root))
+    return tuple(found)
 
 
 def bgv_parameters(ring: int, t: int, bits: Sequence[int]) -> Parameters:

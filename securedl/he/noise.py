@@ -6,8 +6,9 @@ a structured part beside them. SEAL's correction, when a prime is dropped, lies 
 Four fifths of it are one wave over the N coefficients, so its mean square is half of the square of its peak,
 which is that of the key: of one key in 300 five times the mean of all. It is a heuristic, not a proof:
 coefficients of encoded values count as random, or are small (in the coefficient form, of 12 bits). A wave
-times a weight is a wave too, and counts as independent coefficients: a square of what a matrix gives, which
-no plan has, can come to what the model says.
+times a weight is a wave too, and counts as independent coefficients: a square of what a matrix gives can come
+to what the model says, and a product behind that to more. Only plans without refreshes have such products,
+and a model of their own (`he.deep_noise`).
 """
 
 from __future__ import annotations
@@ -43,12 +44,17 @@ class NoiseError(CompileError):
 
 @dataclass(frozen=True)
 class Noise:
-    """Of a ciphertext, or of a plaintext (`size` 1), whose coefficients count as noise would."""
+    """Of a ciphertext, or of a plaintext (`size` 1), whose coefficients count as noise would.
+
+    Attributes:
+        peak: for `he.deep_noise`.
+    """
 
     variance: float
     structured: float
     level: int
     size: int = 2
+    peak: float = 0.0
 
     @property
     def total(self) -> float:

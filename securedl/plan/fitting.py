@@ -16,6 +16,7 @@ import numpy as np
 from securedl.errors import InputError
 from securedl.network.graph import Array
 from securedl.network.script import LinearLayer
+from securedl.plan.congruent import Congruent
 from securedl.plan.forms import COMPLETED, NONE
 from securedl.plan.layouts import folds
 from securedl.plan.normalised import Layer
@@ -82,9 +83,10 @@ def check_signature(signature: Signature, samples: Any, sizes: tuple[int, int]) 
     check_shape(shape, features, "a sample")
     check_shape(output, outputs, "an answer")
     check_samples(samples, features)
-    due = [True, *(back is not None for _, back in signature.program.shown), False]
     found = [point.back is not None for point in signature.checkpoints]
-    _require(found == due, "its checkpoints are not those of the program")
+    for program in signature.channels:
+        due = [True, *(back is not None for _, back in program.shown), False]
+        _require(found == due, "its checkpoints are not those of the program")
     rounds = signature.rounds
     _require(rounds is None or rounds.input_shape == shape, "its samples have another shape")
     for end, count in (("input", features), ("output", outputs)):
@@ -96,6 +98,20 @@ def check_signature(signature: Signature, samples: Any, sizes: tuple[int, int]) 
     figures = (*vars(signature.cost).values(), signature.error, signature.input_limit)
     finite = all(isinstance(one, int | float) and 0 <= one < math.inf for one in figures)
     _require(finite, "a figure of cost, error or range is none")
+
+
+def check_channels(network: Congruent, programs: Sequence[Program]) -> None:
+    """Refuse programs that are not those of the network's primes, or primes that do not hold its answers.
+
+    Raises:
+        InputError: so it is.
+    """
+    primes = [program.params.plain_modulus for program in programs]
+    _require(list(network.primes) == primes and len(set(primes)) == len(primes), "its primes are others")
+    alike = {(one.params.ring, one.batch, one.width, one.encrypted) for one in programs}
+    _require(len(alike) == 1, "its programs are of different rings or batches")
+    largest = float(network.bounds[-1].max())
+    _require(2 * largest + 1 < math.prod(primes), "its primes do not hold the answers")
 
 
 def check_network(network: Layerwise, program: Program, samples: Any) -> None:

@@ -6,8 +6,8 @@ know something of it interprets that circuit.
     cubic      v (v² + κ/B²): two products
     powers     v, v², ..., v^d, all given to the next matrix: d - 1 products
 
-On arrays a circuit gives values, on the compiler's emitter steps, on `_Depth` the levels that it spends, on
-`_Count` its products.
+On arrays a circuit gives values, or residues, on the compiler's emitter steps, on `_Depth` the levels that it
+spends, on `_Count` its products.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
+from securedl.he.modular import Residues, remainders, times
 from securedl.network.graph import Array, V
 
 
@@ -41,6 +42,19 @@ class _Values:
 
     def add_constant(self, a: Array, constant: Array) -> Array:
         return a + constant
+
+
+class _Residues:
+    """On whole numbers modulo t, 0 to t - 1 [samples, features]."""
+
+    def __init__(self, t: int) -> None:
+        self._t = t
+
+    def multiply(self, a: Residues, b: Residues) -> Residues:
+        return times(a, b, self._t)
+
+    def add_constant(self, a: Residues, constant: Array) -> Residues:
+        return np.asarray((a + remainders(constant, self._t)) % self._t)
 
 
 class _Depth:
@@ -88,6 +102,10 @@ class Form(ABC):
     def values(self, v: Array) -> list[Array]:
         """Outputs [samples, features] for v [samples, features]."""
         return self.outputs(_Values(), v)
+
+    def residues(self, v: Residues, t: int) -> list[Residues]:
+        """The same of whole numbers modulo t, all of them 0 to t - 1."""
+        return self.outputs(_Residues(t), v)
 
     @property
     def levels(self) -> int:

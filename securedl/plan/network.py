@@ -10,9 +10,10 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 
+from securedl.he.modular import Residues, halves, joined, sums_of_products
 from securedl.network.graph import Array
 from securedl.plan.layouts import Layout
-from securedl.plan.projection import Projection
+from securedl.plan.projection import ModularProjection, Projection
 from securedl.program.program import Program
 from securedl.program.steps import Values
 
@@ -92,6 +93,22 @@ class Network(ABC):
         """These combinations of the values that are received at a point, rows [combinations, features]; None
         where they are no affine function of what a client knows.
         """
+
+    def projected_modulo(
+        self, point: int, rows: Residues, bias: Residues, t: int, points: Sequence[Checkpoint]
+    ) -> ModularProjection | None:
+        """The same of whole numbers modulo t, exactly, for combinations that are residues: where weights have
+        17 bits at most.
+
+        Args:
+            bias: what the segment makes of zeros, [1, features].
+        """
+        parts = self.projected(point, np.concatenate(halves(rows)), points)
+        if parts is None:
+            return None
+        columns = [-joined(one[: len(rows)], one[len(rows) :], t) for one in parts.columns]
+        offset = sums_of_products(bias, rows, t)[0]
+        return ModularProjection(np.concatenate([rows, *columns], axis=1), offset, parts.form, t)
 
     def projectable(self, points: Sequence[Checkpoint]) -> list[bool]:
         """Of each segment, whether a client without weights can test its values: it can of one affine map,

@@ -45,7 +45,7 @@ def screen(
     signature: Signature, network: Network, harmless: Array, x: Any, outliers: str, what: str = "x"
 ) -> Screened:
     """As `screen_by`, each sample tried on a network."""
-    limit = signature.program.scheme.value_limit
+    limit = signature.channels[0].scheme.value_limit
     tried = partial(overflowing, network, limit=limit)
     return screen_by(tried, signature, harmless, x, outliers, what)
 

@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -21,7 +22,8 @@ from securedl.he.record import Shape
 from securedl.he.scheme import Simulator
 from securedl.network.graph import NODES, Array, Graph
 from securedl.network.outputs import Head, Output
-from securedl.plan.fitting import check_network, check_signature
+from securedl.plan.congruent import Congruent
+from securedl.plan.fitting import check_channels, check_network, check_signature
 from securedl.plan.layouts import Interleaved, Layout, SlotLayout, described, descriptor, in_rows
 from securedl.plan.network import Checkpoint, Conversation, Network, of, under, within_headroom
 from securedl.plan.normalised import Normalised
@@ -34,7 +36,10 @@ from securedl.program.drive import drive
 from securedl.program.execute import Shown, execute
 from securedl.program.program import Program
 
-FORMAT = 10
+FORMAT = 11
+_KINDS: dict[str, type[Normalised] | type[Quantised]] = {
+    kind.__name__: kind for kind in (Normalised, Quantised, Congruent)
+}
 
 
 class Reference(Protocol):
@@ -76,8 +81,26 @@ class Plan:
 
     @property
     def program(self) -> Program:
-        """The public part: what the server runs."""
+        """The public part: what the server runs.
+
+        Raises:
+            InputError: there are several, one for each of `channels`.
+        """
         return self.signature.program
+
+    @cached_property
+    def channels(self) -> tuple[Plan, ...]:
+        """A plan for each program: this one, or where there are several those of each plain modulus, whose
+        answers are residues (`Signature.joined`).
+        """
+        if len(self.signature.channels) == 1:
+            return (self,)
+        network, found = self.network, list[Plan]()
+        assert isinstance(network, Congruent)
+        for number, t in enumerate(network.primes):
+            signature = self.signature.channel(number)
+            found.append(Plan(signature, network.modulo(t), self.reference, self.samples))
+        return tuple(found)
 
     @property
     def graph(self) -> Graph:
@@ -101,7 +124,7 @@ class Plan:
     @property
     def batch(self) -> int:
         """Samples in one query."""
-        return self.program.batch
+        return self.signature.batch
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -141,7 +164,7 @@ class Plan:
         Zeros are far outside the data where a column is 2000 ± 10; an overflow in one lane spoils all others.
         """
         zeros = np.zeros((1, self.samples.shape[1]))
-        inside = within_headroom(self.network, zeros, self.program.scheme.value_limit)[0]
+        inside = within_headroom(self.network, zeros, self.signature.channels[0].scheme.value_limit)[0]
         neutral: Array = zeros[0] if inside else self.samples[0]
         return neutral
 
@@ -186,9 +209,13 @@ class Plan:
                     f"{len(which)} sample(s) would overflow under encryption and are {done}: {listed(which)}"
                 )
                 warnings.warn(text, stacklevel=2)
-        answers = [run.logits for run in self.simulate_batches(self.batches(screened.samples), noise_seed)]
-        output = self.signature.output
-        logits = output.shaped(np.concatenate(answers)[: len(screened.samples)])
+        parts, output = self.batches(screened.samples), self.signature.output
+        answers = [
+            np.concatenate([run.logits for run in channel.simulate_batches(parts, noise_seed)])
+            for channel in self.channels
+        ]
+        joined = answers[0] if len(answers) == 1 else self.signature.joined(answers)
+        logits = output.shaped(joined[: len(screened.samples)])
         logits[screened.skipped] = np.nan
         return output.head(logits)
 
@@ -282,7 +309,8 @@ class Plan:
         arrays |= under("network", found)
         meta: dict[str, Any] = {
             "format": FORMAT,
-            "program": self.program.to_json().decode(),
+            "program": self.signature.channels[0].to_json().decode(),
+            "others": [program.to_json().decode() for program in self.signature.channels[1:]],
             "input_shape": signature.input_shape,
             "input_limit": signature.input_limit,
             "columns": signature.columns,
@@ -290,6 +318,7 @@ class Plan:
             "error": signature.error,
             "output": asdict(signature.output),
             "rounds": signature.rounds is not None,
+            "kind": type(self.network).__name__,
             "runners_up": self.runners_up,
             "network": network,
         }
@@ -369,7 +398,7 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
         raise InputError(
             f"the plan has format {meta['format']}, this version reads {FORMAT}: compile it again"
         )
-    program = Program.from_json(meta["program"].encode())
+    program, *others = (Program.from_json(one.encode()) for one in (meta["program"], *meta["others"]))
     shape = tuple(meta["input_shape"])
     ends = [arrays[f"{end}_{part}"] for end in ("input", "output") for part in ("scale", "offset")]
     found = of("network", arrays)
@@ -380,8 +409,7 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
         check_network(network, program, arrays["samples"])
         rounds, points = network.rounds, network.rounds.checkpoints
     else:
-        kind = Quantised if program.params.exact else Normalised
-        network = kind.from_parts(meta["network"], found, ends, program)
+        network = _KINDS[meta["kind"]].from_parts(meta["network"], found, ends, program)
         rounds, points = None, _points(meta, program)
         nodes = tuple(
             NODES[kind].from_arrays(of(f"node{i}", arrays), name)
@@ -390,12 +418,14 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
         reference = Graph(shape, nodes)
     requantised = network.client if isinstance(network, Quantised) else None
     signature = Signature(
-        (program,), points, shape, ends[0], ends[1], ends[2], ends[3], float(meta["input_limit"]),
+        (program, *others), points, shape, ends[0], ends[1], ends[2], ends[3], float(meta["input_limit"]),
         Cost(**meta["cost"]),
         tuple(meta["columns"]), _output(meta["output"]), rounds, requantised, float(meta["error"]),
     )  # fmt: skip
     told = tuple(map(str, meta["runners_up"]))
     check_signature(signature, arrays["samples"], network.sizes)
+    if isinstance(network, Congruent):
+        check_channels(network, signature.channels)
     return Plan(signature, network, reference, arrays["samples"], told)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from securedl.he.modular import Residues, sums_of_products
+from securedl.he.modular import Residues, reduced, sums_of_products
 from securedl.network.graph import Array
 from securedl.plan.forms import FORMS, NONE, Form
 
@@ -82,9 +82,10 @@ class ModularProjection:
 
     def errors(self, sent: Array, received: Array) -> Residues:
         """r·(y - what an honest server gives) modulo t, [samples, combinations], for whole numbers
-        [samples, features] below 2^33.
+        [samples, features] below 2^33 in magnitude.
         """
-        values = np.concatenate([received, *self.form.values(sent)], axis=1).astype(np.int64)
+        read = self.form.residues(reduced(sent, self.t), self.t)
+        values = np.concatenate([received.astype(np.int64), *read], axis=1)
         return np.asarray((sums_of_products(values, self.factors, self.t) - self.offset) % self.t)
 
 

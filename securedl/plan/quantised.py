@@ -108,11 +108,12 @@ class Quantised(Network):
     @property
     def bounds(self) -> list[Array]:
         """The largest magnitude of every value of each pre-activation [features], whatever is sent."""
-        found, sizes = list[Array](), [float(self.client.input_limit)]
+        found, sizes = list[Array](), [np.array(float(self.client.input_limit))]
         for layer in self.layers:
-            rows = [abs(m) @ np.full(m.shape[1], size) for m, size in zip(layer.matrices, sizes, strict=True)]
+            pairs = zip(layer.matrices, sizes, strict=True)
+            rows = [abs(m) @ np.broadcast_to(size, m.shape[1]) for m, size in pairs]
             found.append(np.sum(rows, axis=0) + np.abs(layer.bias))
-            sizes = self._reaches(layer.form)
+            sizes = self._reaches(layer.form, found[-1])
         return found
 
     @property
@@ -120,11 +121,13 @@ class Quantised(Network):
         """See `Network`."""
         return max(float(bound.max()) for bound in self.bounds)
 
-    def _reaches(self, form: Form) -> list[float]:
-        """Largest magnitudes of what a form gives for whole numbers up to U."""
+    def _reaches(self, form: Form, bound: Array) -> list[Array]:
+        """Largest magnitudes of what the next layer reads, behind a pre-activation of this bound [features]:
+        those of the form for whole numbers up to U.
+        """
         size = np.full((1, max(1, len(form.constant))), float(self.client.limit))
         given = replace(form, constant=np.abs(form.constant))
-        return [float(value.max()) for value in given.values(size)]
+        return [value.max() for value in given.values(size)]
 
     def inside(self, point: int, sent: Array, points: Sequence[Checkpoint]) -> Iterator[Inner]:
         """See `Network`."""
@@ -223,7 +226,8 @@ class Quantised(Network):
             shape = FORMS[form](degree, arrays[f"layer{i}.constant"])
             layers.append(Layer(name, matrices, arrays[f"layer{i}.bias"], shape))
             places.append(LayerPlaces(*(described(one, program) for one in where)))
-        factors = tuple(arrays[f"factor{k}"] for k in range(len(layers) - 1))
+        refreshes = 0 if "primes" in meta else len(layers) - 1  # none of `Congruent`
+        factors = tuple(arrays[f"factor{k}"] for k in range(refreshes))
         client = Requantised(
             float(meta["input_factor"]), int(meta["input_limit"]), factors, int(meta["limit"])
         )

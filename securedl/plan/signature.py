@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from securedl.arguments import number
-from securedl.errors import CompileError
-from securedl.he.modular import centred_residues
+from securedl.errors import CompileError, InputError
+from securedl.he.modular import centred_residues, integers
 from securedl.he.record import Shape
 from securedl.network.graph import Array, samples_of
 from securedl.network.outputs import Output
@@ -79,7 +80,8 @@ class Signature:
     """All that a client needs to encrypt, refresh and decrypt: no weight and no graph.
 
     Attributes:
-        channels: the program for each plain modulus; CKKS has one.
+        channels: the program for each plain modulus; several only of whole numbers without a refresh, whose
+            answers are then joined. All have the same steps, batch and ring.
         checkpoints: the query, each refresh and tap, and the answer, in order.
         input_shape: of one sample.
         input_scale, input_offset: [features]; the query is (x - input_offset) / input_scale.
@@ -112,9 +114,40 @@ class Signature:
 
     @property
     def program(self) -> Program:
-        """That of the one channel."""
-        (program,) = self.channels
-        return program
+        """That of the one channel.
+
+        Raises:
+            InputError: there are several.
+        """
+        if len(self.channels) > 1:
+            raise InputError(
+                f"this plan has {len(self.channels)} programs: take the program of one of plan.channels"
+            )
+        return self.channels[0]
+
+    @property
+    def batch(self) -> int:
+        """Samples in one query."""
+        return self.channels[0].batch
+
+    def channel(self, number: int) -> Signature:
+        """That of one channel, whose answers are residues."""
+        size = len(self.output_scale)
+        return replace(
+            self, channels=(self.channels[number],), output_scale=np.ones(size), output_offset=np.zeros(size),
+            output=Output((size,), "regression"),
+        )  # fmt: skip
+
+    def joined(self, residues: Sequence[Array]) -> Array:
+        """Answers [samples, outputs] in the network's own units, from those of each channel; NaN where one of
+        them is.
+        """
+        known = ~np.isnan(np.array(residues)).any(axis=(0, 2))
+        found = np.full(residues[0].shape, np.nan)
+        primes = [program.params.plain_modulus for program in self.channels]
+        whole = integers([one[known] for one in residues], primes)
+        found[known] = self.outputs(whole.astype(np.float64))
+        return found
 
     @property
     def sent(self) -> list[Port]:

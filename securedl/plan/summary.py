@@ -9,7 +9,7 @@ from securedl.display import Card, middle_left_out
 from securedl.he.params import SECURITY_BITS
 from securedl.plan.network import Checkpoint, Network, refreshed
 from securedl.plan.signature import Cost, Signature
-from securedl.program.footprint import Footprint, Work, footprint, works
+from securedl.program.footprint import Footprint, Work, footprint_of_all, works
 from securedl.program.program import Program
 
 #: Refreshes that are named one by one.
@@ -25,18 +25,23 @@ def summary(signature: Signature, network: Network, runners_up: Sequence[str] = 
     Args:
         runners_up: a line on each plan that was not chosen.
     """
-    program, params = signature.program, signature.program.params
+    programs = signature.channels
+    program, params = programs[0], programs[0].params
     bits = [q.bit_length() for q in (*params.primes, params.special)]
-    taken, done = footprint(program), works(program)
+    taken, done = footprint_of_all(programs), works(program)
+    once = len(programs) * prepare_ms(program, done)
+    times = f"{len(programs)} x " if len(programs) > 1 else ""
+    channels = [f"channels: {len(programs)}, each with a key, weights and a query of its own"] * bool(times)
     lines = [
         f"{params.scheme.upper()}, ring {params.ring}, primes {bits} bits, security {SECURITY_BITS} bits",
         f"batch {_samples(program.batch)}; {_form(program)}, {_weights(program)}",
+        *channels,
         *(f"  {row}" for row in _layers(network.rows(program), done, signature.rounds is not None)),
         *network.remarks,
         f"refreshes: {_refreshes(signature.checkpoints)}",
-        f"keys: {_keys(program)}, {_size(taken.key_bytes)}",
-        f"once: about {_seconds(prepare_ms(program, done))} to prepare {_count(taken.weights, 'weight')} and "
-        f"the keys, then {_size(taken.upload)} of upload",
+        f"keys: {times}{_keys(program)}, {_size(taken.key_bytes)}",
+        f"once: about {_seconds(once)} to prepare {_count(taken.weights, 'weight')} and the keys, then "
+        f"{_size(taken.upload)} of upload",
         f"server: {_size(taken.disk)} of disk, about {_size(taken.memory)} of memory",
         f"a query: {_traffic(taken)}; {_trips(signature)}",
         f"checks: {_checks(network.projectable(signature.checkpoints))}",
@@ -49,7 +54,7 @@ def summary(signature: Signature, network: Network, runners_up: Sequence[str] = 
 
 def plan_card(signature: Signature, network: Network) -> Card:
     """What matters of a plan on one screen."""
-    program, params = signature.program, signature.program.params
+    program, params = signature.channels[0], signature.channels[0].params
     layers = [row.partition(";")[0] for row in network.rows(program)]
     shown = middle_left_out(iter(layers))
     count = f"{len(layers)} layer" + "s" * (len(layers) != 1)
@@ -60,7 +65,7 @@ def plan_card(signature: Signature, network: Network) -> Card:
         ("refreshes", _refreshes(signature.checkpoints)),
         ("keys", _keys(program)),
         ("one batch", _cost(signature.cost)),
-        ("program", program.id.hex()),
+        *(("program", one.id.hex()) for one in signature.channels),
     ]
     return Card(f"Plan of {count}, {network_shape(network)}, {params.scheme.upper()}", tuple(rows))
 
@@ -102,7 +107,7 @@ def _keys(program: Program) -> str:
 
 
 def _error_of(signature: Signature) -> str:
-    return "error of quantising" if signature.program.params.exact else "simulated error"
+    return "error of quantising" if signature.channels[0].params.exact else "simulated error"
 
 
 def _error(error: float) -> str:
@@ -173,7 +178,7 @@ def _traffic(taken: Footprint) -> str:
 
 
 def _trips(signature: Signature) -> str:
-    return _count(1 + len(signature.program.refreshes), "round trip")
+    return _count(1 + len(signature.channels[0].refreshes), "round trip")
 
 
 def prepare_ms(program: Program, done: Sequence[Work]) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 
 from securedl.he.journal import ENTRY
 from securedl.he.params import Parameters
@@ -148,6 +149,12 @@ def footprint(program: Program) -> Footprint:
         sum(work.up for work in done), sum(work.down for work in done if not work.up),
         _sent(params, program.answer), stored, mapped, loaded, working * row + _SESSION,
     )  # fmt: skip
+
+
+def footprint_of_all(programs: Sequence[Program]) -> Footprint:
+    """Of several programs together."""
+    parts = (astuple(footprint(program)) for program in programs)
+    return Footprint(*map(sum, zip(*parts, strict=True)))
 
 
 def _fresh(params: Parameters, port: Port) -> int:

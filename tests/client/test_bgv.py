@@ -192,7 +192,7 @@ def test_tables(data: str) -> None:
 
 def test_what_there_is_not() -> None:
     model = network("relu", 2)
-    with pytest.raises(InputError, match="refreshes cannot be chosen with scheme 'bgv'"):
+    with pytest.raises(InputError, match="with scheme 'bgv' refreshes are 0 or one before"):
         securedl.compile(model, X, scheme="bgv", refreshes=1)
     with pytest.raises(InputError, match="bits are three whole numbers from 3 to 12"):
         securedl.compile(model, X, scheme="bgv", bits=(8, 8, 40))

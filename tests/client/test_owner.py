@@ -289,4 +289,4 @@ class TestSaving:
         head = module._FILE.size
         opened = module.AESGCM(module._derive("correct horse", salt)).decrypt(nonce, data[head:], data[:head])
         with np.load(io.BytesIO(opened), allow_pickle=False) as arrays:
-            assert {"key", "key_id", "plan", "ledger"} <= set(arrays)
+            assert {"plan", *(f"channel0.{name}" for name in ("key", "key_id", "ledger"))} <= set(arrays)

@@ -169,9 +169,9 @@ class Watched(Arithmetic[Pair]):
     Products that an evaluator makes in one go are one operation.
     """
 
-    def __init__(self, bench: Bench, name: str) -> None:
+    def __init__(self, bench: Bench, name: str, model: type[NoiseEvaluator] = NoiseEvaluator) -> None:
         self.params, self._bench = bench.params, bench
-        self.real, self.model = bench.evaluator(name), NoiseEvaluator(bench.params)
+        self.real, self.model = bench.evaluator(name), model(bench.params)
         self.seen = list[Measured]()
 
     def _measured(self, what: str, real: Any, model: Noise) -> Pair:

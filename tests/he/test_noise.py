@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from securedl.he.bgv import bgv_parameters, plain_prime
+from securedl.he.deep_noise import DeepNoiseEvaluator
 from securedl.he.noise import NoiseError, NoiseEvaluator
 from securedl.he.params import Parameters
 from securedl.he.record import Shape
@@ -37,6 +38,19 @@ SEGMENTS = {
     "plain cubic, affine": (("cubic", "affine"), (14, 14, 14, 4), 16, 8, 1),
 }
 SAMPLES, KEYS = 128, 20
+
+
+#: The same where products come behind matrices, for the model of these.
+DEEP = {
+    "squares": (("affine", "square", "affine", "square", "affine"), (18, 18, 17, 19, 18, 13), 8, 4, 1),
+    "fourth powers": (
+        ("affine", "square", "square", "affine", "square", "square", "affine"),
+        (20, 17, 20, 22, 22, 22, 22, 14), 8, 4, 1,
+    ),
+    "plain squares": (("affine", "square", "affine", "square", "affine"), (17, 17, 17, 17, 17, 9), 8, 4, 1),
+}  # fmt: skip
+#: What is left there is at most so many bits. The smallest chain of fourth powers for the model of segments.
+GENEROUS_DEEP, SMALL_CHAIN = 12, (19, 19, 19, 20, 20, 19, 20, 4)
 
 
 def modulus(ring: int, bits: int) -> int:
@@ -79,6 +93,44 @@ def in_segments(name: str, ring: int, bits: int, evaluator: str, kind: str, seed
     e.run(program, kind)
     check(e.seen)
     assert e.seen[-1].left < e.seen[-1].modelled + GENEROUS, e.seen[-1]
+
+
+def deep(name: str, above: Sequence[int], model: type[NoiseEvaluator], evaluator: str, seed: int) -> Watched:
+    """A whole program at ring 16384, with uniform messages."""
+    parts, _, diagonals, giant, folds = DEEP[name]
+    params = bgv_parameters(16384, modulus(16384, 24), [24 + more for more in above])
+    program = built(params, parts, SAMPLES, diagonals, giant, folds, not name.startswith("plain"))
+    e = Watched(Bench(params, program.rotations, seed), evaluator, model)
+    e.run(program, "uniform")
+    return e
+
+
+def not_more(name: str, evaluator: str, seed: int) -> None:
+    """Than the model of deep programs says; its end is not much better."""
+    seen = deep(name, DEEP[name][1], DeepNoiseEvaluator, evaluator, seed).seen
+    check(seen)
+    assert seen[-1].left < seen[-1].modelled + GENEROUS_DEEP, seen[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "evaluator"), [("squares", "seal"), ("fourth powers", "vector"), ("plain squares", "vector")]
+)
+def test_products_behind_matrices_make_no_more(name, evaluator):
+    not_more(name, evaluator, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", range(KEYS))
+def test_products_behind_matrices_with_many_keys(key):
+    for name in DEEP:
+        not_more(name, ("vector", "seal")[key % 2], key)
+
+
+@pytest.mark.slow
+def test_the_model_of_segments_is_exceeded_there():
+    """With most keys: that of one of eight is what the other model is for."""
+    runs = [deep("fourth powers", SMALL_CHAIN, NoiseEvaluator, "vector", key) for key in range(8)]
+    assert any(one.seen > one.model for run in runs for one in run.seen)
 
 
 def room(ring: int, bits: int) -> Parameters:

@@ -158,6 +158,11 @@ class FakeOwner:
         self.model_id = np.random.default_rng(seed).bytes(16)
         self.made: list[int | str | None] = []
 
+    @property
+    def channels(self) -> tuple[FakeOwner]:
+        """Itself."""
+        return (self,)
+
     def ask(self, x: Any, probes: Any = 0, *options: Any) -> Any:
         """x random batches."""
         return FakeInference(self, x, probes)
@@ -261,11 +266,15 @@ class FakeInference:
     def __init__(self, owner: FakeOwner, x: int, probes: int = 0) -> None:
         self.batches = [FakeBatch(owner, number) for number in range(x)]
 
-    def pending(self) -> list[FakeBatch]:
-        return [batch for batch in self.batches if not batch.done]
+    @property
+    def unanswered(self) -> list[int]:
+        return [number for number, batch in enumerate(self.batches) if not batch.done]
 
-    def part(self, batch: FakeBatch) -> FakeBatch:
-        return batch
+    def again(self, numbers: list[int]) -> list[list[FakeBatch]]:
+        return [[self.batches[number] for number in numbers]]
+
+    def part(self, number: int) -> FakeBatch:
+        return self.batches[number]
 
     def broken_off(self) -> str:
         return ""

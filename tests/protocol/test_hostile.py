@@ -17,7 +17,7 @@ from protocol_fakes import FakeBackend, FakeBatch, FakeOwner, predict
 
 from protocol import Client, Store, sessions
 from protocol import messages_pb2 as pb
-from protocol.asking import Clock, answered
+from protocol.asking import Clock, Line, answered
 from protocol.executor import Here
 from protocol.expect import Expectations
 from protocol.link import Stream
@@ -115,7 +115,7 @@ def attack_client(digest: str, rng: np.random.Generator) -> None:
         return  # a frame too many: refused when the next message is due, which this test does not reach
     source = chain(*messages[:at], mutated)
     with pytest.raises(REFUSALS):
-        list(answered(_Sink(), session, Receiver(session, source), [batch], EXPECTED, Clock()))
+        list(answered([Line(_Sink(), session, Receiver(session, source), [batch], EXPECTED)], Clock()))
     assert len(batch.seen) == at
 
 
@@ -233,7 +233,8 @@ def test_bad_greetings(serve, raw: bytes, method: str) -> None:
 @pytest.mark.parametrize("program", [b"{}", b"[1,", b"null", b'{"version":1}', b"[" * 100_000, b"\xff\xfe"])
 def test_bad_programs(serve, tmp_path, program: bytes) -> None:
     with Client(serve().address, OWNER) as client:
-        client._known = replace(client._model(), json=program)
+        (known,) = client._models()
+        client._known = (replace(known, json=program),)
         with pytest.raises(ProtocolError):
             client.upload()
     assert not list((tmp_path / "store").glob("clients/*/*"))

@@ -21,7 +21,7 @@ from protocol_fakes import random_record
 
 from protocol import Client, Store, sessions
 from protocol import messages_pb2 as pb
-from protocol.asking import Clock, answered
+from protocol.asking import Clock, Line, answered
 from protocol.executor import Here
 from protocol.expect import Expectations, Expected
 from protocol.link import Stream
@@ -416,12 +416,13 @@ def attack_client(honest: Honest, anew: bool, rng: np.random.Generator) -> None:
     session, batch, before = rng.bytes(32), honest.batch(), honest.decryptor.count
     mutated, good = changed(honest.params, honest.down, session, anew, rng)
     receiver = Receiver(session, iter(mutated))
+    line = Line(_Sink(), session, receiver, [batch], honest.expected)
     if good == len(honest.down):
-        list(answered(_Sink(), session, receiver, [batch], honest.expected, Clock()))
+        list(answered([line], Clock()))
         assert not receiver.ended()  # a frame too many: `Client.predict` refuses it
     else:
         with pytest.raises(ProtocolError):
-            list(answered(_Sink(), session, receiver, [batch], honest.expected, Clock()))
+            list(answered([line], Clock()))
         assert batch.answer is None
     due = [*(down.tiles for down, _ in honest.expected.refreshes), honest.expected.answer.tiles]
     whole = max(n for n in (0, *np.cumsum(due)) if n <= good)

@@ -210,7 +210,9 @@ class TestPlan:
 
 class TestOwner:
     def test_it_names_model_and_plan_only(self, plan):
-        card = owner_card(bytes(range(16)), plan, Verification(plan, Ledger(checked=7, alarmed=2, batches=3)))
+        card = owner_card(
+            bytes(range(16)), plan, [Verification(plan, Ledger(checked=7, alarmed=2, batches=3))]
+        )
         text = card.text()
         assert fits(text)
         assert text.splitlines()[0] == "Owner of model 000102030405060708090a0b0c0d0e0f"
@@ -220,7 +222,7 @@ class TestOwner:
 
     def test_no_probes_are_made_for_it(self, plan):
         verification = Verification(plan)
-        owner_card(bytes(16), plan, verification).text()
+        owner_card(bytes(16), plan, [verification]).text()
         assert "probes" not in vars(verification)
 
     @pytest.mark.he

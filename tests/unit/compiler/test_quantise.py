@@ -19,6 +19,7 @@ from securedl.compiler.quantise import (
     check_fineness,
     labels_kept,
     quantise,
+    quantise_through,
 )
 from securedl.errors import CompileError, InputError
 from securedl.network.outputs import Output
@@ -257,3 +258,60 @@ def test_an_accuracy_takes_the_fewest_bits():
     regression = Output((1,), "regression")
     values = np.arange(11.0)[:, None]
     assert labels_kept(regression, values + 0.5, values) == pytest.approx(0.95)
+
+
+@given(seed=st.integers(0, 10**6), form=st.sampled_from(sorted(FORMS)), bits=widths)
+def test_bounds_without_a_refresh_hold(seed, form, bits):
+    """At corners of the box too; Python's integers are the oracle."""
+    found = quantise_through(network(FORMS[form], seed), bits)
+    random, most = np.random.default_rng(seed), found.client.input_limit
+    u = random.integers(-most, most, (40, SIZES[0]), endpoint=True)
+    u[::2] = np.where(random.integers(0, 2, u[::2].shape), most, -most)
+    first, last = found.layers
+    pre = exactly(first, [u.astype(object)])
+    received = exactly(last, polynomial_of_any(first.form, pre))
+    for values, bound in zip((pre, received), found.bounds, strict=True):
+        assert (abs(values).max(axis=0) <= [int(one) for one in bound]).all()
+
+
+def exactly(layer: Layer, reads: list[np.ndarray]) -> np.ndarray:
+    """Python's integers [samples, out] of what it reads; its weights may be larger than 2^63."""
+    parts = (read @ any_whole(matrix.toarray()).T for matrix, read in zip(layer.matrices, reads, strict=True))
+    return sum(parts) + any_whole(layer.bias)
+
+
+def any_whole(values: np.ndarray) -> np.ndarray:
+    """Python's integers, of doubles of any size."""
+    assert (values == np.rint(values)).all()
+    return np.vectorize(int, otypes=[object])(values)
+
+
+def polynomial_of_any(form: Form, u: np.ndarray) -> list[np.ndarray]:
+    """As `polynomial`, with any constant."""
+    return [u * (u * u + any_whole(form.constant))] if form.name == "cubic" else polynomial(form, u)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_many_bits_lose_little_without_a_refresh(form):
+    """Logits within a thousandth of their range."""
+    primes = (8404993, 8519681, 9830401, 1032193, 65537, 786433, 7340033, 8257537)
+    found = replace(quantise_through(network(FORMS[form]), Widths(12, 12, 12)), primes=primes)
+    x = np.random.default_rng(1).uniform(-1.5, 2.5, (100, SIZES[0]))
+    network_ = network(FORMS[form])
+    pre, _ = network_.stages(x)
+    exact = pre[-1] * network_.output_scale + network_.output_offset
+    assert np.abs(found(x) - exact).max() < 1e-3 * np.ptp(exact)
+    first, last = found.layers
+    assert abs(first.matrices[0]).max() == (1 << 11) - 1
+    assert abs(last.matrices[-1]).max() <= (1 << 11) - 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("t", [257, 65537, 8589852673])
+def test_residues_of_a_polynomial(form, t):
+    """Of anything modulo t."""
+    v = np.random.default_rng(t).integers(0, t, (50, 6))
+    shape = replace(FORMS[form], constant=np.rint(FORMS[form].constant * 2.0**70))
+    found = shape.residues(v, t)
+    for one, wanted in zip(found, polynomial_of_any(shape, v.astype(object)), strict=True):
+        assert one.tolist() == (wanted % t).tolist()

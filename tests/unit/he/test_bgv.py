@@ -10,7 +10,7 @@ import pytest
 from securedl.client.keys import Keys
 from securedl.errors import CompileError
 from securedl.he.backends import backend
-from securedl.he.bgv import Bgv, bgv_parameters, plain_prime
+from securedl.he.bgv import Bgv, bgv_parameters, plain_prime, plain_primes
 from securedl.he.params import MAX_MODULUS_BITS
 from securedl.he.record import Shape, unpack, unpack_key
 from securedl.he.schemes import scheme_of
@@ -33,6 +33,24 @@ def test_plain_primes_are_the_smallest(ring, least):
     assert prime(t)
     between = range((least - 1) // (2 * ring) * (2 * ring) + 1, t, 2 * ring)
     assert not any(prime(one) for one in between if one >= least)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 8])
+@pytest.mark.parametrize("bits", [1, 20, 31, 64, 98])
+def test_several_plain_primes_hold_a_product(number, bits):
+    ring, least = 8192, (1 << bits) + 1
+    if bits > 33 * number:
+        with pytest.raises(CompileError, match="no plain modulus of at most 33 bits"):
+            plain_primes(ring, least, number)
+        return
+    if bits > 32 * number:
+        return
+    found = plain_primes(ring, least, number)
+    assert len({*found}) == number
+    assert math.prod(found) >= least
+    assert all((t - 1) % (2 * ring) == 0 and plain_prime(ring, t) == t for t in found)
+    assert [plain_prime(ring, t + 1) for t in found[:-1]] == list(found[1:])
+    assert max(found).bit_length() <= max(math.ceil(bits / number) + 1, 20)
 
 
 def test_plain_primes_have_33_bits_at_most():

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
 
-from securedl.he.modular import MODULUS_BITS, centred_residues, reduced, sums_of_products, times
+from securedl.he.modular import (
+    MODULUS_BITS,
+    Halved,
+    centred_residues,
+    integers,
+    reduced,
+    remainders,
+    sums_of_products,
+    times,
+)
 
 MODULI = [2, 3, 257, 65537, 1032193, (1 << 31) - 1, (1 << 32) + 15, (1 << MODULUS_BITS) - 9]
 
@@ -73,3 +85,48 @@ def test_long_sums_do_not_overflow(t, n):
     drawn = np.random.default_rng(0).integers(1 - t, t, (2, n))
     wanted = sum(int(a) * int(b) for a, b in drawn.T.tolist()) % t
     assert sums_of_products(drawn[:1], drawn[1:], t).tolist() == [[wanted]]
+
+
+@given(modulus=st.integers(2, (1 << MODULUS_BITS) - 1), data=st.data())
+def test_remainders_of_large_doubles(modulus, data):
+    """Of any size: Python's integers are as exact as these doubles."""
+    numbers = data.draw(st.lists(st.floats(-1e300, 1e300).map(float.__round__).map(float), max_size=5))
+    found = remainders(np.array(numbers), modulus)
+    assert found.dtype == np.int64
+    assert found.tolist() == [int(number) % modulus for number in numbers]
+
+
+@pytest.mark.parametrize("t", MODULI[2:])
+def test_sums_of_products_with_a_sparse_matrix(t):
+    random = np.random.default_rng(t)
+    left, right = (random.integers(1 - (1 << MODULUS_BITS), 1 << MODULUS_BITS, (n, 40)) for n in (5, 7))
+    right[random.integers(0, 2, right.shape) == 0] = 0
+    right[0] = 0
+    wanted = (left.astype(object) @ right.T.astype(object) % t).tolist()
+    assert Halved(sparse.csr_matrix(right)).sums(left, t).tolist() == wanted
+    assert Halved(right).sums(left, t).tolist() == wanted
+
+
+def test_more_terms_than_a_sum_of_doubles_holds(monkeypatch):
+    """Added up in parts."""
+    monkeypatch.setattr("securedl.he.modular._TERMS", 16)
+    random, t = np.random.default_rng(0), MODULI[-1]
+    left, right = (random.integers(0, t, (n, 50)) for n in (3, 4))
+    wanted = (left.astype(object) @ right.T.astype(object) % t).tolist()
+    for one in (right, sparse.csr_matrix(right)):
+        assert Halved(one).sums(left, t).tolist() == wanted
+
+
+@given(data=st.data())
+def test_integers_are_those_of_their_residues(data):
+    primes = data.draw(
+        st.lists(st.sampled_from([3, 257, 65537, 1032193, 8589852673]), min_size=1, unique=True)
+    )
+    half = math.prod(primes) // 2
+    ends = st.sampled_from([0, 1, -1, half, -half, half - 1])
+    numbers = data.draw(st.lists(st.integers(-half, half) | ends, max_size=6))
+    residues = [centred_residues(np.array([n % t for n in numbers], np.int64), t) for t in primes]
+    assert integers(residues, primes).tolist() == numbers
+    assert integers([one.astype(float)[None] for one in residues], primes).tolist() == [numbers]
+    beyond = [(half + 1) % t for t in primes]
+    assert integers(beyond, primes) == -half
