@@ -43,8 +43,13 @@ def method_path(method: str) -> str:
 
 
 def handler(servicer: Any) -> Any:
-    """A generic handler that sends each method to the servicer's method of that name in lower case."""
-    table = {name: grpc.unary_unary_rpc_method_handler(getattr(servicer, name.lower())) for name in UNARY}
-    for name in STREAMS:
-        table[name] = grpc.stream_stream_rpc_method_handler(getattr(servicer, name.lower()))
+    """A generic handler that sends each method to the servicer's method of that name in lower case.
+
+    All of them are given an iterator of messages, the short ones too: gRPC would wait for the one message of
+    those before it asks the servicer, as long as a stranger likes.
+    """
+    table = {
+        name: grpc.stream_stream_rpc_method_handler(getattr(servicer, name.lower()))
+        for name in (*UNARY, *STREAMS)
+    }
     return grpc.method_handlers_generic_handler(SERVICE, table)

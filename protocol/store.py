@@ -38,11 +38,18 @@ class Limits:
 
     Attributes:
         max_bytes: of uploads; on disk a model takes up to three times as much (`he/vector/at_rest.py`).
+        max_sessions: of all clients at once. max_client_sessions: of each; None: a fair share.
     """
 
     max_models: int = 32
     max_bytes: int = 64 << 30
     max_sessions: int = 32
+    max_client_sessions: int | None = None
+
+    def sessions_of(self, clients: int) -> int:
+        """How many each of so many clients may have at once: so that no client can take all of several."""
+        fair = max(1, self.max_sessions // clients)
+        return fair if self.max_client_sessions is None else self.max_client_sessions
 
 
 class Store:

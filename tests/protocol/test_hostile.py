@@ -245,11 +245,11 @@ class EvilServer:
     def __init__(self, predict=None, upload=None, version: int = PROTOCOL_VERSION) -> None:
         self._predict, self._upload, self._version = predict, upload, version
 
-    def describe(self, raw, context):
-        return pb.Description(version=self._version, chunk_bytes=CHUNK_BYTES).SerializeToString()
+    def describe(self, requests, context):
+        yield pb.Description(version=self._version, chunk_bytes=CHUNK_BYTES).SerializeToString()
 
-    def status(self, raw, context):
-        return b""
+    def status(self, requests, context):
+        yield b""
 
     remove = status
 
