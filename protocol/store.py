@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import secrets
 import shutil
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +27,11 @@ from protocol.blobs import BlobTable
 from protocol.stored import StoredModel, disk
 from protocol.wire import ID_BYTES
 from securedl.errors import FormatError, InputError, ProtocolError, QuotaError, ServerError
+from securedl.files import contents
 from securedl.he.weights import DERIVED
 from securedl.program.program import Program
 
+_log = logging.getLogger("protocol.server")
 #: Half-made folders older than this were left by a server that died.
 STALE_S = 3600
 
@@ -63,7 +67,8 @@ class Store:
         self.folder, self.limits = Path(folder), limits or Limits()
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            (self.folder / "clients").mkdir(exist_ok=True)
+            (self.folder / "clients").mkdir(exist_ok=True, mode=0o700)
+            _close(self.folder)
             self._salt = _salt(self.folder / "salt")
             with contextlib.suppress(FileNotFoundError):
                 self._sweep()
@@ -159,6 +164,19 @@ class Store:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+def _close(folder: Path) -> None:
+    """See that nobody else reads what clients keep, whatever folder it was that we were given.
+
+    Raises:
+        InputError: others may put something in place of it. OSError: it belongs to another user.
+    """
+    if (mode := folder.stat().st_mode) & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise InputError(f"everybody may write to the store {folder}: chmod o-w {folder}")
+    if (folder / "clients").lstat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        _log.warning("others could read models in %s: now this user alone can", folder)
+        (folder / "clients").chmod(0o700)
+
+
 def _salt(path: Path) -> bytes:
     """The store's salt, made at its first use."""
     fresh = path.with_name(f".salt-{secrets.token_hex(8)}")
@@ -169,7 +187,7 @@ def _salt(path: Path) -> bytes:
         with contextlib.suppress(FileExistsError):
             os.link(fresh, path)
         fresh.unlink()
-    return path.read_bytes()
+    return contents(path)
 
 
 def _fill(folder: Path, program: Program, table: BlobTable) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from protocol.blobs import BlobTable
 from securedl.errors import FormatError, ProtocolError, ServerError
+from securedl.files import contents, open_file
 from securedl.he.journal import Journal, blob_digest
 from securedl.program.program import Program
 
@@ -26,6 +27,8 @@ _REASONS = {
     errno.EDQUOT: "the disk quota of the server's store is used up: raise it and repeat; the rest is kept",
     errno.EACCES: "the server may not write to its store: give it permission to that folder",
     errno.EPERM: "the server may not write to its store: give it permission to that folder",
+    errno.EISDIR: "what is no ordinary file is in the server's store: remove the model, then upload it again",
+    errno.ENXIO: "what is no ordinary file is in the server's store: remove the model, then upload it again",
     errno.EROFS: "the server's store is on a read-only disk: choose another folder",
 }
 
@@ -56,7 +59,7 @@ class StoredModel:
 
     def __init__(self, folder: Path, model_id: bytes) -> None:
         self.folder, self.model_id = folder, model_id
-        self.program = Program.from_json((folder / "program.json").read_bytes())
+        self.program = Program.from_json(contents(folder / "program.json"))
         self.program_id = self.program.id
         self.table = BlobTable(self.program)
         self.journal = Journal(folder / "journal", model_id, len(self.table))
@@ -78,10 +81,8 @@ class StoredModel:
         Raises:
             ProtocolError: another upload of the same model is under way.
         """
-        with disk():
-            lock = open(self.folder / "lock", "ab")  # noqa: SIM115  (closed below)
-        with lock:
-            if not _take(lock.fileno()):
+        with locked(self.folder / "lock") as taken:
+            if not taken:
                 raise ProtocolError("another upload of this model is under way: wait for it")
             with contextlib.closing(BlobWriter(self)) as writer:
                 yield writer
@@ -103,7 +104,7 @@ class BlobWriter:
         self._model = model
         with disk():
             self._done, self._end = model.journal.read()
-            self._files = {name: os.open(model.folder / name, os.O_WRONLY) for name in model.table.sizes()}
+            self._files = {name: open_file(model.folder / name, os.O_WRONLY) for name in model.table.sizes()}
         self._waiting: list[tuple[int, bytes]] = []
         self._waiting_bytes = 0
 
@@ -170,7 +171,7 @@ class BlobReader:
         with disk():
             self._digests, _ = model.journal.read()
             for name in model.table.sizes():
-                self._files[name] = os.open(model.folder / name, os.O_RDONLY | os.O_CLOEXEC)
+                self._files[name] = open_file(model.folder / name, os.O_RDONLY)
                 weakref.finalize(self, os.close, self._files[name])
 
     def __getitem__(self, number: int) -> bytes:
@@ -197,8 +198,25 @@ class BlobReader:
         raise ServerError("a part of this model is missing or damaged on the server: call upload() again")
 
 
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Hold the lock that is this file, and make it where it is missing; whether it was to be had in LOCK_S.
+
+    The system unlocks it when its process dies.
+
+    Raises:
+        ServerError: the disk refuses.
+    """
+    with disk():
+        file = open_file(path, os.O_RDWR | os.O_CREAT)
+    try:
+        yield _take(file)
+    finally:
+        os.close(file)
+
+
 def _take(lock: int) -> bool:
-    """Lock a file, or give up after LOCK_S; the system unlocks it when its process dies."""
+    """Lock a file, or give up after LOCK_S."""
     until = time.monotonic() + LOCK_S
     while True:
         try:

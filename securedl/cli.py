@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import sys
 from contextlib import AbstractContextManager
 from enum import Enum
@@ -119,6 +120,8 @@ def serve_store(
 
 def _tokens(path: Path) -> list[str]:
     try:
+        if path.stat().st_mode & (stat.S_IRWXO | stat.S_IWGRP):
+            raise InputError(f"others may read or change the token file {path}: chmod 600 {path}")
         tokens = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the token file {path}: {error}") from error

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-from protocol_fakes import FakeOwner
+import contextlib
+import os
+import stat
+from pathlib import Path
 
-from protocol import Store
-from securedl.errors import FormatError, ProtocolError, ServerError
+import pytest
+from protocol_fakes import FakeOwner, predict
+
+from protocol import Client, Store
+from securedl.errors import FormatError, InputError, ProtocolError, ServerError
 from securedl.he.journal import ENTRY, Journal, blob_digest
 
 
@@ -87,6 +92,50 @@ def test_damaged_files_ask_for_removal(stored, tmp_path) -> None:
     with pytest.raises(ServerError, match="remove it"):
         Store(tmp_path).find("local", model.model_id)
     assert Store(tmp_path).remove("local", model.model_id)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "gone"])
+@pytest.mark.parametrize(
+    "name", ["program.json", "keys.bin", "weights.bin", "journal", "lock", "packed.bin", "packed.journal"]
+)
+def test_whatever_stands_in_place_of_a_file_nothing_waits_for_it(serve, tmp_path, name, kind) -> None:
+    """Each is an error in one sentence, if it matters, and the model can be removed and uploaded again."""
+    owner, server = FakeOwner(), serve(evaluator="vector")
+    with Client(server.address, owner, timeout_s=10) as client:
+        client.upload()
+        server.stop()
+        folder = next((tmp_path / "store").glob("clients/*/*"))
+        packed = next(folder.glob("packed-*.bin"))
+        path = packed.with_suffix(Path(name).suffix) if name.startswith("packed") else folder / name
+        path.unlink()
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "folder":
+            path.mkdir()
+        server = serve(address=server.address, evaluator="vector")
+        calls = (lambda: predict(client, 1), client.upload, client.status)
+        for call in calls:
+            with contextlib.suppress(ServerError, ProtocolError):
+                call()
+        client.remove()
+        client.upload()
+        predict(client, 1)
+
+
+def test_models_are_for_their_server_alone(tmp_path, caplog) -> None:
+    """In a folder that was there, and everybody could read, too."""
+    for folder in (tmp_path / "there", tmp_path / "new"):
+        if folder.name == "there":
+            folder.mkdir(mode=0o755)
+            (folder / "clients").mkdir(mode=0o755)
+        Store(folder)
+        assert stat.S_IMODE((folder / "clients").stat().st_mode) == 0o700
+        assert stat.S_IMODE((folder / "salt").stat().st_mode) == 0o600
+    assert "others could read models in" in caplog.text
+    assert str(tmp_path / "new") not in caplog.text
+    (tmp_path / "there").chmod(0o757)
+    with pytest.raises(InputError, match="everybody may write to the store"):
+        Store(tmp_path / "there")
 
 
 def test_a_stale_reader_does_not_forget_a_repaired_blob(stored) -> None:

@@ -177,6 +177,7 @@ class TestServers:
     def test_a_wrong_token(self, folder, serving, owner, tmp_path, token, words: str) -> None:
         file = tmp_path / "tokens"
         file.write_text("right\nother\n")
+        file.chmod(0o640)
         with serving(folder, "--token-file", str(file), name="token") as process:
             with (
                 pytest.raises(AuthenticationError, match=words) as caught,
@@ -194,6 +195,7 @@ class TestCommandLine:
         """A file of nonsense."""
         path = tmp_path / "junk"
         path.write_bytes(b"\x00\xffnonsense" * 40)
+        path.chmod(0o600)
         return path
 
     @pytest.mark.parametrize(
@@ -205,6 +207,8 @@ class TestCommandLine:
             (["--token-file", "MISSING"], "cannot read the token file"),
             (["--token-file", "JUNK"], "cannot read the token file"),
             (["--token-file", "EMPTY"], "holds no token"),
+            (["--token-file", "OPEN"], "others may read or change the token file"),
+            (["--token-file", "SHARED"], "others may read or change the token file"),
             (["--tls-cert", "JUNK"], "TLS needs both --tls-cert and --tls-key"),
             (["--tls-key", "JUNK"], "TLS needs both --tls-cert and --tls-key"),
             (["--tls-cert", "MISSING", "--tls-key", "JUNK"], "cannot be read"),
@@ -214,8 +218,11 @@ class TestCommandLine:
         ],
     )
     def test_serve(self, cli, assert_refused, tmp_path, junk, options, words: str) -> None:
-        (tmp_path / "empty").write_text("\n")
-        names = {"MISSING": tmp_path / "missing", "JUNK": junk, "EMPTY": tmp_path / "empty"}
+        for name, mode in (("empty", 0o600), ("open", 0o604), ("shared", 0o660)):
+            (tmp_path / name).write_text("\n")
+            (tmp_path / name).chmod(mode)
+        names = {name.upper(): tmp_path / name for name in ("missing", "empty", "open", "shared")}
+        names["JUNK"] = junk
         given = [names.get(option, option) for option in options]
         standing = [
             "--listen",
