@@ -218,8 +218,8 @@ class Server:
         runs = [pb.Range(first=f, count=c) for f, c in ranges(missing, MAX_RANGES)]
         return pb.Status(
             known=True,
-            blobs=len(stored.table),
-            total_bytes=stored.table.total_bytes,
+            blobs=stored.figures.blobs,
+            total_bytes=sum(stored.figures.sizes.values()),
             missing_blobs=len(missing),
             missing=runs,
         )

@@ -92,17 +92,17 @@ def upload(
         program = _program(receiver.blob(pb.PROGRAM, 0, hello.program_bytes), hello.program_id)
         stored = store.create(client, hello.model_id, program)
         with stored.writer() as writer:
-            if len(writer.missing()) < len(stored.table):
+            if len(writer.missing()) < stored.figures.blobs:
                 raise ProtocolError("another upload of this model began just now: call upload() again")
-            yield _receive(stored, writer, range(len(stored.table)), session, receiver, traffic)
+            yield _receive(stored, writer, range(stored.figures.blobs), session, receiver, traffic)
         return
-    if stored.program_id != hello.program_id:
+    if stored.figures.program_id != hello.program_id:
         raise ProtocolError("the server keeps another plan under this model's id: remove it first")
     with stored.writer() as writer:
         runs = [pb.Range(first=f, count=c) for f, c in ranges(writer.missing(), MAX_RANGES)]
         yield (welcome := _welcome(missing=runs))
         session = session_id("Upload", raw, welcome)
-        wanted = expand_ranges(runs, len(stored.table))
+        wanted = expand_ranges(runs, stored.figures.blobs)
         yield _receive(stored, writer, wanted, session, Receiver(session, source), traffic)
 
 

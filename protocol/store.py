@@ -1,7 +1,9 @@
 """Encrypted models on disk. Nothing half-written is ever taken for complete, whenever the power goes.
 
     DIR/salt                                    16 bytes, so that folder names do not tell tokens
+    DIR/clients/CLIENT.lock                     held while room for a model is reserved
     DIR/clients/CLIENT/MODEL/program.json       the public program
+                             figures            what is often asked of it
                              keys.bin           switch keys, at the offsets that `blobs` computes
                              weights.bin        weights, likewise
                              journal            which of them are complete
@@ -24,11 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protocol.blobs import BlobTable
-from protocol.stored import StoredModel, disk
+from protocol.figures import Figures
+from protocol.stored import DAMAGED, StoredModel, disk, locked
 from protocol.wire import ID_BYTES
 from securedl.errors import FormatError, InputError, ProtocolError, QuotaError, ServerError
 from securedl.files import contents
-from securedl.he.weights import DERIVED
 from securedl.program.program import Program
 
 _log = logging.getLogger("protocol.server")
@@ -41,7 +43,8 @@ class Limits:
     """What one client may keep, and how many streams the server works on at once.
 
     Attributes:
-        max_bytes: of uploads; on disk a model takes up to three times as much (`he/vector/at_rest.py`).
+        max_bytes: on disk. A model takes up to three times the bytes of its upload, for its weights are kept
+            as kernels read them, too (`he/vector/at_rest.py`); they count from the beginning.
         max_sessions: of all clients at once. max_client_sessions: of each; None: a fair share.
     """
 
@@ -91,9 +94,7 @@ class Store:
             with disk():
                 return StoredModel(folder, model_id) if folder.is_dir() else None
         except FormatError as error:
-            raise ServerError(
-                "this model's files were damaged on the server's disk: remove it there, then upload it again"
-            ) from error
+            raise ServerError(DAMAGED) from error
 
     def models(self, client: str) -> list[bytes]:
         """Ids of the client's models."""
@@ -109,22 +110,29 @@ class Store:
             QuotaError: the client's share is used up.
             ServerError: the disk refuses.
         """
-        table = BlobTable(program)
-        self._check_quota(client, table.total_bytes)
-        folder = self._folder(client, model_id)
+        table, folder = BlobTable(program), self._folder(client, model_id)
+        figures = Figures.of(table)
+        with locked(folder.parent.with_suffix(".lock")) as taken:
+            if not taken:
+                raise ProtocolError("other uploads of this client begin just now: call upload() again")
+            if not folder.is_dir():
+                self._check_quota(client, figures.disk)
+                self._make(folder, figures, program)
+        return StoredModel(folder, model_id)
+
+    def _make(self, folder: Path, figures: Figures, program: Program) -> None:
+        """A model's folder, all at once."""
         with disk():
             folder.parent.mkdir(exist_ok=True)
             fresh = folder.parent / f".{secrets.token_hex(8)}"
             fresh.mkdir()
             try:
-                _fill(fresh, program, table)
+                _fill(fresh, program, figures)
                 os.rename(fresh, folder)
             except OSError:
                 shutil.rmtree(fresh, ignore_errors=True)
-                if not folder.is_dir():
-                    raise
+                raise
             _sync_folder(folder.parent)
-        return StoredModel(folder, model_id)
 
     def remove(self, client: str, model_id: bytes) -> bool:
         """Delete a model; whether it was there."""
@@ -150,8 +158,7 @@ class Store:
         used = 0
         for model_id in models:
             with disk(), contextlib.suppress(FileNotFoundError):
-                files = self._folder(client, model_id).iterdir()
-                used += sum(p.stat().st_size for p in files if not p.name.startswith(DERIVED))
+                used += _bytes(self._folder(client, model_id))
         if used + wanted > self.limits.max_bytes:
             raise QuotaError(
                 f"this model takes {wanted:,} bytes, but of this client's {self.limits.max_bytes:,} bytes on "
@@ -190,13 +197,22 @@ def _salt(path: Path) -> bytes:
     return contents(path)
 
 
-def _fill(folder: Path, program: Program, table: BlobTable) -> None:
-    for name, size in table.sizes().items():
+def _bytes(folder: Path) -> int:
+    """What a model may take on disk; what it does take, where its figures are damaged."""
+    try:
+        return Figures.read(folder).disk
+    except (FormatError, OSError):
+        return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _fill(folder: Path, program: Program, figures: Figures) -> None:
+    for name, size in figures.sizes.items():
         with open(folder / name, "wb") as file:
             if size:
                 os.posix_fallocate(file.fileno(), 0, size)
     (folder / "journal").touch()
     (folder / "lock").touch()
+    figures.write(folder)
     with open(folder / "program.json", "wb") as file:
         file.write(program.to_json())
         file.flush()
