@@ -241,12 +241,12 @@ class Client:
         self._link.check_open()
         prepared = time.monotonic()
         self._owner.prepare(self._progress)
-        began, blobs, size = time.monotonic(), 0, 0
+        began, sent, size = time.monotonic(), set[int](), 0
         while True:
-            done = self._upload_once()
-            blobs, size = blobs + done.blobs, size + done.blob_bytes
+            done = self._upload_once(sent)
+            size += done.blob_bytes
             if not done.remaining:
-                return Upload(blobs, size, time.monotonic() - began, began - prepared)
+                return Upload(len(sent), size, time.monotonic() - began, began - prepared)
             if not done.blobs:
                 raise ProtocolError("the server misses parts of the model but does not say which")
 
@@ -306,13 +306,23 @@ class Client:
             self._known = _Known.of(self._owner.program)
         return self._known
 
-    def _upload_once(self) -> Any:
+    def _upload_once(self, sent: set[int]) -> Any:
+        """One stream. sent: numbers of the parts that earlier ones brought, to which this one's are added.
+
+        Raises:
+            ProtocolError: the server asks for one of them again, as one that keeps nothing would for ever.
+        """
         known = self._model()
         table, program = known.table, known.json
         with self._link.stream("Upload", "what arrived is kept: call upload() again") as stream:
             session, welcome = self._greet(stream, "Upload", len(program))
             count = len(table)
             missing = list(range(count)) if welcome.needs_program else expand_ranges(welcome.missing, count)
+            if again := sent.intersection(missing):
+                raise ProtocolError(
+                    f"the server at {self._link.address} asks again for {len(again)} parts that it said it "
+                    "has kept: its store is damaged, or it is hostile"
+                )
             if welcome.needs_program:
                 stream.send(frames(session, pb.PROGRAM, 0, program))
             stream.send(self._blob_frames(session, table, missing))
@@ -325,6 +335,7 @@ class Client:
             honest = (done.blobs, done.blob_bytes) == (len(missing), size)
             if not honest or done.digest != done_digest(session, done):
                 raise ProtocolError("the server's account of the upload is wrong")
+            sent.update(missing)
             with contextlib.suppress(ServerError):  # loading may take longer than this client waits
                 stream.expect_end()
         return done
