@@ -45,6 +45,8 @@ SHORT_CALLS = 4
 IDLE_S = 600.0
 #: The same before its first message, and in a short call.
 GREETING_S = 10.0
+#: What running calls get to finish when the server is told to stop.
+GRACE_S = 5.0
 
 
 class Server:
@@ -291,6 +293,7 @@ class Server:
             raise ProtocolError(
                 "this server has no such model of this client: call upload() first, with the same token"
             )
+        self.limits.check(stored.program)  # another server, or an older one, may have allowed more
         began = time.monotonic()
         model = load_model(stored, self._backend, self._threads, self._cache.max_bytes)
         _log.info("load model=%s ms=%.0f cost=%d", key[1].hex(), 1e3 * (time.monotonic() - began), model.cost)
@@ -346,7 +349,7 @@ def serve(
     store: Store | str | os.PathLike[str],
     address: str = addresses.DEFAULT,
     ready: Callable[[str], object] | None = None,
-    grace_s: float = 5.0,
+    grace_s: float = GRACE_S,
     **options: Any,
 ) -> None:
     """Serve until SIGINT or SIGTERM; call it from the main thread.

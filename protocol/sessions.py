@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -89,7 +90,7 @@ def upload(
             raise ProtocolError(f"a program has 1 to {MAX_PROGRAM} bytes, this one has {hello.program_bytes}")
         yield (welcome := _welcome(needs_program=True))
         receiver = Receiver(session := session_id("Upload", raw, welcome), source)
-        program = _program(receiver.blob(pb.PROGRAM, 0, hello.program_bytes), hello.program_id)
+        program = read_program(receiver.blob(pb.PROGRAM, 0, hello.program_bytes), hello.program_id)
         stored = store.create(client, hello.model_id, program)
         with stored.writer() as writer:
             if len(writer.missing()) < stored.figures.blobs:
@@ -112,10 +113,17 @@ def _welcome(**fields: Any) -> bytes:
     return raw
 
 
-def _program(data: bytes, program_id: bytes) -> Program:
-    program = Program.from_json(data)
-    if program.id != program_id or program.to_json() != data:
+def read_program(data: bytes, program_id: bytes) -> Program:
+    """The program of that id, from a stranger's bytes.
+
+    Raises:
+        FormatError: they are not, or are written in another way.
+    """
+    if hashlib.sha256(data).digest()[:ID_BYTES] != program_id:
         raise FormatError("the program is not the one that the Hello names")
+    program = Program.from_json(data)
+    if program.to_json() != data:
+        raise FormatError("the program is written in another way than this version does")
     return program
 
 

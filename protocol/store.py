@@ -31,6 +31,7 @@ from protocol.stored import DAMAGED, StoredModel, disk, locked
 from protocol.wire import ID_BYTES
 from securedl.errors import FormatError, InputError, ProtocolError, QuotaError, ServerError
 from securedl.files import contents
+from securedl.program.effort import effort
 from securedl.program.program import Program
 
 _log = logging.getLogger("protocol.server")
@@ -45,6 +46,7 @@ class Limits:
     Attributes:
         max_bytes: on disk. A model takes up to three times the bytes of its upload, for its weights are kept
             as kernels read them, too (`he/vector/at_rest.py`); they count from the beginning.
+        max_query_s, max_query_bytes: what one query may take, about: computing on one core, and memory.
         max_sessions: of all clients at once. max_client_sessions: of each; None: a fair share.
     """
 
@@ -52,11 +54,21 @@ class Limits:
     max_bytes: int = 64 << 30
     max_sessions: int = 32
     max_client_sessions: int | None = None
+    max_query_s: float = 600.0
+    max_query_bytes: int = 2 << 30
 
     def sessions_of(self, clients: int) -> int:
         """How many each of so many clients may have at once: so that no client can take all of several."""
         fair = max(1, self.max_sessions // clients)
         return fair if self.max_client_sessions is None else self.max_client_sessions
+
+    def check(self, program: Program) -> None:
+        """Refuse a program of which a query takes too much.
+
+        Raises:
+            QuotaError: so it does.
+        """
+        effort(program, self.max_query_s, self.max_query_bytes)
 
 
 class Store:
@@ -107,9 +119,10 @@ class Store:
         """Room for a new model, all of it reserved on disk now; the model, if it is there already.
 
         Raises:
-            QuotaError: the client's share is used up.
+            QuotaError: a query would take too much, or the client's share is used up.
             ServerError: the disk refuses.
         """
+        self.limits.check(program)
         table, folder = BlobTable(program), self._folder(client, model_id)
         figures = Figures.of(table)
         with locked(folder.parent.with_suffix(".lock")) as taken:

@@ -23,7 +23,7 @@ CHUNK_BYTES = 1 << 20
 #: What gRPC may receive in one message: a chunk and its frame, or a Welcome full of ranges.
 MAX_MESSAGE = CHUNK_BYTES + (1 << 16)
 #: A program is the one blob whose length only its sender knows.
-MAX_PROGRAM = 16 << 20
+MAX_PROGRAM = 1 << 20
 DIGEST_BYTES = 32
 NONCE_BYTES = 32
 ID_BYTES = 16

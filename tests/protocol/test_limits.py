@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 import queue
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import grpc
 import pytest
-from protocol_fakes import PARAMS, FakeBatch, FakeOwner, predict
+from hostile_programs import LARGE, broken, folding, registers, squares, taken
+from protocol_fakes import FakeBatch, FakeEvaluator, FakeOwner, predict
 
 from protocol import Client, Limits, Store
 from protocol import messages_pb2 as pb
+from protocol.server import GRACE_S
 from protocol.service import STREAMS, UNARY, method_path
-from protocol.wire import NONCE_BYTES, PROTOCOL_VERSION, frames, session_id
-from securedl.errors import QuotaError
-from securedl.program.program import Program
-from securedl.program.steps import Block, Matvec, Port
+from protocol.sessions import read_program
+from protocol.wire import MAX_PROGRAM, NONCE_BYTES, PROTOCOL_VERSION, frames, session_id
+from securedl.demo.processes import running, serve_command
+from securedl.errors import FormatError, QuotaError
+from securedl.program.effort import effort
 
 OWNER = FakeOwner()
 MALLORY, ALICE = "token-of-mallory", "token-of-alice"
@@ -100,13 +107,6 @@ def eventually(check: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.02)
 
 
-def folding(count: int) -> Program:
-    """One weight, and so many rotate-and-sum steps in each answer tile."""
-    scale, prime = 2.0**30, PARAMS.primes[1]
-    step = Matvec(1, (0,), (Block(0, 0, 0, (0,)),), 1, 1, (1,) * count, 1, scale, (float(prime),), 0)
-    return Program(PARAMS, PARAMS.slots // 16, 16, True, Port(1, 1, scale), (step,), 1)
-
-
 class Asking:
     """A Predict stream that is driven by hand."""
 
@@ -168,3 +168,125 @@ def test_each_client_has_a_share_of_the_sessions(serve, tmp_path, limits, each) 
 def test_the_shares_of_clients() -> None:
     assert [Limits(max_sessions=32).sessions_of(clients) for clients in (1, 2, 5, 100)] == [32, 16, 6, 1]
     assert Limits(max_sessions=32, max_client_sessions=7).sessions_of(2) == 7
+
+
+# --- programs ----------------------------------------------------------------------------------------
+
+TAKEN, BROKEN = taken(), broken()
+
+
+def refused(data: bytes) -> None:
+    """As an upload refuses it, before anything is on disk."""
+    with pytest.raises((FormatError, QuotaError)):
+        Limits().check(read_program(data, hashlib.sha256(data).digest()[:16]))
+
+
+@pytest.mark.parametrize("name", [*TAKEN, *BROKEN])
+def test_what_a_refused_program_costs(name) -> None:
+    """200 ms of processor time and 64 MB at most: of three times the least, for others work here too."""
+    data = {**TAKEN, **BROKEN}[name]
+    assert len(data) <= MAX_PROGRAM
+    spent = []
+    for _ in range(3):
+        began = time.process_time()
+        refused(data)
+        spent.append(time.process_time() - began)
+    tracemalloc.start()
+    refused(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    print(f"{1e3 * min(spent):.0f} ms, {peak / 1e6:.1f} MB")
+    assert min(spent) < 0.2
+    assert peak < 64e6
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (Limits(max_query_bytes=1 << 20), "bytes of the server's memory, and 1,048,576 are allowed"),
+        (Limits(max_query_s=1e-6), "more than the 1e-06 s of computing"),
+    ],
+)
+def test_a_client_is_told_what_is_too_much(serve, tmp_path, limits, words) -> None:
+    """At the upload, and of a model that was there before the limit at the query."""
+    store = tmp_path / "store"
+    with Client(serve(store).address, OWNER) as client:
+        client.upload()
+    limited = serve(Store(store, limits))
+    with Client(limited.address, OWNER) as client, pytest.raises(QuotaError, match=words):
+        client.predict(1)
+    with Client(limited.address, FakeOwner(1)) as client, pytest.raises(QuotaError, match=words):
+        client.upload()
+    assert len(list(store.glob("clients/*/*"))) == 1
+
+
+def test_registers_are_counted_while_they_live() -> None:
+    """2,000 results of three primes, all of which are read in the end."""
+    one = 2 * 3 * 8 * LARGE.ring
+    assert effort(registers(2000)).memory == pytest.approx(2000 * one, rel=0.02)
+    assert effort(squares(1, 2000)).memory < 20 * one
+    with pytest.raises(QuotaError, match="536,870,912 are allowed"):
+        Limits(max_query_bytes=512 << 20).check(registers(2000))
+
+
+class Leaving(FakeEvaluator):
+    """Notes each product."""
+
+    calls: ClassVar[list[float]] = []
+
+    def rescale(self, a):
+        time.sleep(0.02)
+        self.calls.append(time.monotonic())
+        return super().rescale(a)
+
+
+def test_a_client_that_left_is_noticed_within_a_step(serve, caplog, monkeypatch) -> None:
+    """Between the tiles of one step, which would take 6 s."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr("protocol.server.WARM_S", 0.0)
+    owner = FakeOwner(program=squares(300, 1))
+    server = serve(evaluator=Leaving)
+    with Client(server.address, owner) as client:
+        client.upload()
+        Leaving.calls.clear()
+        with grpc.insecure_channel(server.address) as channel:
+            asking = Asking(channel, owner=owner)
+            asking.query()
+            eventually(lambda: len(Leaving.calls) > 3, 60)
+        left = time.monotonic()
+        eventually(lambda: "outcome=client-gone" in caplog.text, 5)
+        assert time.monotonic() < left + 1
+        assert len(Leaving.calls) < 100
+
+
+@pytest.mark.he
+@pytest.mark.parametrize("how", ["leaves", "SIGTERM"])
+def test_a_server_process_stops_computing(tmp_path, how) -> None:
+    """Half a minute of products that nobody waits for: processor time stands still after a second."""
+    owner = FakeOwner(program=squares(100, 1000))
+    assert effort(owner.program).seconds > 20
+    command = serve_command(tmp_path / "store", f"unix:{tmp_path}/s", "--threads", "1")
+    with running(command, tmp_path / "log") as process, Client(process.address, owner) as client:
+        client.upload()
+        with grpc.insecure_channel(process.address) as channel:
+            asking = Asking(channel, owner=owner)
+            before = spent(process.pid)
+            asking.query()
+            eventually(lambda: spent(process.pid) > before + 1.5, 30)
+            if how == "leaves":
+                asking.call.cancel()
+                time.sleep(1)
+                before = spent(process.pid)
+                time.sleep(1)
+                assert spent(process.pid) < before + 0.2
+            else:
+                began = time.monotonic()
+                process.popen.terminate()
+                process.popen.wait(timeout=20)
+                assert time.monotonic() < began + GRACE_S + 1.5
+
+
+def spent(pid: int) -> float:
+    """Seconds of processor time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
