@@ -13,6 +13,7 @@ from securedl.errors import (
     CompileError,
     InputError,
     ProtocolError,
+    QuotaError,
     ServerError,
     UnsupportedLayerError,
 )
@@ -239,6 +240,26 @@ class TestCommandLine:
         with protocol.Server(tmp_path / "store", "127.0.0.1:0", evaluator="seal") as server:
             done = cli("serve", "--listen", server.address, "--store", tmp_path / "b", "--evaluator", "seal")
         assert_refused(done, "cannot listen on")
+
+    def test_limits(self, tmp_path, serving, owner) -> None:
+        """Each option reaches the server, and is told to the client where it stands in its way."""
+        given = ["--max-models", "3", "--max-gb", "0.5", "--max-sessions", "5", "--max-client-sessions", "1"]
+        with (
+            serving(tmp_path, *given, name="limits") as process,
+            protocol.Client(process.address, owner) as client,
+        ):
+            told = client.describe()
+        assert [told[f"max_{what}"] for what in ("models", "bytes", "sessions")] == [3, 1 << 29, 5]
+        for option, words in (
+            ("--max-query-gb", "of the server's memory, and 1,073 are allowed"),
+            ("--max-query-s", "more than the 1e-06 s of computing"),
+        ):
+            with (
+                serving(tmp_path, option, "0.000001", name=option) as process,
+                protocol.Client(process.address, owner) as client,
+                pytest.raises(QuotaError, match=words),
+            ):
+                client.upload()
 
     def test_plan_of_junk(self, cli, assert_refused, tmp_path, junk) -> None:
         done = cli("plan", junk)
