@@ -46,6 +46,7 @@ class Limits:
     Attributes:
         max_bytes: on disk. A model takes up to three times the bytes of its upload, for its weights are kept
             as kernels read them, too (`he/vector/at_rest.py`); they count from the beginning.
+        max_key_bytes: of memory for the keys of one model, as they are loaded.
         max_query_s, max_query_bytes: what one query may take, about: computing on one core, and memory.
         max_sessions: of all clients at once. max_client_sessions: of each; None: a fair share.
     """
@@ -56,6 +57,7 @@ class Limits:
     max_client_sessions: int | None = None
     max_query_s: float = 600.0
     max_query_bytes: int = 2 << 30
+    max_key_bytes: int = 16 << 30
 
     def sessions_of(self, clients: int) -> int:
         """How many each of so many clients may have at once: so that no client can take all of several."""
@@ -63,12 +65,18 @@ class Limits:
         return fair if self.max_client_sessions is None else self.max_client_sessions
 
     def check(self, program: Program) -> None:
-        """Refuse a program of which a query takes too much.
+        """Refuse a program of which a query takes too much, or the keys do.
 
         Raises:
             QuotaError: so it does.
         """
         effort(program, self.max_query_s, self.max_query_bytes)
+        keys, _ = BlobTable(program).expanded()
+        if keys > self.max_key_bytes:
+            raise QuotaError(
+                f"the keys of this model take {keys:,} bytes of the server's memory, and "
+                f"{self.max_key_bytes:,} are allowed: compile a smaller network, or ask for more"
+            )
 
 
 class Store:

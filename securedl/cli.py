@@ -120,6 +120,9 @@ def serve_store(
     max_client_sessions: Annotated[
         int | None, typer.Option(min=1, help="Sessions of each client. Default: a fair share.")
     ] = None,
+    max_key_gb: Annotated[
+        float | None, typer.Option(min=0.0, help="GiB of memory for the keys of one model. Default: 16.")
+    ] = None,
     max_query_gb: Annotated[
         float | None, typer.Option(min=0.0, help="GiB of memory that one query may take. Default: 2.")
     ] = None,
@@ -138,6 +141,7 @@ def serve_store(
         "max_bytes": None if max_gb is None else int(max_gb * GIB),
         "max_sessions": max_sessions,
         "max_client_sessions": max_client_sessions,
+        "max_key_bytes": None if max_key_gb is None else int(max_key_gb * GIB),
         "max_query_s": max_query_s,
         "max_query_bytes": None if max_query_gb is None else int(max_query_gb * GIB),
     }

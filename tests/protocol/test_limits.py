@@ -204,6 +204,7 @@ def test_what_a_refused_program_costs(name) -> None:
     ("limits", "words"),
     [
         (Limits(max_query_bytes=1 << 20), "bytes of the server's memory, and 1,048,576 are allowed"),
+        (Limits(max_key_bytes=1 << 20), r"keys of this model take [\d,]+ bytes .* and 1,048,576 are allowed"),
         (Limits(max_query_s=1e-6), "more than the 1e-06 s of computing"),
     ],
 )

@@ -251,6 +251,7 @@ class TestCommandLine:
             told = client.describe()
         assert [told[f"max_{what}"] for what in ("models", "bytes", "sessions")] == [3, 1 << 29, 5]
         for option, words in (
+            ("--max-key-gb", "keys of this model take"),
             ("--max-query-gb", "of the server's memory, and 1,073 are allowed"),
             ("--max-query-s", "more than the 1e-06 s of computing"),
         ):
