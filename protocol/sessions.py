@@ -136,10 +136,9 @@ def _receive(
     traffic: Traffic,
 ) -> bytes:
     """Take the wanted blobs and put them on disk; the message that says so."""
-    keys = len(stored.table.keys)
     for number in wanted:
         blob = stored.table[number]
-        index = number if blob.kind == pb.KEY else number - keys
+        index = number if blob.kind == pb.KEY else number - len(stored.table.keys)
         data = receiver.blob(blob.kind, index, blob.length)
         writer.write(number, data)
         traffic.items += 1

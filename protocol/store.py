@@ -200,7 +200,7 @@ def _close(folder: Path) -> None:
     """
     if (mode := folder.stat().st_mode) & stat.S_IWOTH and not mode & stat.S_ISVTX:
         raise InputError(f"everybody may write to the store {folder}: chmod o-w {folder}")
-    if (folder / "clients").lstat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if (folder / "clients").stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         _log.warning("others could read models in %s: now this user alone can", folder)
         (folder / "clients").chmod(0o700)
 

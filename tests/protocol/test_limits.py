@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import queue
+import socket
 import threading
 import time
 import tracemalloc
@@ -21,11 +22,11 @@ from protocol_fakes import FakeBatch, FakeEvaluator, FakeOwner, predict
 from protocol import Client, Limits, Store
 from protocol import messages_pb2 as pb
 from protocol.server import GRACE_S
-from protocol.service import STREAMS, UNARY, method_path
+from protocol.service import HANDSHAKE_MS, STREAMS, UNARY, method_path
 from protocol.sessions import read_program
 from protocol.wire import MAX_PROGRAM, NONCE_BYTES, PROTOCOL_VERSION, frames, session_id
 from securedl.demo.processes import running, serve_command
-from securedl.errors import FormatError, QuotaError
+from securedl.errors import FormatError, QuotaError, ServerError
 from securedl.program.effort import effort
 
 OWNER = FakeOwner()
@@ -105,6 +106,28 @@ def eventually(check: Callable[[], bool], seconds: float) -> None:
     while not check():
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+def test_silent_connections_are_closed(serve) -> None:
+    """Else they would use up the files that the server may open."""
+    host, _, port = serve().address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=HANDSHAKE_MS / 1000 + 5) as silent:
+        while silent.recv(4096):  # the server's own settings, and then its end
+            pass
+
+
+def test_short_calls_and_greetings_read_no_program(serve, monkeypatch) -> None:
+    """80 bytes of a client's cost no more for a model with a large program."""
+    server = serve()
+    with Client(server.address, OWNER) as client:
+        client.upload()
+        monkeypatch.setattr("protocol.stored.Program.from_json", lambda data: 1 / 0)
+        assert client.status().complete
+        assert client.upload().blobs == 0
+        server._cache.discard(("local", OWNER.model_id))
+        with pytest.raises(ServerError, match="log says why"):  # the patch is where it counts
+            client.predict(1)
+        assert client.remove()
 
 
 class Asking:
