@@ -29,7 +29,7 @@ import numpy as np
 
 from securedl.demo.processes import ServerProcess, running, serve_command
 from securedl.errors import InputError
-from securedl.files import check_writable
+from securedl.files import check_writable, write_atomically
 
 NETWORKS = ((16, 32, 32, 4), (24, 48, 3))
 #: The precision that every plan promises, as a share of the logit range.
@@ -157,7 +157,7 @@ def _check(calls: Calls, answer: Any, logits: np.ndarray, allowed: float) -> Non
 
 def serving(folder: Path, tokens: list[str], threads: int) -> AbstractContextManager[ServerProcess]:
     """`securedl serve` on a Unix socket in `folder`."""
-    (folder / "tokens").write_text("\n".join(tokens))
+    write_atomically(folder / "tokens", "\n".join(tokens).encode())
     options = ["--threads", str(threads), "--token-file", str(folder / "tokens"), "--quiet"]
     command = serve_command(folder / "store", f"unix:{folder / 's'}", *options)
     return running(command, folder / "log")

@@ -26,18 +26,17 @@ class Access:
 
     Args:
         store: gives each token its client name.
-        token: one, several, or None: everybody who can connect is one client.
-
-    Raises:
-        InputError: a token that cannot travel in a header.
+        tokens: see `tokens_of`; without any, everybody who can connect is one client.
     """
 
-    def __init__(self, store: Store, token: str | Iterable[str] | None) -> None:
-        tokens = [] if token is None else [token] if isinstance(token, str) else list(token)
-        for text in tokens:
-            check_token(text)
+    def __init__(self, store: Store, tokens: list[str]) -> None:
         self._clients = {_hash(text): store.client(text) for text in tokens}
         self._anonymous = store.client(None)
+
+    @property
+    def count(self) -> int:
+        """How many clients there can be."""
+        return max(1, len(self._clients))
 
     def client(self, context: Any) -> str:
         """Name of the caller, compared with every token in constant time.
@@ -57,6 +56,22 @@ class Access:
         if found is None:
             raise AuthenticationError("it is not one of this server's tokens" if text else "it needs a token")
         return found
+
+
+def tokens_of(token: str | Iterable[str] | None) -> list[str]:
+    """One token, several, or none where None is given: then everybody who can connect is one client.
+
+    Raises:
+        InputError: an empty list, or a token that cannot travel in a header.
+    """
+    if token is None:
+        return []
+    tokens = [token] if isinstance(token, str) else list(token)
+    if not tokens:
+        raise InputError("a list of tokens holds at least one; None means that nobody needs a token")
+    for text in tokens:
+        check_token(text)
+    return tokens
 
 
 def server_credentials(certificate: str | os.PathLike[str], key: str | os.PathLike[str]) -> Any:

@@ -333,12 +333,13 @@ class Client:
         self._owner.prepare(self._progress)
         began, blobs, size = time.monotonic(), 0, 0
         for known in self._models():
-            remaining = 1
+            sent, remaining = set[int](), 1
             while remaining:
-                done = self._upload_once(known)
-                blobs, size, remaining = blobs + done.blobs, size + done.blob_bytes, done.remaining
+                done = self._upload_once(known, sent)
+                size, remaining = size + done.blob_bytes, done.remaining
                 if remaining and not done.blobs:
                     raise ProtocolError("the server misses parts of the model but does not say which")
+            blobs += len(sent)
         return Upload(blobs, size, time.monotonic() - began, began - prepared)
 
     def predict(
@@ -442,12 +443,22 @@ class Client:
         self._known = self._known or tuple(map(_Known.of, self._owner.channels))
         return self._known
 
-    def _upload_once(self, known: _Known) -> Any:
+    def _upload_once(self, known: _Known, sent: set[int]) -> Any:
+        """One stream. sent: numbers of the parts that earlier ones brought, to which this one's are added.
+
+        Raises:
+            ProtocolError: the server asks for one of them again, as one that keeps nothing would for ever.
+        """
         table, program = known.table, known.json
         with self._link.stream("Upload", "what arrived is kept: call upload() again") as stream:
             session, welcome = self._greet(stream, "Upload", known, len(program))
             count = len(table)
             missing = list(range(count)) if welcome.needs_program else expand_ranges(welcome.missing, count)
+            if again := sent.intersection(missing):
+                raise ProtocolError(
+                    f"the server at {self._link.address} asks again for {len(again)} parts that it said it "
+                    "has kept: its store is damaged, or it is hostile"
+                )
             if welcome.needs_program:
                 stream.send(frames(session, pb.PROGRAM, 0, program))
             stream.send(self._blob_frames(session, known, missing))
@@ -460,6 +471,7 @@ class Client:
             honest = (done.blobs, done.blob_bytes) == (len(missing), size)
             if not honest or done.digest != done_digest(session, done):
                 raise ProtocolError("the server's account of the upload is wrong")
+            sent.update(missing)
             with contextlib.suppress(ServerError):  # loading may take longer than this client waits
                 stream.expect_end()
         return done

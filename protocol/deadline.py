@@ -38,6 +38,19 @@ class Deadline:
                 self._due = None
             yield item
 
+    def past(self, messages: Iterator[T]) -> Iterator[T]:
+        """The items of `messages`; only the wait until each of them was taken counts."""
+        for item in messages:
+            self._due = time.monotonic() + self._seconds
+            try:
+                yield item
+            finally:
+                self._due = None
+
+    def allow(self, seconds: float) -> None:
+        """The limit of each wait from the next one on."""
+        self._seconds = seconds
+
     def touch(self) -> None:
         """Something moved: begin the present wait anew."""
         if self._due is not None:

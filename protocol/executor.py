@@ -12,6 +12,7 @@ import numpy as np
 
 from protocol.models import LoadedModel
 from protocol.stored import refusal
+from protocol.watched import Watched
 from securedl.he.record import Record
 from securedl.he.weights import ModelWeights
 from securedl.program.drive import advance
@@ -86,31 +87,35 @@ def rehearse(executor: Executor, model: LoadedModel, alive: Callable[[], bool]) 
 
 class _Local(Evaluation):
     def __init__(self, model: LoadedModel, alive: Callable[[], bool]) -> None:
-        self._model, self._weights = model, _Watched(model.weights, alive)
+        self._model, self._weights = model, _Waited(model.weights, alive)
+        self._watched = Watched(model.evaluator, self._weights.check)
         self._running: Generator[Shown, list[Any] | None, list[Any]] | None = None
         program = model.program
         self._sent = iter([*(down.sent for down, _ in program.shown), program.answer.sent])
 
     def step(self, tiles: Iterable[Record] | None) -> list[Record]:
-        evaluator = self._model.evaluator
-        handles = None if tiles is None else [evaluator.load(tile) for tile in tiles]
+        handles = None if tiles is None else [self._load(tile) for tile in tiles]
         if self._running is None:
             assert handles is not None  # the query
             program, weights = self._model.program, self._weights
-            self._running = execute(program, evaluator, weights, handles, weights.check)
+            self._running = execute(program, self._watched, weights, handles, weights.check)
             found = advance(self._running)
         else:
             found = advance(self._running, handles)
         sent = found.tiles if isinstance(found, Shown) else found
         shape = next(self._sent)
-        return [evaluator.sent(tile, shape) for tile in sent]
+        return [self._model.evaluator.sent(tile, shape) for tile in sent]
+
+    def _load(self, tile: Record) -> Any:
+        self._weights.check()
+        return self._model.evaluator.load(tile)
 
     def close(self) -> None:
         if self._running is not None:
             self._running.close()
 
 
-class _Watched:
+class _Waited:
     """Weights that stop an evaluation nobody waits for any more."""
 
     def __init__(self, weights: ModelWeights[Any], alive: Callable[[], bool]) -> None:

@@ -74,7 +74,7 @@ def load_model(stored: StoredModel, backend: Backend[Any], threads: int, max_byt
     missing = len(stored.missing())
     if missing:
         raise ProtocolError(
-            f"{missing} of {len(stored.table)} parts of this model are not uploaded: call upload()"
+            f"{missing} of {stored.figures.blobs} parts of this model are not uploaded: call upload()"
         )
     blobs, params = stored.reader(), stored.program.params
     keys, evaluator = _Keys(stored, blobs), backend.open(params, threads)
@@ -83,4 +83,4 @@ def load_model(stored: StoredModel, backend: Backend[Any], threads: int, max_byt
     room = max(0, min(weight_bytes, max_bytes - key_bytes))
     weights = backend.weights(evaluator, StoredWeights(stored, blobs), stored.folder, room)
     program, cost = stored.program, key_bytes + weights.room
-    return LoadedModel(program, stored.program_id, Expectations.of(program), evaluator, weights, cost)
+    return LoadedModel(program, stored.figures.program_id, Expectations.of(program), evaluator, weights, cost)

@@ -13,6 +13,8 @@ UNARY = ("Describe", "Status", "Remove")
 STREAMS = ("Upload", "Predict")
 
 KEEPALIVE_MS = 20_000
+#: Whoever connects says what it speaks in this time: silent connections would use up the server's files.
+HANDSHAKE_MS = 5_000
 COMMON_OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_MESSAGE),
@@ -26,6 +28,7 @@ SERVER_OPTIONS = [
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
     ("grpc.max_metadata_size", 16 << 10),
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
 ]
 #: A server that was away is found again within a second: gRPC would wait for up to two minutes. The second
 #: figure is how long an attempt may take: one over TLS is three or four round trips.
@@ -43,8 +46,13 @@ def method_path(method: str) -> str:
 
 
 def handler(servicer: Any) -> Any:
-    """A generic handler that sends each method to the servicer's method of that name in lower case."""
-    table = {name: grpc.unary_unary_rpc_method_handler(getattr(servicer, name.lower())) for name in UNARY}
-    for name in STREAMS:
-        table[name] = grpc.stream_stream_rpc_method_handler(getattr(servicer, name.lower()))
+    """A generic handler that sends each method to the servicer's method of that name in lower case.
+
+    All of them are given an iterator of messages, the short ones too: gRPC would wait for the one message of
+    those before it asks the servicer, as long as a stranger likes.
+    """
+    table = {
+        name: grpc.stream_stream_rpc_method_handler(getattr(servicer, name.lower()))
+        for name in (*UNARY, *STREAMS)
+    }
     return grpc.method_handlers_generic_handler(SERVICE, table)

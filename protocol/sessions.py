@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -89,20 +90,20 @@ def upload(
             raise ProtocolError(f"a program has 1 to {MAX_PROGRAM} bytes, this one has {hello.program_bytes}")
         yield (welcome := _welcome(needs_program=True))
         receiver = Receiver(session := session_id("Upload", raw, welcome), source)
-        program = _program(receiver.blob(pb.PROGRAM, 0, hello.program_bytes), hello.program_id)
+        program = read_program(receiver.blob(pb.PROGRAM, 0, hello.program_bytes), hello.program_id)
         stored = store.create(client, hello.model_id, program)
         with stored.writer() as writer:
-            if len(writer.missing()) < len(stored.table):
+            if len(writer.missing()) < stored.figures.blobs:
                 raise ProtocolError("another upload of this model began just now: call upload() again")
-            yield _receive(stored, writer, range(len(stored.table)), session, receiver, traffic)
+            yield _receive(stored, writer, range(stored.figures.blobs), session, receiver, traffic)
         return
-    if stored.program_id != hello.program_id:
+    if stored.figures.program_id != hello.program_id:
         raise ProtocolError("the server keeps another plan under this model's id: remove it first")
     with stored.writer() as writer:
         runs = [pb.Range(first=f, count=c) for f, c in ranges(writer.missing(), MAX_RANGES)]
         yield (welcome := _welcome(missing=runs))
         session = session_id("Upload", raw, welcome)
-        wanted = expand_ranges(runs, len(stored.table))
+        wanted = expand_ranges(runs, stored.figures.blobs)
         yield _receive(stored, writer, wanted, session, Receiver(session, source), traffic)
 
 
@@ -112,10 +113,17 @@ def _welcome(**fields: Any) -> bytes:
     return raw
 
 
-def _program(data: bytes, program_id: bytes) -> Program:
-    program = Program.from_json(data)
-    if program.id != program_id or program.to_json() != data:
+def read_program(data: bytes, program_id: bytes) -> Program:
+    """The program of that id, from a stranger's bytes.
+
+    Raises:
+        FormatError: they are not, or are written in another way.
+    """
+    if hashlib.sha256(data).digest()[:ID_BYTES] != program_id:
         raise FormatError("the program is not the one that the Hello names")
+    program = Program.from_json(data)
+    if program.to_json() != data:
+        raise FormatError("the program is written in another way than this version does")
     return program
 
 
@@ -128,10 +136,9 @@ def _receive(
     traffic: Traffic,
 ) -> bytes:
     """Take the wanted blobs and put them on disk; the message that says so."""
-    keys = len(stored.table.keys)
     for number in wanted:
         blob = stored.table[number]
-        index = number if blob.kind == pb.KEY else number - keys
+        index = number if blob.kind == pb.KEY else number - len(stored.table.keys)
         data = receiver.blob(blob.kind, index, blob.length)
         writer.write(number, data)
         traffic.items += 1

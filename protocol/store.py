@@ -1,7 +1,9 @@
 """Encrypted models on disk. Nothing half-written is ever taken for complete, whenever the power goes.
 
     DIR/salt                                    16 bytes, so that folder names do not tell tokens
+    DIR/clients/CLIENT.lock                     held while room for a model is reserved
     DIR/clients/CLIENT/MODEL/program.json       the public program
+                             figures            what is often asked of it
                              keys.bin           switch keys, at the offsets that `blobs` computes
                              weights.bin        weights, likewise
                              journal            which of them are complete
@@ -14,20 +16,25 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import secrets
 import shutil
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from protocol.blobs import BlobTable
-from protocol.stored import StoredModel, disk
+from protocol.figures import Figures
+from protocol.stored import DAMAGED, StoredModel, disk, locked
 from protocol.wire import ID_BYTES
 from securedl.errors import FormatError, InputError, ProtocolError, QuotaError, ServerError
-from securedl.he.weights import DERIVED
+from securedl.files import contents
+from securedl.program.effort import effort
 from securedl.program.program import Program
 
+_log = logging.getLogger("protocol.server")
 #: Half-made folders older than this were left by a server that died.
 STALE_S = 3600
 
@@ -37,12 +44,39 @@ class Limits:
     """What one client may keep, and how many streams the server works on at once.
 
     Attributes:
-        max_bytes: of uploads; on disk a model takes up to three times as much (`he/vector/at_rest.py`).
+        max_bytes: on disk. A model takes up to three times the bytes of its upload, for its weights are kept
+            as kernels read them, too (`he/vector/at_rest.py`); they count from the beginning.
+        max_key_bytes: of memory for the keys of one model, as they are loaded.
+        max_query_s, max_query_bytes: what one query may take, about: computing on one core, and memory.
+        max_sessions: of all clients at once. max_client_sessions: of each; None: a fair share.
     """
 
     max_models: int = 32
     max_bytes: int = 64 << 30
     max_sessions: int = 32
+    max_client_sessions: int | None = None
+    max_query_s: float = 600.0
+    max_query_bytes: int = 2 << 30
+    max_key_bytes: int = 16 << 30
+
+    def sessions_of(self, clients: int) -> int:
+        """How many each of so many clients may have at once: so that no client can take all of several."""
+        fair = max(1, self.max_sessions // clients)
+        return fair if self.max_client_sessions is None else self.max_client_sessions
+
+    def check(self, program: Program) -> None:
+        """Refuse a program of which a query takes too much, or the keys do.
+
+        Raises:
+            QuotaError: so it does.
+        """
+        effort(program, self.max_query_s, self.max_query_bytes)
+        keys, _ = BlobTable(program).expanded()
+        if keys > self.max_key_bytes:
+            raise QuotaError(
+                f"the keys of this model take {keys:,} bytes of the server's memory, and "
+                f"{self.max_key_bytes:,} are allowed: compile a smaller network, or ask for more"
+            )
 
 
 class Store:
@@ -56,7 +90,8 @@ class Store:
         self.folder, self.limits = Path(folder), limits or Limits()
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            (self.folder / "clients").mkdir(exist_ok=True)
+            (self.folder / "clients").mkdir(exist_ok=True, mode=0o700)
+            _close(self.folder)
             self._salt = _salt(self.folder / "salt")
             with contextlib.suppress(FileNotFoundError):
                 self._sweep()
@@ -79,9 +114,7 @@ class Store:
             with disk():
                 return StoredModel(folder, model_id) if folder.is_dir() else None
         except FormatError as error:
-            raise ServerError(
-                "this model's files were damaged on the server's disk: remove it there, then upload it again"
-            ) from error
+            raise ServerError(DAMAGED) from error
 
     def models(self, client: str) -> list[bytes]:
         """Ids of the client's models."""
@@ -94,25 +127,33 @@ class Store:
         """Room for a new model, all of it reserved on disk now; the model, if it is there already.
 
         Raises:
-            QuotaError: the client's share is used up.
+            QuotaError: a query would take too much, or the client's share is used up.
             ServerError: the disk refuses.
         """
-        table = BlobTable(program)
-        self._check_quota(client, table.total_bytes)
-        folder = self._folder(client, model_id)
+        self.limits.check(program)
+        table, folder = BlobTable(program), self._folder(client, model_id)
+        figures = Figures.of(table)
+        with locked(folder.parent.with_suffix(".lock")) as taken:
+            if not taken:
+                raise ProtocolError("other uploads of this client begin just now: call upload() again")
+            if not folder.is_dir():
+                self._check_quota(client, figures.disk)
+                self._make(folder, figures, program)
+        return StoredModel(folder, model_id)
+
+    def _make(self, folder: Path, figures: Figures, program: Program) -> None:
+        """A model's folder, all at once."""
         with disk():
             folder.parent.mkdir(exist_ok=True)
             fresh = folder.parent / f".{secrets.token_hex(8)}"
             fresh.mkdir()
             try:
-                _fill(fresh, program, table)
+                _fill(fresh, program, figures)
                 os.rename(fresh, folder)
             except OSError:
                 shutil.rmtree(fresh, ignore_errors=True)
-                if not folder.is_dir():
-                    raise
+                raise
             _sync_folder(folder.parent)
-        return StoredModel(folder, model_id)
 
     def remove(self, client: str, model_id: bytes) -> bool:
         """Delete a model; whether it was there."""
@@ -138,8 +179,7 @@ class Store:
         used = 0
         for model_id in models:
             with disk(), contextlib.suppress(FileNotFoundError):
-                files = self._folder(client, model_id).iterdir()
-                used += sum(p.stat().st_size for p in files if not p.name.startswith(DERIVED))
+                used += _bytes(self._folder(client, model_id))
         if used + wanted > self.limits.max_bytes:
             raise QuotaError(
                 f"this model takes {wanted:,} bytes, but of this client's {self.limits.max_bytes:,} bytes on "
@@ -152,6 +192,19 @@ class Store:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+def _close(folder: Path) -> None:
+    """See that nobody else reads what clients keep, whatever folder it was that we were given.
+
+    Raises:
+        InputError: others may put something in place of it. OSError: it belongs to another user.
+    """
+    if (mode := folder.stat().st_mode) & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise InputError(f"everybody may write to the store {folder}: chmod o-w {folder}")
+    if (folder / "clients").stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        _log.warning("others could read models in %s: now this user alone can", folder)
+        (folder / "clients").chmod(0o700)
+
+
 def _salt(path: Path) -> bytes:
     """The store's salt, made at its first use."""
     fresh = path.with_name(f".salt-{secrets.token_hex(8)}")
@@ -162,16 +215,25 @@ def _salt(path: Path) -> bytes:
         with contextlib.suppress(FileExistsError):
             os.link(fresh, path)
         fresh.unlink()
-    return path.read_bytes()
+    return contents(path)
 
 
-def _fill(folder: Path, program: Program, table: BlobTable) -> None:
-    for name, size in table.sizes().items():
+def _bytes(folder: Path) -> int:
+    """What a model may take on disk; what it does take, where its figures are damaged."""
+    try:
+        return Figures.read(folder).disk
+    except (FormatError, OSError):
+        return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _fill(folder: Path, program: Program, figures: Figures) -> None:
+    for name, size in figures.sizes.items():
         with open(folder / name, "wb") as file:
             if size:
                 os.posix_fallocate(file.fileno(), 0, size)
     (folder / "journal").touch()
     (folder / "lock").touch()
+    figures.write(folder)
     with open(folder / "program.json", "wb") as file:
         file.write(program.to_json())
         file.flush()

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 from google.protobuf.message import DecodeError
 
 from protocol import messages_pb2 as pb
@@ -22,7 +23,7 @@ CHUNK_BYTES = 1 << 20
 #: What gRPC may receive in one message: a chunk and its frame, or a Welcome full of ranges.
 MAX_MESSAGE = CHUNK_BYTES + (1 << 16)
 #: A program is the one blob whose length only its sender knows.
-MAX_PROGRAM = 16 << 20
+MAX_PROGRAM = 1 << 20
 DIGEST_BYTES = 32
 NONCE_BYTES = 32
 ID_BYTES = 16
@@ -148,17 +149,14 @@ class Receiver:
         return data
 
 
-def ranges(numbers: Iterable[int], limit: int) -> list[tuple[int, int]]:
+def ranges(numbers: Sequence[int], limit: int) -> list[tuple[int, int]]:
     """Ascending numbers as at most `limit` runs (first, count); what does not fit is left out."""
-    runs: list[tuple[int, int]] = []
-    for number in numbers:
-        if runs and number == sum(runs[-1]):
-            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
-        elif len(runs) == limit:
-            break
-        else:
-            runs.append((number, 1))
-    return runs
+    if not numbers:
+        return []
+    found = np.array(numbers)
+    firsts = np.concatenate([[0], 1 + np.flatnonzero(np.diff(found) != 1)])
+    counts = np.diff(np.append(firsts, len(found)))
+    return list(zip(found[firsts].tolist(), counts.tolist(), strict=True))[:limit]
 
 
 def expand_ranges(runs: Iterable[Any], count: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import sys
 from contextlib import AbstractContextManager
 from enum import Enum
@@ -47,6 +48,7 @@ class SchemeName(str, Enum):
 
 
 CORES = os.cpu_count() or 1
+GIB = 1 << 30
 EvaluatorOption = Annotated[
     BackendName, typer.Option(help="vector: the fast kernels. seal: the reference, about ten times slower.")
 ]
@@ -107,6 +109,26 @@ def serve_store(
     token_file: Annotated[Path | None, typer.Option(help="File with one bearer token a line.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM private key.")] = None,
+    max_models: Annotated[int | None, typer.Option(min=1, help="Models of each client. Default: 32.")] = None,
+    max_gb: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="GiB on disk of each client, packed weights too. Default: 64."),
+    ] = None,
+    max_sessions: Annotated[
+        int | None, typer.Option(min=1, help="Sessions of all clients at once. Default: 32.")
+    ] = None,
+    max_client_sessions: Annotated[
+        int | None, typer.Option(min=1, help="Sessions of each client. Default: a fair share.")
+    ] = None,
+    max_key_gb: Annotated[
+        float | None, typer.Option(min=0.0, help="GiB of memory for the keys of one model. Default: 16.")
+    ] = None,
+    max_query_gb: Annotated[
+        float | None, typer.Option(min=0.0, help="GiB of memory that one query may take. Default: 2.")
+    ] = None,
+    max_query_s: Annotated[
+        float | None, typer.Option(min=0.0, help="Seconds of a core that one query may take. Default: 600.")
+    ] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Serve encrypted models until stopped. Needs no secret and can read none."""
@@ -114,11 +136,24 @@ def serve_store(
         raise InputError("TLS needs both --tls-cert and --tls-key")
     tls = (tls_cert, tls_key) if tls_cert and tls_key else None
     tokens = _tokens(token_file) if token_file else None
-    _serve(store, listen, quiet, evaluator=evaluator.value, threads=threads, token=tokens, tls=tls)
+    given = {
+        "max_models": max_models,
+        "max_bytes": None if max_gb is None else int(max_gb * GIB),
+        "max_sessions": max_sessions,
+        "max_client_sessions": max_client_sessions,
+        "max_key_bytes": None if max_key_gb is None else int(max_key_gb * GIB),
+        "max_query_s": max_query_s,
+        "max_query_bytes": None if max_query_gb is None else int(max_query_gb * GIB),
+    }
+    limits = {name: value for name, value in given.items() if value is not None}
+    options = {"evaluator": evaluator.value, "threads": threads, "token": tokens, "tls": tls}
+    _serve(store, listen, quiet, limits, **options)
 
 
 def _tokens(path: Path) -> list[str]:
     try:
+        if path.stat().st_mode & (stat.S_IRWXO | stat.S_IWGRP):
+            raise InputError(f"others may read or change the token file {path}: chmod 600 {path}")
         tokens = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the token file {path}: {error}") from error
@@ -127,7 +162,9 @@ def _tokens(path: Path) -> list[str]:
     return tokens
 
 
-def _serve(store: Path, listen: str, quiet: bool, **options: Any) -> None:
+def _serve(
+    store: Path, listen: str, quiet: bool, limits: dict[str, Any] | None = None, **options: Any
+) -> None:
     # gRPC's core would print lines of its own before our one sentence, when it cannot listen.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import protocol
@@ -138,7 +175,8 @@ def _serve(store: Path, listen: str, quiet: bool, **options: Any) -> None:
     def ready(address: str) -> None:
         print(f"serving {store} on {address}", flush=True)
 
-    protocol.serve(store, listen, ready=ready, **options)
+    kept = protocol.Store(store, protocol.Limits(**limits or {}))
+    protocol.serve(kept, listen, ready=ready, **options)
 
 
 @app.command(hidden=True)

@@ -1,9 +1,11 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and files that are nothing else."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,3 +72,22 @@ def check_writable(*paths: Path | None) -> None:
             raise InputError(f"cannot write {path}: there is no folder {folder}")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise InputError(f"cannot write {path}: you may not write to {folder}")
+
+
+def open_file(path: Path, flags: int, mode: int = 0o600) -> int:
+    """A descriptor, as `os.open` gives, of an ordinary file: nobody waits for the other end of a pipe.
+
+    Raises:
+        OSError: there is none, something else is there, or the system refuses.
+    """
+    file = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EISDIR, "no ordinary file", str(path))
+    return file
+
+
+def contents(path: Path) -> bytes:
+    """All bytes of an ordinary file; errors are those of `open_file`."""
+    with open(open_file(path, os.O_RDONLY), "rb") as file:
+        return file.read()

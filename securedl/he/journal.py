@@ -12,6 +12,8 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
+from securedl.files import contents, open_file
+
 ENTRY = struct.Struct("<I16s4s")
 
 
@@ -34,7 +36,7 @@ class Journal:
 
     def read(self) -> tuple[dict[int, bytes], int]:
         """Digest of each complete blob by number, and the length in bytes of the sound part."""
-        data = self._path.read_bytes()
+        data = contents(self._path)
         done: dict[int, bytes] = {}
         sound = 0
         for start in range(0, len(data) - ENTRY.size + 1, ENTRY.size):
@@ -47,7 +49,7 @@ class Journal:
 
     def append(self, entries: Iterable[tuple[int, bytes]], end: int, wait: bool = True) -> int:
         """Write entries from byte `end`, the sound part's, on; their own end, with `wait` once on disk."""
-        with open(self._path, "r+b") as file:
+        with open(open_file(self._path, os.O_RDWR), "r+b") as file:
             file.truncate(end)
             file.seek(end)
             for number, digest in entries:
@@ -60,7 +62,7 @@ class Journal:
     def replace(self, entries: dict[int, bytes]) -> None:
         """Put other entries in place of all of them, at once."""
         fresh = self._path.with_suffix(".new")
-        with open(fresh, "wb") as file:
+        with open(open_file(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
             for number, digest in entries.items():
                 file.write(ENTRY.pack(number, digest, self._check(number, digest)))
             file.flush()

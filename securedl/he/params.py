@@ -14,6 +14,8 @@ from securedl.errors import CompileError
 #: Homomorphic Encryption", ia.cr/2024/463.
 MAX_MODULUS_BITS = {4096: 106, 8192: 214, 16384: 430, 32768: 868}
 SECURITY_BITS = 128
+#: Of a chain: more have too many bits in every ring. Counted before any is tested.
+MAX_PRIMES = 64
 #: A modular product must fit an exact double-precision fused multiply-add.
 MAX_PRIME_BITS = 50
 #: The special prime exceeds every data prime by this many bits; with less, key switching adds
@@ -78,6 +80,8 @@ class Parameters:
         if self.ring not in MAX_MODULUS_BITS:
             raise CompileError(f"ring {self.ring} is not supported: use one of {sorted(MAX_MODULUS_BITS)}")
         chain = (*self.primes, self.special)
+        if len(chain) > MAX_PRIMES:
+            raise CompileError(f"a modulus chain has at most {MAX_PRIMES} primes, got {len(chain)}")
         if not self.primes or len(set(chain)) != len(chain):
             raise CompileError(f"a modulus chain needs distinct primes, got {chain}")
         for q in chain:

@@ -12,7 +12,7 @@ from securedl.he.arithmetic import H
 from securedl.he.params import Parameters
 from securedl.he.record import Record, Shape, chain, residue_bytes, unpack
 
-#: How names of files begin that a back end makes from stored weights; no client's share pays for them.
+#: How names of files begin that a back end makes from stored weights; a client's share has room for them.
 DERIVED = "packed-"
 #: Bytes of a residue that kernels read from a map; wider ones they are given as doubles.
 MAPPABLE = range(3, 7)

@@ -41,6 +41,11 @@ class Counts:
     rotations: set[int] = field(default_factory=set)
     relinearised: bool = False
 
+    @property
+    def switches(self) -> int:
+        """Key switches, at most: where weights are plaintexts, groups have none."""
+        return self.hoisted + self.turns + self.groups + self.products + self.merges
+
 
 class Counter(Arithmetic[Counted]):
     """See `Counts`.

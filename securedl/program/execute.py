@@ -47,9 +47,8 @@ def execute(
         The output's tiles at level 0.
     """
     registers: dict[int, list[H]] = {0: query}
-    last_use = _last_uses(program)
     shown = 0
-    for number, step in enumerate(program.steps):
+    for step, gone in zip(program.steps, dying(program), strict=True):
         each()
         result = step.run(evaluator, program.lanes, [registers[r] for r in step.reads()], weights)
         if step.shows:
@@ -58,16 +57,19 @@ def execute(
             ) or result  # in one statement: nothing here keeps what was sent
             shown += 1
         registers[step.out] = result
-        for register in [r for r, last in last_use.items() if last == number]:
+        for register in gone:
             del registers[register]
     return [evaluator.mod_switch(tile, 0) for tile in registers[program.output]]
 
 
-def _last_uses(program: Program) -> dict[int, int]:
-    """The last step that reads each register, or that makes it for nobody: memory is given back early."""
+def dying(program: Program) -> list[list[int]]:
+    """Registers that each step is the last to read, or makes for nobody: memory is given back early."""
     uses: dict[int, int] = {}
     for number, step in enumerate(program.steps):
         uses.update(dict.fromkeys(step.reads(), number))
         uses.setdefault(step.out, number)
     uses.pop(program.output, None)
-    return uses
+    found: list[list[int]] = [[] for _ in program.steps]
+    for register, number in uses.items():
+        found[number].append(register)
+    return found

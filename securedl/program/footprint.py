@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 
 from securedl.he.journal import ENTRY
@@ -105,10 +105,14 @@ class Footprint:
 
 def works(program: Program) -> list[Work]:
     """Of each step."""
-    ports = program.ports()
-    shown = iter(program.shown)
-    nothing = None, None
-    return [_work(program, step, ports, *(next(shown) if step.shows else nothing)) for step in program.steps]
+    return list(each_work(program))
+
+
+def each_work(program: Program) -> Iterator[Work]:
+    """The same one by one, for whoever may not want to know all of it."""
+    ports, shown = program.ports(), iter(program.shown)
+    for step in program.steps:
+        yield _work(program, step, ports, *(next(shown) if step.shows else (None, None)))
 
 
 def _work(program: Program, step: Step, ports: dict[int, Port], sent: Port | None, back: Port | None) -> Work:
@@ -123,6 +127,14 @@ def _work(program: Program, step: Step, ports: dict[int, Port], sent: Port | Non
     return Work(
         ports[step.out].coefficients, step.level + 1, weights, sums, counter.counts, tiles, down, up
     )  # fmt: skip
+
+
+def working_rows(done: list[Work]) -> int:
+    """Of all steps; a pool gives memory of one size to nobody who needs another."""
+    most: dict[int, int] = {}
+    for work in done:
+        most[work.primes] = max(work.rows, most.get(work.primes, 0))
+    return sum(most.values())
 
 
 def footprint(program: Program) -> Footprint:
@@ -140,9 +152,7 @@ def footprint(program: Program) -> Footprint:
         stored += mapped_starts(params, shapes)[-1] + ENTRY.size * len(shapes)
     else:
         mapped, loaded = 0, loaded + sum(handle_bytes(params, shapes))
-    # A pool gives memory of one size to nobody who needs another.
-    levels = {work.primes for work in done}
-    working = sum(max(work.rows for work in done if work.primes == primes) for primes in levels)
+    working = working_rows(done)
     return Footprint(
         keys, len(shapes), json, key_bytes, weight_bytes,
         _fresh(params, program.query), sum(work.down for work in done if work.up),

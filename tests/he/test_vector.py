@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -452,14 +453,43 @@ def test_kernels_are_ready_after_warm_up() -> None:
 def test_kernels_are_kept_where_something_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel_folder.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    monkeypatch.setattr(
-        "securedl.he.vector.kernels.cache._writable", lambda folder: "somewhere" in str(folder)
-    )
+    monkeypatch.setattr("securedl.he.vector.kernels.cache._usable", lambda folder: "somewhere" in str(folder))
     assert kernel_folder() == f"/somewhere/securedl/kernels-{source_hash()}"
     kernel_folder.cache_clear()
-    monkeypatch.setattr("securedl.he.vector.kernels.cache._writable", lambda folder: False)
+    monkeypatch.setattr("securedl.he.vector.kernels.cache._usable", lambda folder: False)
     assert kernel_folder() is None
     kernel_folder.cache_clear()
+
+
+@pytest.mark.parametrize("wrong", ["folder", "entry", "mode", "link"])
+def test_kernels_that_others_may_have_written_are_not_run(tmp_path, monkeypatch, caplog, wrong) -> None:
+    """Their folder is passed over: another process's compiled code is this process's code."""
+    (tmp_path / "package").mkdir()
+    home = tmp_path / "package" / "cache.py"
+    folder = home.parent / "__pycache__" / f"kernels-{source_hash()}"
+    folder.mkdir(parents=True, mode=0o700)
+    (folder / "code").touch()
+    kernel_folder.cache_clear()
+    monkeypatch.setattr("securedl.he.vector.kernels.cache.__file__", str(home))
+    monkeypatch.setattr("securedl.he.vector.kernels.cache.source_hash", lambda: folder.name[-16:])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    assert kernel_folder() == str(folder)
+    if wrong == "mode":
+        folder.chmod(0o770)
+    elif wrong == "link":
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif os.geteuid() == 0:
+        os.chown(folder if wrong == "folder" else folder / "code", 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    kernel_folder.cache_clear()
+    found = kernel_folder()
+    kernel_folder.cache_clear()
+    assert "kernels are not kept in" in caplog.text
+    if os.geteuid() != 12345:  # else the other folder is not this user's either
+        assert found == str(tmp_path / "own" / "securedl" / folder.name)
+        assert stat.S_IMODE(os.stat(found).st_mode) == 0o700
 
 
 def test_kernels_of_older_sources_are_deleted_after_a_day(tmp_path: Path) -> None:

@@ -23,7 +23,15 @@ from protocol.expect import Expectations
 from protocol.link import Stream
 from protocol.models import load_model
 from protocol.service import handler, method_path
-from protocol.wire import CHUNK_BYTES, NONCE_BYTES, PROTOCOL_VERSION, Receiver, frames, session_id
+from protocol.wire import (
+    CHUNK_BYTES,
+    NONCE_BYTES,
+    PROTOCOL_VERSION,
+    Receiver,
+    done_digest,
+    frames,
+    session_id,
+)
 from securedl.errors import FormatError, ProtocolError
 
 REFUSALS = (ProtocolError, FormatError)
@@ -246,11 +254,11 @@ class EvilServer:
     def __init__(self, predict=None, upload=None, version: int = PROTOCOL_VERSION) -> None:
         self._predict, self._upload, self._version = predict, upload, version
 
-    def describe(self, raw, context):
-        return pb.Description(version=self._version, chunk_bytes=CHUNK_BYTES).SerializeToString()
+    def describe(self, requests, context):
+        yield pb.Description(version=self._version, chunk_bytes=CHUNK_BYTES).SerializeToString()
 
-    def status(self, raw, context):
-        return b""
+    def status(self, requests, context):
+        yield b""
 
     remove = status
 
@@ -311,6 +319,32 @@ def test_a_server_that_lies_about_an_upload(evil) -> None:
 
     with Client(evil(upload=upload), OWNER) as client, pytest.raises(ProtocolError, match="account"):
         client.upload()
+
+
+@pytest.mark.parametrize("runs", [[(0, 1)], None], ids=["one part", "all"])
+def test_a_server_that_always_misses_something(evil, runs) -> None:
+    """Each part is sent once; a server that has it nevertheless not is not fed for ever."""
+    streams: list[int] = []
+
+    def upload(requests):
+        hello = next(requests)
+        welcome = pb.Welcome(version=PROTOCOL_VERSION, nonce=bytes(32), needs_program=runs is None)
+        welcome.missing.extend(pb.Range(first=f, count=c) for f, c in runs or [])
+        yield (raw := welcome.SerializeToString())
+        found = [pb.Frame.FromString(frame) for frame in requests]
+        blobs = [frame for frame in found if frame.kind != pb.PROGRAM]
+        done = pb.Done(blobs=len(blobs), blob_bytes=sum(len(frame.data) for frame in blobs), remaining=1)
+        done.digest = done_digest(session_id("Upload", hello, raw), done)
+        streams.append(len(blobs))
+        assert len(streams) < 5
+        yield done.SerializeToString()
+
+    with (
+        Client(evil(upload=upload), OWNER) as client,
+        pytest.raises(ProtocolError, match=r"asks again for \d+ parts"),
+    ):
+        client.upload()
+    assert len(streams) == 1
 
 
 def test_a_server_that_changes_its_own_messages(evil, model) -> None:

@@ -97,6 +97,15 @@ def test_bad_tokens(tmp_path, token) -> None:
         Server(tmp_path, "127.0.0.1:0", FakeBackend(), token=token)
 
 
+@pytest.mark.parametrize("tokens", [[], (), iter([]), {}.keys()])
+def test_an_empty_list_of_tokens_is_refused(tmp_path, certificate, tokens) -> None:
+    """It would let everybody in."""
+    with pytest.raises(InputError, match="at least one"):
+        Server(tmp_path, "127.0.0.1:0", FakeBackend(), token=tokens)
+    with pytest.raises(InputError, match="at least one"):
+        Server(tmp_path, "0.0.0.0:0", FakeBackend(), token=(t for t in tokens), tls=certificate)
+
+
 def test_missing_tls_files(tmp_path) -> None:
     with pytest.raises(InputError, match=r"none.pem"):
         Client("127.0.0.1:1", FakeOwner(), tls=tmp_path / "none.pem")

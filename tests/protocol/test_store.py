@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
-from protocol_fakes import FakeOwner
+import contextlib
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
 
-from protocol import Store
-from securedl.errors import FormatError, ProtocolError, ServerError
+import pytest
+from protocol_fakes import FakeOwner, predict
+
+from protocol import Client, Store
+from protocol.stored import StoredModel
+from securedl.errors import FormatError, InputError, ProtocolError, ServerError
 from securedl.he.journal import ENTRY, Journal, blob_digest
 
 
@@ -19,6 +27,13 @@ def stored(tmp_path):
         owner.weights(range(len(model.table.shapes)))
     )
     return model, blobs
+
+
+def found_again(folder: Path, model: StoredModel) -> StoredModel:
+    """As another server finds it."""
+    found = Store(folder).find("local", model.model_id)
+    assert found is not None
+    return found
 
 
 def fill(model, blobs, count: int) -> None:
@@ -89,16 +104,138 @@ def test_damaged_files_ask_for_removal(stored, tmp_path) -> None:
     assert Store(tmp_path).remove("local", model.model_id)
 
 
+@pytest.mark.parametrize("kind", ["pipe", "folder", "gone"])
+@pytest.mark.parametrize(
+    "name",
+    ["program.json", "keys.bin", "weights.bin", "journal", "lock", "figures", "packed.bin", "packed.journal"],
+)
+def test_whatever_stands_in_place_of_a_file_nothing_waits_for_it(serve, tmp_path, name, kind) -> None:
+    """Each is an error in one sentence, if it matters, and the model can be removed and uploaded again."""
+    owner, server = FakeOwner(), serve(evaluator="vector")
+    with Client(server.address, owner, timeout_s=10) as client:
+        client.upload()
+        server.stop()
+        folder = next((tmp_path / "store").glob("clients/*/*"))
+        packed = next(folder.glob("packed-*.bin"))
+        path = packed.with_suffix(Path(name).suffix) if name.startswith("packed") else folder / name
+        path.unlink()
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "folder":
+            path.mkdir()
+        server = serve(address=server.address, evaluator="vector")
+        calls = (lambda: predict(client, 1), client.upload, client.status)
+        for call in calls:
+            with contextlib.suppress(ServerError, ProtocolError):
+                call()
+        client.remove()
+        client.upload()
+        predict(client, 1)
+
+
+def test_models_are_for_their_server_alone(tmp_path, caplog) -> None:
+    """In a folder that was there, and everybody could read, too."""
+    for folder in (tmp_path / "there", tmp_path / "new"):
+        if folder.name == "there":
+            folder.mkdir(mode=0o755)
+            (folder / "clients").mkdir(mode=0o755)
+        Store(folder)
+        assert stat.S_IMODE((folder / "clients").stat().st_mode) == 0o700
+        assert stat.S_IMODE((folder / "salt").stat().st_mode) == 0o600
+    assert "others could read models in" in caplog.text
+    assert str(tmp_path / "new") not in caplog.text
+    (tmp_path / "there").chmod(0o757)
+    with pytest.raises(InputError, match="everybody may write to the store"):
+        Store(tmp_path / "there")
+
+
 def test_a_stale_reader_does_not_forget_a_repaired_blob(stored) -> None:
     model, blobs = stored
     fill(model, blobs, len(blobs))
     reader = model.reader()
-    model.forget(3)
+    with model.writer() as writer:
+        writer.forget({3})
     with model.writer() as writer:
         writer.write(3, FakeOwner(9).key(None) if model.table.keys[3:4] else FakeOwner(9).weight(0))
     with pytest.raises(ServerError):
         reader[3]
     assert model.missing() == []
+
+
+def test_one_look_finds_all_the_damage(stored) -> None:
+    """Whichever part is read first: several damaged ones are sent again by one upload."""
+    model, blobs = stored
+    fill(model, blobs, len(blobs))
+    damaged = [1, len(model.table.keys), len(blobs) - 1]
+    for number in damaged:
+        blob = model.table[number]
+        with open(model.folder / blob.file, "r+b") as file:
+            file.seek(blob.offset + blob.length // 2)
+            file.write(b"damage")
+    reader = model.reader()
+    assert reader[0] == blobs[0]
+    with pytest.raises(ServerError, match=r"call upload\(\) again"):
+        reader[damaged[1]]
+    assert model.missing() == damaged
+
+
+def test_a_model_of_a_release_without_figures(stored, tmp_path) -> None:
+    model, blobs = stored
+    fill(model, blobs, len(blobs))
+    figures = (model.folder / "figures").read_bytes()
+    for found, kept in ((None, True), (figures[:-1], False), (figures[:9] + b"x" + figures[10:], False)):
+        (model.folder / "figures").unlink()
+        if found is not None:
+            (model.folder / "figures").write_bytes(found)
+        if kept:
+            assert found_again(tmp_path, model).missing() == []
+            assert (model.folder / "figures").read_bytes() == figures
+        else:
+            with pytest.raises(ServerError, match="damaged"):
+                found_again(tmp_path, model)
+
+
+def test_a_program_that_changed_on_disk_is_not_run(stored, tmp_path) -> None:
+    """Nor is it looked at before it is needed."""
+    model, _ = stored
+    path = model.folder / "program.json"
+    path.write_bytes(path.read_bytes().replace(b'"batch":128', b'"batch":256'))
+    found = found_again(tmp_path, model)
+    assert found.missing()
+    with pytest.raises(ServerError, match="damaged"):
+        found.program  # noqa: B018
+
+
+def test_racing_uploads_stay_within_the_limits(tmp_path) -> None:
+    """Twelve at once, in processes of their own on one store, where two models are allowed."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "from protocol_fakes import FakeOwner\n"
+        "from protocol import Limits, Store\n"
+        "from securedl.errors import QuotaError\n"
+        "owner, store = FakeOwner(int(sys.argv[3])), Store(sys.argv[1], Limits(max_models=2))\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "try:\n"
+        "    store.create('local', owner.model_id, owner.program); print('made')\n"
+        "except QuotaError:\n"
+        "    print('refused')\n"
+    )
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-c", code, str(tmp_path / "store"), here]
+    racing = [
+        subprocess.Popen([*command, str(k)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for k in range(12)
+    ]
+    for process in racing:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in racing:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate()[0].strip() for process in racing]
+    assert sorted(said) == ["made"] * 2 + ["refused"] * 10
+    assert len(list((tmp_path / "store").glob("clients/local/*"))) == 2
 
 
 @pytest.mark.parametrize("model_id", [b"", b"short", bytes(17)])

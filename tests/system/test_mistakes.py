@@ -13,6 +13,7 @@ from securedl.errors import (
     CompileError,
     InputError,
     ProtocolError,
+    QuotaError,
     ServerError,
     UnsupportedLayerError,
 )
@@ -177,6 +178,7 @@ class TestServers:
     def test_a_wrong_token(self, folder, serving, owner, tmp_path, token, words: str) -> None:
         file = tmp_path / "tokens"
         file.write_text("right\nother\n")
+        file.chmod(0o640)
         with serving(folder, "--token-file", str(file), name="token") as process:
             with (
                 pytest.raises(AuthenticationError, match=words) as caught,
@@ -194,6 +196,7 @@ class TestCommandLine:
         """A file of nonsense."""
         path = tmp_path / "junk"
         path.write_bytes(b"\x00\xffnonsense" * 40)
+        path.chmod(0o600)
         return path
 
     @pytest.mark.parametrize(
@@ -205,6 +208,8 @@ class TestCommandLine:
             (["--token-file", "MISSING"], "cannot read the token file"),
             (["--token-file", "JUNK"], "cannot read the token file"),
             (["--token-file", "EMPTY"], "holds no token"),
+            (["--token-file", "OPEN"], "others may read or change the token file"),
+            (["--token-file", "SHARED"], "others may read or change the token file"),
             (["--tls-cert", "JUNK"], "TLS needs both --tls-cert and --tls-key"),
             (["--tls-key", "JUNK"], "TLS needs both --tls-cert and --tls-key"),
             (["--tls-cert", "MISSING", "--tls-key", "JUNK"], "cannot be read"),
@@ -214,8 +219,11 @@ class TestCommandLine:
         ],
     )
     def test_serve(self, cli, assert_refused, tmp_path, junk, options, words: str) -> None:
-        (tmp_path / "empty").write_text("\n")
-        names = {"MISSING": tmp_path / "missing", "JUNK": junk, "EMPTY": tmp_path / "empty"}
+        for name, mode in (("empty", 0o600), ("open", 0o604), ("shared", 0o660)):
+            (tmp_path / name).write_text("\n")
+            (tmp_path / name).chmod(mode)
+        names = {name.upper(): tmp_path / name for name in ("missing", "empty", "open", "shared")}
+        names["JUNK"] = junk
         given = [names.get(option, option) for option in options]
         standing = [
             "--listen",
@@ -232,6 +240,27 @@ class TestCommandLine:
         with protocol.Server(tmp_path / "store", "127.0.0.1:0", evaluator="seal") as server:
             done = cli("serve", "--listen", server.address, "--store", tmp_path / "b", "--evaluator", "seal")
         assert_refused(done, "cannot listen on")
+
+    def test_limits(self, tmp_path, serving, owner) -> None:
+        """Each option reaches the server, and is told to the client where it stands in its way."""
+        given = ["--max-models", "3", "--max-gb", "0.5", "--max-sessions", "5", "--max-client-sessions", "1"]
+        with (
+            serving(tmp_path, *given, name="limits") as process,
+            protocol.Client(process.address, owner) as client,
+        ):
+            told = client.describe()
+        assert [told[f"max_{what}"] for what in ("models", "bytes", "sessions")] == [3, 1 << 29, 5]
+        for option, words in (
+            ("--max-key-gb", "keys of this model take"),
+            ("--max-query-gb", "of the server's memory, and 1,073 are allowed"),
+            ("--max-query-s", "more than the 1e-06 s of computing"),
+        ):
+            with (
+                serving(tmp_path, option, "0.000001", name=option) as process,
+                protocol.Client(process.address, owner) as client,
+                pytest.raises(QuotaError, match=words),
+            ):
+                client.upload()
 
     def test_plan_of_junk(self, cli, assert_refused, tmp_path, junk) -> None:
         done = cli("plan", junk)

@@ -158,6 +158,7 @@ def test_only_the_client_of_protocol_reaches_the_owner():
     public = {
         "securedl.errors",
         "securedl.arguments",
+        "securedl.files",
         "securedl.he",
         "securedl.he.params",
         "securedl.he.record",

@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from securedl.errors import InputError
-from securedl.files import check_writable, whole, write_atomically
+from securedl.files import check_writable, contents, open_file, whole, write_atomically
 
 
 def test_all_or_nothing(tmp_path):
@@ -38,6 +38,19 @@ def test_a_device_is_not_replaced(tmp_path):
         with pytest.raises(InputError, match="pipe: it is no ordinary file"):
             call()
     assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_WRONLY, os.O_RDWR])
+def test_nobody_waits_for_the_other_end_of_a_pipe(tmp_path, flags):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, tmp_path / "missing"):
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(OSError, match=r"^\[Errno"):
+            open_file(path, flags)
+        assert len(os.listdir("/proc/self/fd")) == before
+    (tmp_path / "file").write_bytes(b"x")
+    os.close(open_file(tmp_path / "file", flags))
+    assert contents(tmp_path / "file") == b"x"
 
 
 def test_what_cannot_be_written_is_refused_beforehand(tmp_path, monkeypatch):

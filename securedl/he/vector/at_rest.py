@@ -27,6 +27,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from securedl.files import open_file
 from securedl.he.journal import Journal
 from securedl.he.params import Parameters
 from securedl.he.record import Shape
@@ -70,7 +71,7 @@ class MappedWeights:
         for other in folder.glob(f"{DERIVED}*"):
             if other.stem != path.stem:
                 other.unlink(missing_ok=True)  # a server that still maps it keeps it
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file = open_file(path, os.O_RDWR | os.O_CREAT)
         weakref.finalize(self, os.close, self._file)
         os.posix_fallocate(self._file, 0, self._starts[-1])
         self._map = mmap.mmap(self._file, self._starts[-1], access=mmap.ACCESS_READ)

@@ -3,16 +3,19 @@
 Numba's own cache notices an edit of the file that holds a kernel, but not of the files it imports. Here
 the folder's name is a hash of every source file of this package and of the versions of Numba, llvmlite
 and Python, so nothing stale is ever loaded. The package folder is used where it is writable, otherwise
-the user's cache folder. Folders of other states that nothing was written to for a day are deleted when
-kernels have been compiled.
+the user's cache folder; neither of them where somebody else could have put code there, for what is loaded
+is run. Folders of other states that nothing was written to for a day are deleted when kernels have been
+compiled.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import platform
 import shutil
+import stat
 import tempfile
 import threading
 import time
@@ -28,6 +31,7 @@ from numba import types
 from numba.core import caching, config, sigutils
 from numba.extending import intrinsic
 
+_log = logging.getLogger("securedl.he")
 #: Seconds for which the folder of another state of the sources is kept: a process may still run from it.
 KEEP_SECONDS = 86400.0
 
@@ -49,9 +53,17 @@ def source_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def _writable(folder: Path) -> bool:
+def _usable(folder: Path) -> bool:
+    """Whether kernels can be kept there, and none but this user and root can have put any there."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own = folder.lstat()
+        others = own.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        with os.scandir(folder) as entries:
+            found = [own, *(entry.stat(follow_symlinks=False) for entry in entries)]
+        if others or not stat.S_ISDIR(own.st_mode) or {one.st_uid for one in found} - {0, os.geteuid()}:
+            _log.warning("kernels are not kept in %s: others can write there, or have written", folder)
+            return False
         with tempfile.TemporaryFile(dir=folder):
             return True
     except OSError:
@@ -60,12 +72,12 @@ def _writable(folder: Path) -> bool:
 
 @lru_cache(maxsize=1)
 def kernel_folder() -> str | None:
-    """Where compiled kernels are kept; None where nothing can be written."""
+    """Where compiled kernels are kept; None where that cannot be."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     roots = (Path(__file__).parent / "__pycache__", Path(home) / "securedl")
     for root in roots:
         folder = root / f"kernels-{source_hash()}"
-        if _writable(folder):
+        if _usable(folder):
             return str(folder)
     return None
 
