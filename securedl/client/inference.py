@@ -91,7 +91,7 @@ class AnswerPart:
         return AnswerPart(samples, logits, output.labels(logits), output.probabilities(logits), tuple(alarms))
 
 
-def answered(
+def answer_of(
     output: Output, flat: Array, report: Report, timings: dict[str, float], traffic: dict[str, int]
 ) -> Answer:
     """An answer of flat logits [samples, outputs]."""
@@ -213,7 +213,7 @@ class Inference:
         answers = [batch.answer for batch in self.batches]
         if any(found is None for found in answers):
             raise ProtocolError("the server left a query without an answer")
-        return answered(
+        return answer_of(
             self._output, self._placement.collect(np.array(answers)), self._report(), timings, traffic
         )
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from securedl.client.batch import Batch
-from securedl.client.inference import Answer, AnswerPart, Inference, answered
+from securedl.client.inference import Answer, AnswerPart, Inference, answer_of
+from securedl.network.graph import Array
 from securedl.plan.plan import Plan
 from securedl.verify.report import Report
 
@@ -21,6 +22,7 @@ class JoinedInference:
 
     def __init__(self, plan: Plan, parts: Sequence[Inference]) -> None:
         self._signature, self.parts = plan.signature, parts
+        self._residues: list[dict[int, Array]] = [{} for _ in parts]
 
     @property
     def batches(self) -> list[Batch]:
@@ -37,11 +39,21 @@ class JoinedInference:
         return [line for part in self.parts for line in part.again(numbers)]
 
     def part(self, number: int) -> AnswerPart:
-        """See `Inference`: answers joined."""
-        found = [part.part(number) for part in self.parts]
-        logits = self._signature.joined([one.logits for one in found])
-        alarms = [alarm for one in found for alarm in one.alarms]
-        return AnswerPart.of(self._signature.output, found[0].samples, logits, alarms)
+        """See `Inference`: samples that all channels have answered by now, joined; they stand in other
+        batches of each.
+        """
+        alarms = list[str]()
+        for known, part in zip(self._residues, self.parts, strict=True):
+            found = part.part(number)
+            alarms += found.alarms
+            known.update(
+                zip(found.samples.tolist(), found.logits.reshape(len(found.logits), -1), strict=True)
+            )
+        ready = sorted(set.intersection(*(set(known) for known in self._residues)))
+        residues = [np.array([known.pop(k) for k in ready]) for known in self._residues]
+        outputs = len(self._signature.output_scale)
+        logits = self._signature.joined(residues) if ready else np.zeros((0, outputs))
+        return AnswerPart.of(self._signature.output, np.array(ready, np.int64), logits, alarms)
 
     def broken_off(self) -> str:
         """Of a call that ended too early: its first alarm, which its entries keep, or nothing."""
@@ -51,7 +63,7 @@ class JoinedInference:
         """The answer of a call all of whose batches are finished."""
         found = [part.answer(timings, traffic) for part in self.parts]
         logits = self._signature.joined([one.logits for one in found])
-        return answered(
+        return answer_of(
             self._signature.output, logits, worst_of([one.report for one in found]), timings, traffic
         )
 

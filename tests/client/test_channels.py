@@ -169,7 +169,7 @@ def test_one_unit_in_one_channel_is_noticed_by_that_channel(squares: Plan) -> No
         inference, answer = servers.answer(
             flat, lambda at, _, tile, n=number, a=added: a[tile] if at == n else None, probes=0
         )
-        alarmed = [bool(one.alarms) for (one,) in inference.lines]
+        alarmed = [bool(one.alarms) for one in inference.batches]
         assert alarmed == [at == number for at in range(len(alarmed))]
         assert not answer.report.passed
         (alarm,) = answer.report.alarms
@@ -206,7 +206,7 @@ def test_projections_modulo_each_prime() -> None:
             lambda at, p, k, point=point, added=added: added[k] if (at, p) == (2, point) else None,
             probes=0,
         )
-        assert [bool(one.alarms) for (one,) in inference.lines] == [False, False, True]
+        assert [bool(one.alarms) for one in inference.batches] == [False, False, True]
         assert not answer.report.passed
 
 

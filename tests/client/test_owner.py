@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import securedl
-from securedl.client import owner as module
+from securedl.client import sealed
 from securedl.errors import FormatError, InputError, KeyFileError
 from securedl.he.record import Shape, key_shape, packed_key_length, packed_length, unpack, unpack_key
 from securedl.he.seal import SealEvaluator, save_stream
@@ -285,8 +285,8 @@ class TestSaving:
 
     def test_what_is_inside_is_no_pickle(self, saved):
         data = saved.read_bytes()
-        _, _, salt, nonce = module._FILE.unpack_from(data)
-        head = module._FILE.size
-        opened = module.AESGCM(module._derive("correct horse", salt)).decrypt(nonce, data[head:], data[:head])
+        _, _, salt, nonce = sealed._FILE.unpack_from(data)
+        head = sealed._FILE.size
+        opened = sealed.AESGCM(sealed._derive("correct horse", salt)).decrypt(nonce, data[head:], data[:head])
         with np.load(io.BytesIO(opened), allow_pickle=False) as arrays:
             assert {"plan", *(f"channel0.{name}" for name in ("key", "key_id", "ledger"))} <= set(arrays)
