@@ -36,7 +36,6 @@ BINARY = nn.Sequential(*list(network("relu", 2).children())[:-1], nn.Linear(8, 1
 KINDS: dict[str, Callable[[], Plan]] = {
     "squares": PLANS["squares, a refresh a level"],
     "cubics": PLANS["cubics"],
-    "plain weights": PLANS["plain weights"],
     "one sample": PLANS["one sample"],
     "taps": PLANS["squares, taps"],
     "no refresh": PLANS["squares, no refresh"],

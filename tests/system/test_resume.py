@@ -45,7 +45,13 @@ def test_parts_come_one_by_one(plan: Any, local: Any, folder: Path) -> None:
         np.testing.assert_array_equal(part.labels, answer.labels[part.samples])
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(signal.SIGKILL, id="kill"),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow, id="term"),
+    ],
+)
 def test_a_restarted_server_loses_nothing(plan: Any, serving: Any, folder: Path, how: int) -> None:
     """It goes away in the middle of a batch, and comes back after a second."""
     made, net = plan

@@ -59,7 +59,11 @@ def run(code: str, *arguments: object) -> str:
 
 
 @pytest.mark.parametrize(
-    "options", [{"checked_by": "client", "ring": 8192}, {"scheme": "bgv"}], ids=["ckks", "bgv"]
+    "options",
+    [
+        pytest.param({"checked_by": "client", "ring": 8192}, marks=pytest.mark.slow, id="ckks"),
+        pytest.param({"scheme": "bgv"}, id="bgv"),
+    ],
 )
 def test_owner_server_client(network: Any, serving: Any, folder: Path, tmp_path: Path, options: Any) -> None:
     net, name = network(), options.get("scheme", "ckks")

@@ -92,6 +92,7 @@ def test_it_has_none_of_what_owners_need(slim: Path) -> None:
     assert re.fullmatch(r"securedl: this needs \w+, which a server does without: .*\n", done.stderr)
 
 
+@pytest.mark.slow
 def test_it_serves(slim: Path, network: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = network()
     plan = securedl.compile(net.model, net.x, batch=32, ring=8192)
