@@ -344,7 +344,7 @@ def test_a_server_that_always_misses_something(evil, runs) -> None:
         pytest.raises(ProtocolError, match=r"asks again for \d+ parts"),
     ):
         client.upload()
-    assert len(streams) == 1
+    assert sum(blobs > 0 for blobs in streams) == 1  # a second stream was ended at once
 
 
 def test_a_server_that_changes_its_own_messages(evil, model) -> None:

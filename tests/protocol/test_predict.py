@@ -163,7 +163,7 @@ def test_an_address_in_use(serve) -> None:
 
 def test_a_server_killed_during_a_query(spawn, tmp_path) -> None:
     server, owner = spawn(tmp_path / "store", f"unix:{tmp_path}/s", "0.3"), FakeOwner()
-    with Client(server.address, owner) as client:
+    with Client(server.address, owner, retry_s=0) as client:
         client.upload()
         threading.Timer(0.5, server.kill).start()
         with pytest.raises(ServerError, match="can be repeated"):

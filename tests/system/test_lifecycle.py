@@ -122,7 +122,10 @@ def test_an_upload_survives_the_death_of_the_server(network, folder, serving) ->
 
 def test_a_query_survives_the_death_of_the_server(net, refreshing, folder, serving, monkeypatch) -> None:
     original, x = Batch.refresh, net.x[:20]
-    with serving(folder, name="q") as process, protocol.Client(process.address, refreshing) as client:
+    with (
+        serving(folder, name="q") as process,
+        protocol.Client(process.address, refreshing, retry_s=0) as client,
+    ):
         client.upload()
 
         def kill_first(self: Batch, index: int, tiles: list[bytes]) -> list[bytes]:

@@ -164,7 +164,7 @@ class TestServers:
     def test_a_dead_server(self, folder, serving, owner, net) -> None:
         with (
             serving(folder, name="dead") as process,
-            protocol.Client(process.address, owner) as client,
+            protocol.Client(process.address, owner, retry_s=0) as client,
         ):
             process.kill()
             for call in (client.status, client.upload, lambda: client.predict(net.x[:5])):
