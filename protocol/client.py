@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from protocol.expect import Expectations
 from protocol.given import check_client
 from protocol.link import Connection, Stream, Tls
 from protocol.priced import ask_prices
+from protocol.retrying import RETRY_S, Retrying
 from protocol.wire import (
     NONCE_BYTES,
     PROTOCOL_VERSION,
@@ -40,10 +40,6 @@ if TYPE_CHECKING:  # a server's process may import this module, and must not loa
 #: Longest silence of the server: it computes between two messages.
 TIMEOUT_S = 600.0
 CONNECT_S = 10.0
-#: How long a call asks again without a new answer, and pauses before: the first one, and the longest.
-RETRY_S = 30.0
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
-_log = logging.getLogger("protocol.client")
 #: done, total
 Progress = Callable[[int, int], object]
 
@@ -163,31 +159,6 @@ def _prices(link: Connection, fresh: bool) -> CoefficientPrices:
 
     known = KnownPrices(fresh)
     return known.joined(ask_prices(link, known.server, known.note))
-
-
-class Retrying:
-    """How long a call goes on asking a server that went away.
-
-    Args:
-        seconds: since the last new answer.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self.renew()
-
-    def renew(self) -> None:
-        """An answer came."""
-        self._until, self._pause = time.monotonic() + self._seconds, FIRST_PAUSE_S
-
-    def again(self, error: Exception) -> bool:
-        """Whether to ask again, after a pause that grows."""
-        if time.monotonic() + self._pause > self._until:
-            return False
-        _log.warning("%s; asking again in %.1f s", error, self._pause)
-        time.sleep(self._pause)
-        self._pause = min(2 * self._pause, LONGEST_PAUSE_S)
-        return True
 
 
 class Parts:

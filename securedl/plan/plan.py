@@ -21,16 +21,16 @@ from securedl.files import OWNER, write_atomically
 from securedl.he.record import Shape
 from securedl.he.scheme import Simulator
 from securedl.network.graph import NODES, Array, Graph
-from securedl.network.outputs import Head, Output
 from securedl.plan.congruent import Congruent
 from securedl.plan.fitting import check_channels, check_network, check_signature
-from securedl.plan.layouts import Interleaved, Layout, SlotLayout, described, descriptor, in_rows
-from securedl.plan.network import Checkpoint, Conversation, Network, of, under, within_headroom
+from securedl.plan.layouts import SlotLayout, in_rows
+from securedl.plan.network import Conversation, Network, of, under, within_headroom
 from securedl.plan.normalised import Normalised
 from securedl.plan.outliers import Screened, listed, screen
 from securedl.plan.quantised import Quantised
 from securedl.plan.rounds import Layerwise
 from securedl.plan.signature import Cost, Signature
+from securedl.plan.signature_file import checkpoint_parts, checkpoints_from, output_from
 from securedl.plan.summary import plan_card, summary
 from securedl.program.drive import drive
 from securedl.program.execute import Shown, execute
@@ -323,9 +323,7 @@ class Plan:
             "network": network,
         }
         if isinstance(self.reference, Graph):
-            meta["checkpoints"] = [
-                (p.value, _described(p.sent), _described(p.back)) for p in signature.checkpoints
-            ]
+            meta["checkpoints"] = checkpoint_parts(signature.checkpoints)
             meta["nodes"] = [(type(n).__name__, n.name) for n in self.reference.nodes]
             for i, node in enumerate(self.reference.nodes):
                 arrays |= under(f"node{i}", node.to_arrays())
@@ -348,12 +346,6 @@ def finish(talk: Conversation, received: Array) -> Array:
             return logits
         raise CompileError("the client's part of this batch had ended before its answer came") from None
     raise CompileError("the client has more to ask than the program answers")
-
-
-def _described(layout: Layout | None) -> Any:
-    """A layout of slots in a file, or None."""
-    assert layout is None or isinstance(layout, Interleaved)
-    return None if layout is None else descriptor(layout)
 
 
 def load_plan(path: str | Path) -> Plan:
@@ -388,11 +380,6 @@ def plan_from_bytes(data: bytes, name: str = "the plan") -> Plan:
         raise InputError(f"{name} is not a plan that this version can read: {error}") from error
 
 
-def _output(fields: dict[str, Any]) -> Output:
-    head = fields["head"]
-    return Output(tuple(map(int, fields["shape"])), fields["task"], Head(head["kind"], int(head["axis"])))
-
-
 def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
     if meta["format"] != FORMAT:
         raise InputError(
@@ -410,7 +397,7 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
         rounds, points = network.rounds, network.rounds.checkpoints
     else:
         network = _KINDS[meta["kind"]].from_parts(meta["network"], found, ends, program)
-        rounds, points = None, _points(meta, program)
+        rounds, points = None, checkpoints_from(meta["checkpoints"], program)
         nodes = tuple(
             NODES[kind].from_arrays(of(f"node{i}", arrays), name)
             for i, (kind, name) in enumerate(meta["nodes"])
@@ -420,17 +407,10 @@ def _plan(meta: dict[str, Any], arrays: Any) -> Plan:
     signature = Signature(
         (program, *others), points, shape, ends[0], ends[1], ends[2], ends[3], float(meta["input_limit"]),
         Cost(**meta["cost"]),
-        tuple(meta["columns"]), _output(meta["output"]), rounds, requantised, float(meta["error"]),
+        tuple(meta["columns"]), output_from(meta["output"]), rounds, requantised, float(meta["error"]),
     )  # fmt: skip
     told = tuple(map(str, meta["runners_up"]))
     check_signature(signature, arrays["samples"], network.sizes)
     if isinstance(network, Congruent):
         check_channels(network, signature.channels)
     return Plan(signature, network, reference, arrays["samples"], told)
-
-
-def _points(meta: dict[str, Any], program: Program) -> tuple[Checkpoint, ...]:
-    def layout(parts: Any) -> Interleaved | None:
-        return None if parts is None else described(parts, program)
-
-    return tuple(Checkpoint(value, layout(sent), layout(back)) for value, sent, back in meta["checkpoints"])

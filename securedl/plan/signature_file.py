@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -34,7 +34,7 @@ def signature_parts(signature: Signature) -> tuple[dict[str, Any], dict[str, Any
         arrays |= {f"factor{k}": factor for k, factor in enumerate(client.factors)}
     meta = {
         "program": signature.program.to_json().decode(),
-        "checkpoints": [(p.value, _described(p.sent), _described(p.back)) for p in signature.checkpoints],
+        "checkpoints": checkpoint_parts(signature.checkpoints),
         "input_shape": signature.input_shape,
         "input_limit": signature.input_limit,
         "columns": signature.columns,
@@ -55,30 +55,40 @@ def signature_from_parts(meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> 
         FormatError, InputError: not such parts.
     """
     program = Program.from_json(meta["program"].encode())
-    points = tuple(
-        Checkpoint(value, _layout(sent, program), _layout(back, program))
-        for value, sent, back in meta["checkpoints"]
-    )
+    points = checkpoints_from(meta["checkpoints"], program)
     client = None
     if meta["requantised"] is not None:
         factor, limit, count, largest = meta["requantised"]
         factors = tuple(np.asarray(arrays[f"factor{k}"]) for k in range(count))
         client = Requantised(float(factor), int(limit), factors, int(largest))
-    head = meta["output"]["head"]
-    output = Output(
-        tuple(meta["output"]["shape"]), meta["output"]["task"], Head(head["kind"], int(head["axis"]))
-    )
     a, b, c, d = (np.asarray(arrays[name]) for name in ENDS)
     return Signature(
         (program,), points, tuple(meta["input_shape"]), a, b, c, d, float(meta["input_limit"]),
-        Cost(**meta["cost"]), tuple(meta["columns"]), output, None, client, float(meta["error"]),
+        Cost(**meta["cost"]), tuple(meta["columns"]), output_from(meta["output"]), None, client,
+        float(meta["error"]),
     )  # fmt: skip
 
 
-def _described(layout: Layout | None) -> Any:
-    assert layout is None or isinstance(layout, Interleaved)
-    return None if layout is None else descriptor(layout)
+def output_from(fields: Mapping[str, Any]) -> Output:
+    """An output from its fields in a file."""
+    head = fields["head"]
+    return Output(tuple(map(int, fields["shape"])), fields["task"], Head(head["kind"], int(head["axis"])))
 
 
-def _layout(parts: Any, program: Program) -> Interleaved | None:
-    return None if parts is None else described(parts, program)
+def checkpoint_parts(points: Sequence[Checkpoint]) -> list[Any]:
+    """Checkpoints whose values stand in slots, in a file."""
+
+    def parts(layout: Layout | None) -> Any:
+        assert layout is None or isinstance(layout, Interleaved)
+        return None if layout is None else descriptor(layout)
+
+    return [(point.value, parts(point.sent), parts(point.back)) for point in points]
+
+
+def checkpoints_from(parts: Sequence[Any], program: Program) -> tuple[Checkpoint, ...]:
+    """The inverse of `checkpoint_parts`."""
+
+    def layout(found: Any) -> Interleaved | None:
+        return None if found is None else described(found, program)
+
+    return tuple(Checkpoint(value, layout(sent), layout(back)) for value, sent, back in parts)
