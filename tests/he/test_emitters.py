@@ -74,6 +74,7 @@ FEW = [
             "dot",
             "dot plain",
             "merge",
+            "merged products",
         ),
     ),
     (
@@ -89,7 +90,7 @@ FEW = [
             "rotate",
         ),
     ),
-    ("bgv", (33,), 37, True, ("sum of rotations", "multiply", "unpack", "merge")),
+    ("bgv", (33,), 37, True, ("sum of rotations", "multiply", "unpack", "merge", "merged products")),
 ]
 ALL = [
     ("ckks", (28, 25), 49, True, ()),
@@ -169,6 +170,12 @@ class Case:
         yield "relinearise", lambda e: e.relinearise(e.load(c))
         yield "rotate", lambda e: e.rotate(e.load(a), [3])[0]
         yield "merge", lambda e: e.merge([e.load(a), e.load(b)], 2)
+        yield (
+            "merged products",  # in place
+            lambda e: e.merged_products(
+                [([e.load(a)], [e.load(b)]), ([e.load(b), e.load(a)], [e.load(b), e.load(b)])], 2
+            )[0],
+        )
         if top:
             yield "rescale", lambda e: e.mod_switch(e.load(a), 0) if bgv else e.rescale(e.load(a))
             yield (
@@ -183,7 +190,7 @@ class Case:
     def vector(self) -> VectorEvaluator:
         """With the rotation keys that are needed: keys take the longest to load."""
         evaluator = VectorEvaluator(self.o.params)
-        steps = [3, merge_step(4096, 2)] if not self.names or "merge" in self.names else [3]
+        steps = [3, merge_step(4096, 2)] if not self.names or {"merge", "merged products"} & {*self.names} else [3]
         evaluator.set_keys(self.o.relinearisation, {step: self.o.rotations[step] for step in steps})
         return evaluator
 

@@ -73,12 +73,14 @@ def _position(entries, s, digit_rows, position, transformed, item, counts, whole
             target = out + (p * (count - 1) + i) * row
         elif s.dropping or after:
             target = scratch + 3 * padded
+        added = item[ITEM_ADDED + p] + i * row if item[ITEM_ADDED + p] != 0 else 0
         dividend = Dividend(
             remainders=rest,
             rows=a,
-            added=item[ITEM_ADDED + p] + i * row if item[ITEM_ADDED + p] != 0 else 0,
+            added=added,
             out=target,
             work=scratch + 2 * padded,
+            transformed=target if target != added else scratch + 3 * padded,
             factor=real[number, PRIME_FACTOR],
             residue=real[number, PRIME_RESIDUE],
         )
@@ -257,6 +259,7 @@ def switch_sum(  # type: ignore[no-untyped-def]
                     added=more if p else main,
                     out=out + (p * count + i) * row,
                     work=work,
+                    transformed=out + (p * count + i) * row,
                     factor=real[which, PRIME_FACTOR],
                     residue=real[which, PRIME_RESIDUE],
                 )

@@ -87,8 +87,9 @@ class Dividend(NamedTuple):
         remainders: padded coefficients of c (see `remainder`).
         rows: the row.
         added: a row that is added to the quotient, or 0.
-        out: the quotient.
+        out: the quotient. It may be where `added` is.
         work: one padded row of room.
+        transformed: on doubles, room for a row; it may be `out` where that is not `added`.
         factor: 1/p modulo the row's prime.
         residue: p modulo it.
     """
@@ -98,6 +99,7 @@ class Dividend(NamedTuple):
     added: int
     out: int
     work: int
+    transformed: int
     factor: float
     residue: float
 

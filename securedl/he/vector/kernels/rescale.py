@@ -145,13 +145,14 @@ def divide_row(entries, prime, d, signs, t, turn, adding):  # type: ignore[no-un
                 else:
                     _divide(places, q, q_inverse)
         return
-    transform(entries, source, d.out, prime)
+    c = d.transformed
+    transform(entries, source, c, prime)
     if d.added != 0:
         for j in range(0, row, 64):
-            arith.divide_add_rows(d.rows + j, d.out + j, d.factor, d.added + j, d.out + j, q, q_inverse)
+            arith.divide_add_rows(d.rows + j, c + j, d.factor, d.added + j, d.out + j, q, q_inverse)
     else:
         for j in range(0, row, 64):
-            arith.divide_rows(d.rows + j, d.out + j, d.factor, d.out + j, q, q_inverse)
+            arith.divide_rows(d.rows + j, c + j, d.factor, d.out + j, q, q_inverse)
 
 
 @inner
@@ -233,6 +234,7 @@ def divide(  # type: ignore[no-untyped-def]
                     added=0,
                     out=jobs[k, JOB_OUT] + i * row,
                     work=work,
+                    transformed=jobs[k, JOB_OUT] + i * row,
                     factor=factors[i],
                     residue=residues[i],
                 )
