@@ -10,10 +10,13 @@ from typing import TypeVar
 
 from securedl.errors import CompileError
 from securedl.he.bgv import bgv_parameters
+from securedl.he.deep_noise import DeepNoiseEvaluator
 from securedl.he.noise import NoiseError, NoiseEvaluator, Sizes
 from securedl.he.params import MAX_MODULUS_BITS, MAX_PRIME_BITS, SPECIAL_BITS, Parameters, ntt_primes
+from securedl.program.convolve import Convolve
 from securedl.program.execute import Shown, execute
 from securedl.program.program import Program
+from securedl.program.steps import Matvec, Multiply
 
 _Made = TypeVar("_Made")
 #: Bits of primes above those of t with which a program is made: no chain is smaller.
@@ -24,16 +27,28 @@ MOST_ABOVE, LEAST_ABOVE = 24, 1
 LARGEST_PRIME_BITS = MAX_PRIME_BITS - SPECIAL_BITS
 
 
-def check_noise(program: Program, evaluator: NoiseEvaluator | None = None) -> float:
-    """The least bits left anywhere in a program by the noise model.
+def noise_model(program: Program) -> type[NoiseEvaluator]:
+    """Of its segments, or where a product comes behind a matrix that of deep ones."""
+    behind = set[int]()
+    for step in program.steps:
+        follows = not behind.isdisjoint(step.reads())
+        if follows and isinstance(step, Multiply):
+            return DeepNoiseEvaluator
+        if isinstance(step, (Matvec, Convolve)) or (follows and not step.refreshes):
+            behind.add(step.out)
+    return NoiseEvaluator
+
+
+def check_noise(program: Program, sizes: Sizes | None = None) -> float:
+    """The least bits left anywhere in a program by its noise model.
 
     Args:
-        evaluator: of other primes than the program's own.
+        sizes: other primes than the program's own.
 
     Raises:
         NoiseError: a value could not be decrypted.
     """
-    evaluator = evaluator or NoiseEvaluator(program.params)
+    evaluator = noise_model(program)(sizes or program.params)
     weights = [evaluator.fresh(shape.level, shape.size > 1) for shape in program.weight_shapes]
     query = [evaluator.fresh(program.query.level)] * program.query.tiles
     running, fresh = execute(program, evaluator, weights, query), None
@@ -72,13 +87,11 @@ def on_smallest_chain(
     primes: int,
     attempt: Callable[[Parameters], _Made],
     program_of: Callable[[_Made], Program],
-    model: type[NoiseEvaluator] = NoiseEvaluator,
 ) -> _Made:
     """A program on the smallest chain that the noise model allows it.
 
     Args:
         primes: how many. attempt: makes it on a chain; the same steps for all with so many primes.
-        model: of noise.
 
     Raises:
         CompileError: no chain of the ring holds the noise.
@@ -90,17 +103,16 @@ def on_smallest_chain(
             return False
         sizes = Sizes(ring, t, [2.0**size for size in bits], 2.0 ** (max(bits) + SPECIAL_BITS))
         try:
-            check_noise(program, model(sizes))
+            check_noise(program, sizes)
         except NoiseError:
             return False
         return True
 
     bits = smallest_chain(fits, t.bit_length(), primes)
     while bits is not None and chain_bits(bits) <= MAX_MODULUS_BITS[ring] and max(bits) <= LARGEST_PRIME_BITS:
-        found_params = bgv_parameters(ring, t, bits)
-        found = attempt(found_params)
+        found = attempt(bgv_parameters(ring, t, bits))
         try:
-            check_noise(program_of(found), model(found_params))
+            check_noise(program_of(found))
         except NoiseError as error:  # primes are a little less than powers of two
             bits[error.level] += 1
         else:

@@ -27,7 +27,6 @@ from securedl.compiler.quantise import (
 from securedl.compiler.segments import SegmentCosts
 from securedl.errors import CompileError
 from securedl.he.bgv import plain_prime
-from securedl.he.noise import NoiseEvaluator
 from securedl.he.params import Parameters
 from securedl.network.outputs import Output
 from securedl.plan.network import Checkpoint
@@ -164,13 +163,13 @@ class Laying:
         segments = Segments(ops, self._starts, cost, chosen, sum(part.once for part in parts), wish.taps)
         return Lowered(params, *lower(params, self._network, segments, wish.encrypted), segments)
 
-    def smallest(self, t: int, model: type[NoiseEvaluator] = NoiseEvaluator) -> Lowered:
+    def smallest(self, t: int) -> Lowered:
         """The program on the smallest chain that the noise model allows.
 
         Raises:
             CompileError: there is none.
         """
-        return on_smallest_chain(self._ring, t, self._primes, self.on, lambda one: one.program, model)
+        return on_smallest_chain(self._ring, t, self._primes, self.on, lambda one: one.program)
 
     def check_upload(self, lowered: Lowered, times: int = 1) -> None:
         """Refuse weights that are too many to be sent, so many times.

@@ -19,7 +19,6 @@ from securedl.compiler.precision import KEPT_SAMPLES
 from securedl.compiler.quantise import CLIP_MARGIN, Widths, quantise_through, quantising_error
 from securedl.errors import CompileError
 from securedl.he.bgv import bgv_parameters, plain_primes
-from securedl.he.deep_noise import DeepNoiseEvaluator
 from securedl.network.outputs import Output
 from securedl.plan.congruent import Congruent
 from securedl.plan.plan import Plan
@@ -73,14 +72,14 @@ def _channels(whole: Congruent, laying: Laying, ring: int) -> list[Lowered]:
     for number in range(1, MOST_CHANNELS + 1):
         try:
             *others, largest = plain_primes(ring, least, number)
-            first = laying.smallest(largest, DeepNoiseEvaluator)
+            first = laying.smallest(largest)
         except CompileError:
             continue
         laying.check_upload(first, number)
         bits = [q.bit_length() for q in first.params.primes]
         found = [*(laying.on(bgv_parameters(ring, t, bits)) for t in others), first]
         for channel in found:
-            check_noise(channel.program, DeepNoiseEvaluator(channel.params))
+            check_noise(channel.program)
         return found
     raise CompileError(
         f"layer {whole.layers[-1].name!r} needs {least.bit_length()} bits for its values without a refresh, "

@@ -6,9 +6,8 @@ a structured part beside them. SEAL's correction, when a prime is dropped, lies 
 Four fifths of it are one wave over the N coefficients, so its mean square is half of the square of its peak,
 which is that of the key: of one key in 300 five times the mean of all. It is a heuristic, not a proof:
 coefficients of encoded values count as random, or are small (in the coefficient form, of 12 bits). A wave
-times a weight is a wave too, and counts as independent coefficients: a square of what a matrix gives can come
-to what the model says, and a product behind that to more. Only plans without refreshes have such products,
-and a model of their own (`he.deep_noise`).
+times a weight is a wave too, and counts as independent coefficients here: programs with a product behind a
+matrix, which only plans without refreshes have, have a model of their own (`he.deep_noise`).
 """
 
 from __future__ import annotations
@@ -44,17 +43,12 @@ class NoiseError(CompileError):
 
 @dataclass(frozen=True)
 class Noise:
-    """Of a ciphertext, or of a plaintext (`size` 1), whose coefficients count as noise would.
-
-    Attributes:
-        peak: for `he.deep_noise`.
-    """
+    """Of a ciphertext, or of a plaintext (`size` 1), whose coefficients count as noise would."""
 
     variance: float
     structured: float
     level: int
     size: int = 2
-    peak: float = 0.0
 
     @property
     def total(self) -> float:
@@ -100,7 +94,7 @@ class NoiseEvaluator(Arithmetic[Noise]):
         known: Any = params
         self.params, self._t = known, float(params.plain_modulus)
         self._ones = 2 * params.ring / 3
-        self._lost = KEY * self._t / 2 * math.sqrt(self._ones)
+        self._lost = self._t / 2 * math.sqrt(self._ones)  # deviation over keys
         self._rounding = self._t**2 * (1 + self._ones) / 12
         self._room = [
             sum(math.log2(q) for q in params.primes[: level + 1]) - 1 for level in range(len(params.primes))
@@ -163,16 +157,20 @@ class NoiseEvaluator(Arithmetic[Noise]):
         return a if a.size == 2 else self._switched(a)
 
     def _switched(self, a: Noise) -> Noise:
-        t, part = self._t, sum((q / self.params.special) ** 2 for q in self.params.primes[: a.level + 1])
-        variance = a.variance + t**2 * ERROR * self.params.ring * part / 12 + self._rounding
-        mean = KEY * t * math.sqrt(ERROR * self.params.ring * part / 4)
-        return self._checked(Noise(variance, a.structured + mean + self._lost, a.level))
+        variance, wave = self._switching(a.level)
+        return self._checked(Noise(a.variance + variance, a.structured + KEY * wave, a.level))
+
+    def _switching(self, level: int) -> tuple[float, float]:
+        """What a key switch adds: a variance, and a wave's deviation over keys."""
+        t, part = self._t, sum((q / self.params.special) ** 2 for q in self.params.primes[: level + 1])
+        variance = t**2 * ERROR * self.params.ring * part / 12 + self._rounding
+        return variance, t * math.sqrt(ERROR * self.params.ring * part / 4) + self._lost
 
     def rescale(self, a: Noise) -> Noise:
         """Divided by a prime."""
         q = float(self.params.primes[a.level])
-        found = Noise(a.variance / q**2 + self._rounding, a.structured / q + self._lost, a.level - 1, a.size)
-        return self._checked(found)
+        structured = a.structured / q + KEY * self._lost
+        return self._checked(Noise(a.variance / q**2 + self._rounding, structured, a.level - 1, a.size))
 
     def mod_switch(self, a: Noise, level: int) -> Noise:
         """The same for each prime."""

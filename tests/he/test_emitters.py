@@ -190,7 +190,11 @@ class Case:
     def vector(self) -> VectorEvaluator:
         """With the rotation keys that are needed: keys take the longest to load."""
         evaluator = VectorEvaluator(self.o.params)
-        steps = [3, merge_step(4096, 2)] if not self.names or {"merge", "merged products"} & {*self.names} else [3]
+        steps = (
+            [3, merge_step(4096, 2)]
+            if not self.names or {"merge", "merged products"} & {*self.names}
+            else [3]
+        )
         evaluator.set_keys(self.o.relinearisation, {step: self.o.rotations[step] for step in steps})
         return evaluator
 

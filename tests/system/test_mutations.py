@@ -179,7 +179,23 @@ class Attacker:
             elif kind == 2 and isinstance(tree[at], (int, float)):
                 tree[at] = type(tree[at])(tree[at] * 2 ** int(self.rng.integers(-3, 30)) + 1)
             else:
-                odd = [0, -1, 1, 2**31, 2**63, 1e308, -0.5, None, True, "", "x", [], {}, [[]], {"a": 1}]
+                odd: list[Any] = [
+                    0,
+                    -1,
+                    1,
+                    2**31,
+                    2**63,
+                    1e308,
+                    -0.5,
+                    None,
+                    True,
+                    "",
+                    "x",
+                    [],
+                    {},
+                    [[]],
+                    {"a": 1},
+                ]
                 tree[at] = odd[self.rng.integers(len(odd))]
             return
 
@@ -236,7 +252,8 @@ def attack(network: Any, serving: Any, folder: Path, name: str, count: int) -> N
             attacker = Attacker(channel, owner, np.random.default_rng(0), owner.model_id, batch.query())
             begun = attacker.hello(owner.model_id[::-1])  # a model of which only the program is there
             attacker.call("Upload", begun, lambda session: frames(session, pb.PROGRAM, 0, attacker.json))
-            attacker.codes.clear(), attacker.accepted.clear()
+            attacker.codes.clear()
+            attacker.accepted.clear()
             server = Process(process.pid)
             kinds = (attacker.greeting, attacker.programs, attacker.parts, attacker.queries)
             dearest, largest, early = 0.0, 0, 0
