@@ -119,9 +119,9 @@ class Account(Turns):
         if self._method == "upload" and outcome == "ok":
             self._metrics.uploads.labels(label).inc()
         figures: dict[str, Any] = {
-            "tenant": label, "peer": self._peer, "session": self._session,
             "model": self.call.model_id.hex(), "items": traffic.items, "received": traffic.received,
-            "sent": traffic.sent, "ms": round(1e3 * (time.monotonic() - self._began)),
+            "sent": traffic.sent, "ms": round(1e3 * (time.monotonic() - self._began)), "tenant": label,
+            "peer": self._peer, "session": self._session,
         }  # fmt: skip
         if self._method == "predict":
             figures |= {

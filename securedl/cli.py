@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from protocol.operator_commands import token_app
+from protocol.operator_commands import models_app, token_app
 from securedl.errors import InputError, SecureDLError
 from securedl.files import check_writable, write_atomically
 
@@ -202,6 +202,7 @@ def dishonest(
 
 
 app.add_typer(token_app, name="token")
+app.add_typer(models_app, name="models")
 datasets_app = typer.Typer(help="Public data sets: list them, and where each is now.")
 app.add_typer(datasets_app, name="datasets", invoke_without_command=True)
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
