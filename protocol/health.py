@@ -34,7 +34,7 @@ LEAST_FREE = 64 << 20
 LOOK_S, WATCH_S = 1.0, 600.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+NO_SERVICE = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class Health:
@@ -48,7 +48,7 @@ class Health:
         """The status of one service, once."""
         with self._calls.short("check", requests, context, open_to_all=True) as (tenant, call):
             found = self._status(tenant, _service(call.request()))
-            if found == UNKNOWN:
+            if found == NO_SERVICE:
                 context.set_code(grpc.StatusCode.NOT_FOUND)
                 context.set_details("there is no such service here")
                 return
@@ -74,7 +74,7 @@ class Health:
         if service.startswith(MODEL):
             return self._model(tenant, service.removeprefix(MODEL))
         if service not in ("", SERVICE):
-            return int(UNKNOWN)
+            return int(NO_SERVICE)
         well = not self._drain.begun and (service == "" or self._ready())
         return int(SERVING if well else NOT_SERVING)
 
@@ -86,7 +86,7 @@ class Health:
         except ValueError:
             model_id = b""
         if len(model_id) != ID_BYTES or (stored := self._store.find(tenant.client, model_id)) is None:
-            return int(UNKNOWN)
+            return int(NO_SERVICE)
         complete = not self._drain.begun and not stored.missing()
         return int(SERVING if complete else NOT_SERVING)
 

@@ -16,7 +16,7 @@ from protocol.stored import locked
 from protocol.usage import Usage, Use
 from securedl.errors import InputError, ServerError
 
-DAY_S = 86_400
+_DAY_S = 86_400
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Inventory:
         Args:
             incomplete: those whose upload never ended, too.
         """
-        until = time.time() - days * DAY_S
+        until = time.time() - days * _DAY_S
         return [
             one
             for one in self.models()

@@ -47,7 +47,7 @@ def new(
 
 
 models_app = typer.Typer(help="Models in a server's store, which may run meanwhile.", no_args_is_help=True)
-StoreOption = Annotated[Path, typer.Option(help="Folder that keeps keys and encrypted models.")]
+StoreFolder = Annotated[Path, typer.Option(help="Folder that keeps keys and encrypted models.")]
 FileOption = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
 NamesOption = Annotated[Path | None, typer.Option("--token-file", help="Gives the names of tenants.")]
 STORE = Path("securedl-store")
@@ -74,7 +74,7 @@ def _day(seconds: float | None) -> str:
 
 
 @models_app.command("ls")
-def ls(store: StoreOption = STORE, token_file: NamesOption = None, json: FileOption = None) -> None:
+def ls(store: StoreFolder = STORE, token_file: NamesOption = None, json: FileOption = None) -> None:
     """List the models: whose they are, what they take, and what was asked of them."""
     from rich.console import Console
     from rich.table import Column, Table
@@ -98,7 +98,7 @@ def ls(store: StoreOption = STORE, token_file: NamesOption = None, json: FileOpt
 @models_app.command("rm")
 def rm(
     ids: Annotated[list[str], typer.Argument(help="Ids of models, as ls prints them.")],
-    store: StoreOption = STORE,
+    store: StoreFolder = STORE,
     json: FileOption = None,
 ) -> None:
     """Delete models."""
@@ -109,7 +109,7 @@ def rm(
 @models_app.command("gc")
 def gc(
     unused_days: Annotated[float, typer.Option(min=0.0, help="Nobody asked anything for so long.")],
-    store: StoreOption = STORE,
+    store: StoreFolder = STORE,
     incomplete: Annotated[
         bool, typer.Option("--incomplete", help="Also those whose upload never ended.")
     ] = False,

@@ -20,7 +20,7 @@ from securedl.errors import InputError
 
 #: Pauses before a worker that died is started again: the first, and the longest. One that lived for STEADY_S
 #: begins with the first again.
-FIRST_PAUSE_S, LONGEST_PAUSE_S, STEADY_S = 0.2, 30.0, 60.0
+FIRST_RESTART_S, LONGEST_RESTART_S, STEADY_S = 0.2, 30.0, 60.0
 
 
 def reserve(address: str) -> tuple[socket.socket, str]:
@@ -41,8 +41,11 @@ def reserve(address: str) -> tuple[socket.socket, str]:
         family, kind, protocol, _, where = infos[0]
         held = socket.socket(family, kind, protocol)
         try:
-            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that ended keep no port
-            held.bind(where)
+            try:
+                held.bind(where)
+            except OSError:  # perhaps connections that ended lately: unlike listeners, they keep no port
+                held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                held.bind(where)
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         except BaseException:
             held.close()
@@ -191,8 +194,8 @@ class Supervisor:
             self._signalled(signal.SIGTERM)
             return
         steady = time.monotonic() - worker.began > STEADY_S
-        pause = FIRST_PAUSE_S if steady else self._pauses.get(number, FIRST_PAUSE_S)
-        self._pauses[number] = min(2 * pause, LONGEST_PAUSE_S)
+        pause = FIRST_RESTART_S if steady else self._pauses.get(number, FIRST_RESTART_S)
+        self._pauses[number] = min(2 * pause, LONGEST_RESTART_S)
         self._due[number] = time.monotonic() + pause
         log_event(
             "worker", logging.ERROR, number=number, pid=worker.popen.pid, state="died", status=status,

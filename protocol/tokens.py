@@ -13,7 +13,7 @@ from protocol.address import check_token
 from securedl.errors import InputError
 from securedl.files import contents, open_file
 
-NAME = re.compile(r"[a-z0-9-]{1,32}")
+TENANT_NAME = re.compile(r"[a-z0-9-]{1,32}")
 #: Of whoever has no token: the one client of a server without tokens, and strangers.
 LOCAL, STRANGER = "local", "stranger"
 
@@ -72,7 +72,7 @@ def add_token(tokens: dict[str, str], token: str, name: str) -> None:
     Raises:
         InputError: a name that cannot be one, or that another token has; or the token is there already.
     """
-    if name and (not NAME.fullmatch(name) or name in (LOCAL, STRANGER)):
+    if name and (not TENANT_NAME.fullmatch(name) or name in (LOCAL, STRANGER)):
         raise InputError(
             "a tenant's name is 1 to 32 of a-z, 0-9 and -, and neither local nor stranger: change it"
         )

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from protocol.logs import log_event
 
-T = TypeVar("T")
+Found = TypeVar("Found")
 #: How long a transaction waits for those of other processes: an answer waits for it.
 BUSY_S = 0.2
 #: Days whose seconds are kept.
@@ -122,7 +122,7 @@ class Usage:
                 db.execute("delete from days where client = ? and day < ?", (client, day - KEPT_DAYS))
         self._owed.clear()
 
-    def _do(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
+    def _do(self, work: Callable[[sqlite3.Connection], Found]) -> Found | None:
         """What `work` gives; None where the file refuses, which is logged."""
         for again in (True, False):
             try:
