@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from protocol.client import Client as Client
     from protocol.client import prices as prices
     from protocol.server import Server as Server
-    from protocol.server import serve as serve
+    from protocol.serving import serve as serve
     from protocol.store import Limits as Limits
     from protocol.store import Store as Store
 
@@ -29,7 +29,7 @@ _HOMES = {
     "Server": "protocol.server",
     "Store": "protocol.store",
     "prices": "protocol.client",
-    "serve": "protocol.server",
+    "serve": "protocol.serving",
 }
 
 __all__ = ["Client", "Limits", "Server", "Store", "prices", "serve"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,64 +15,89 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificate
 
-from protocol.address import check_token
 from protocol.store import Store
+from protocol.tokens import LOCAL
 from securedl.errors import AuthenticationError, InputError
 
 BEARER = "Bearer "
+#: How much of a client's name in the store is its label.
+LABEL_DIGITS = 8
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """Whose call it is.
+
+    Attributes:
+        client: the folder name in the store.
+        label: in logs and metrics; tells neither token nor model.
+    """
+
+    client: str
+    label: str
 
 
 class Access:
-    """Client names by token. Tokens themselves are not kept.
+    """Tenants by token. Tokens themselves are not kept.
 
     Args:
         store: gives each token its client name.
         tokens: see `tokens_of`; without any, everybody who can connect is one client.
+
+    Raises:
+        InputError: two tenants would have one label.
     """
 
-    def __init__(self, store: Store, tokens: list[str]) -> None:
-        self._clients = {_hash(text): store.client(text) for text in tokens}
-        self._anonymous = store.client(None)
+    def __init__(self, store: Store, tokens: Mapping[str, str]) -> None:
+        self._store = store
+        self._tenants: dict[bytes, Tenant] = {}
+        self._anonymous = Tenant(store.client(None), LOCAL)
+        self.replace(tokens)
+
+    def replace(self, tokens: Mapping[str, str]) -> None:
+        """Know these tokens from now on, and no others. Sessions that run go on.
+
+        Raises:
+            InputError: two tenants would have one label; then all stays as it was.
+        """
+        known, fresh = self._tenants, dict[bytes, Tenant]()
+        for text, name in tokens.items():
+            digest = _hash(text)
+            client = known[digest].client if digest in known else self._store.client(text)
+            fresh[digest] = Tenant(client, name or client[:LABEL_DIGITS])
+        labels = [tenant.label for tenant in fresh.values()]
+        if again := next((label for label in labels if labels.count(label) > 1), None):
+            raise InputError(f"two tokens have the tenant {again}: give one of them another name")
+        self._tenants = fresh
 
     @property
     def count(self) -> int:
         """How many clients there can be."""
-        return max(1, len(self._clients))
+        return max(1, len(self._tenants))
 
-    def client(self, context: Any) -> str:
-        """Name of the caller, compared with every token in constant time.
+    def tenants(self) -> list[Tenant]:
+        """All there can be."""
+        return list(self._tenants.values()) or [self._anonymous]
+
+    def tenant(self, context: Any) -> Tenant:
+        """The caller, compared with every token in constant time.
 
         Raises:
             AuthenticationError: no token, or an unknown one.
         """
-        if not self._clients:
+        tenants = self._tenants
+        if not tenants:
             return self._anonymous
         given = dict(context.invocation_metadata()).get("authorization", "")
         text = given if isinstance(given, str) else given.decode("latin-1")
         offered = _hash(text[len(BEARER) :] if text.startswith(BEARER) else "")
         found = None
-        for known, client in self._clients.items():
+        for known, tenant in tenants.items():
             if hmac.compare_digest(known, offered):
-                found = client
+                found = tenant
         if found is None:
             raise AuthenticationError("it is not one of this server's tokens" if text else "it needs a token")
         return found
-
-
-def tokens_of(token: str | Iterable[str] | None) -> list[str]:
-    """One token, several, or none where None is given: then everybody who can connect is one client.
-
-    Raises:
-        InputError: an empty list, or a token that cannot travel in a header.
-    """
-    if token is None:
-        return []
-    tokens = [token] if isinstance(token, str) else list(token)
-    if not tokens:
-        raise InputError("a list of tokens holds at least one; None means that nobody needs a token")
-    for text in tokens:
-        check_token(text)
-    return tokens
 
 
 def server_credentials(certificate: str | os.PathLike[str], key: str | os.PathLike[str]) -> Any:

@@ -20,6 +20,7 @@ class ModelCache:
     def __init__(self, max_bytes: int | None = None) -> None:
         self._max = default_cache_bytes() if max_bytes is None else max_bytes
         self._models: OrderedDict[tuple[str, bytes], LoadedModel] = OrderedDict()
+        self._stamps: dict[tuple[str, bytes], object] = {}
         # An entry lives as long as some thread holds or waits for its lock.
         self._loading: WeakValueDictionary[tuple[str, bytes], threading.Lock] = WeakValueDictionary()
         self._stale: set[tuple[str, bytes]] = set()
@@ -30,32 +31,48 @@ class ModelCache:
         """Bytes that all models together may take."""
         return self._max
 
-    def get(self, key: tuple[str, bytes], make: Callable[[], LoadedModel]) -> LoadedModel:
-        """The model of that key, made at most once at a time."""
+    def get(
+        self, key: tuple[str, bytes], make: Callable[[], LoadedModel], stamp: object = None
+    ) -> LoadedModel:
+        """The model of that key, made at most once at a time.
+
+        Args:
+            stamp: what tells it from another, or from none, that took its place on disk meanwhile.
+        """
         with self._lock:
             gate = self._loading.setdefault(key, threading.Lock())
         with gate:
             with self._lock:
-                if key in self._models:
+                if key in self._models and self._stamps[key] == stamp:
                     self._models.move_to_end(key)
                     return self._models[key]
+                self._drop(key)
                 self._stale.discard(key)
             model = make()
             with self._lock:
                 if key in self._stale:  # removed meanwhile: it serves this caller and no other
                     self._stale.discard(key)
                     return model
-                self._models[key] = model
+                self._models[key], self._stamps[key] = model, stamp
                 while len(self._models) > 1 and sum(m.cost for m in self._models.values()) > self._max:
-                    self._models.popitem(last=False)
+                    self._drop(next(iter(self._models)))
             return model
 
     def discard(self, key: tuple[str, bytes]) -> None:
         """Forget a model that was removed or found damaged, also one that is being made right now."""
         with self._lock:
-            self._models.pop(key, None)
+            self._drop(key)
             if key in self._loading:
                 self._stale.add(key)
+
+    def figures(self) -> tuple[int, int]:
+        """How many models are loaded, and the bytes of memory that they may take."""
+        with self._lock:
+            return len(self._models), sum(model.cost for model in self._models.values())
+
+    def _drop(self, key: tuple[str, bytes]) -> None:
+        self._models.pop(key, None)
+        self._stamps.pop(key, None)
 
 
 def default_cache_bytes() -> int:

@@ -23,6 +23,7 @@ _CODES: list[tuple[type[Exception], Any]] = [
     (QuotaError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (FormatError, grpc.StatusCode.INVALID_ARGUMENT),
     (ProtocolError, grpc.StatusCode.FAILED_PRECONDITION),
+    (UnreachableError, grpc.StatusCode.UNAVAILABLE),
     (ServerError, grpc.StatusCode.INTERNAL),
 ]
 _PROTOCOL = {

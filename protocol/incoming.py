@@ -1,24 +1,82 @@
-"""What one client sends and takes in a call, watched for its silence and its end."""
+"""What one client sends and takes in a call, watched for its silence and its end, and for the server's."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from protocol.deadline import Deadline
+from protocol.drain import Drain
 from protocol.executor import Gone
+from protocol.inbox import Inbox, Woken
 from protocol.sessions import Traffic, read_hello
-from securedl.errors import ProtocolError
+from securedl.errors import ProtocolError, UnreachableError
 
 
 class Incoming:
-    """One call: its source of messages and its way back, watched for silence, and its figures."""
+    """One call: its source of messages and its way back, watched for silence, and its figures.
 
-    def __init__(self, requests: Iterator[bytes], deadline: Deadline, alive: Callable[[], bool]) -> None:
+    Args:
+        drain: ends a wait between queries. None: of a short method, which has no such waits.
+    """
+
+    def __init__(
+        self,
+        requests: Iterator[bytes],
+        deadline: Deadline,
+        alive: Callable[[], bool],
+        drain: Drain | None = None,
+    ) -> None:
         self.traffic = Traffic()
         self.model_id = b""
+        self._deadline, self._drain, self._between = deadline, drain, False
+        self._held = contextlib.ExitStack()
+        if drain is not None:
+            inbox = self._held.enter_context(contextlib.closing(Inbox(requests)))
+            self._held.enter_context(drain.telling(inbox.wake))
+            requests = self._drained(inbox, drain)
         self.source = _until_gone(deadline.each(requests), alive)
-        self._deadline = deadline
+
+    def outcome(self, error: BaseException) -> str:
+        """How a session ended that `error` ended."""
+        if isinstance(error, Gone):
+            return "client-gone"
+        return "drained" if isinstance(error, UnreachableError) else "failed"
+
+    def close(self) -> None:
+        """The call ended."""
+        self._held.close()
+
+    @contextlib.contextmanager
+    def between(self) -> Iterator[None]:
+        """While the block waits for the next query: there a server that stops ends the stream.
+
+        Raises:
+            UnreachableError: it stops.
+        """
+        self._between = True
+        try:
+            self._check_drain()
+            yield
+        finally:
+            self._between = False
+
+    def _check_drain(self) -> None:
+        if self._between and self._drain is not None and self._drain.begun:
+            raise UnreachableError(
+                f"this server stops, and has answered {self.traffic.items} queries of this stream: ask the "
+                "others again"
+            )
+
+    def _drained(self, inbox: Inbox, drain: Drain) -> Iterator[bytes]:
+        while True:
+            try:
+                yield next(inbox)
+            except Woken:
+                self._check_drain()
+            except StopIteration:
+                return
 
     def request(self) -> bytes:
         """The one message of a short method.
@@ -47,11 +105,6 @@ class Incoming:
         """Whether the client was silent for too long."""
         return self._deadline.expired
 
-    def figures(self) -> str:
-        """For the log."""
-        t = self.traffic
-        return f"model={self.model_id.hex()} items={t.items} received={t.received} sent={t.sent}"
-
 
 def _until_gone(source: Iterator[bytes], alive: Callable[[], bool]) -> Iterator[bytes]:
     """Messages of a client; its disappearance is no error of the server."""
@@ -62,6 +115,8 @@ def _until_gone(source: Iterator[bytes], alive: Callable[[], bool]) -> Iterator[
             if not alive():  # gRPC may end the messages of a cancelled call like this, too
                 raise Gone from None
             return
+        except UnreachableError:  # the server's own
+            raise
         except Exception as error:
             raise Gone from error
         yield item

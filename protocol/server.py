@@ -1,14 +1,10 @@
-"""The gRPC server: who may speak, to how many at once, and which session answers them."""
+"""The gRPC server: where it listens, and its methods."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import signal
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
@@ -18,35 +14,29 @@ import grpc
 from protocol import address as addresses
 from protocol import messages_pb2 as pb
 from protocol import sessions
-from protocol.access import Access, server_credentials, tokens_of
-from protocol.cache import ModelCache
-from protocol.deadline import Deadline
-from protocol.executor import Executor, Gone, Here, rehearse
-from protocol.failures import status
-from protocol.incoming import Incoming
-from protocol.models import load_model
+from protocol.access import Access, Tenant, server_credentials
+from protocol.calls import Calls
+from protocol.drain import Drain
+from protocol.executor import Executor, Here
+from protocol.health import Health
+from protocol.loading import Loader
+from protocol.logs import log_event
+from protocol.metrics import Metrics
 from protocol.offer import Offer
-from protocol.seats import Seats
-from protocol.service import SERVER_OPTIONS, handler
+from protocol.service import SERVER_OPTIONS, handler, health_handler
 from protocol.sessions import MAX_RANGES, check_version
 from protocol.store import Limits, Store
+from protocol.tokens import tokens_of
+from protocol.usage import Usage
 from protocol.wire import CHUNK_BYTES, PROTOCOL_VERSION, parse, ranges
 from securedl.arguments import count
-from securedl.errors import FormatError, InputError, ProtocolError, ServerError
+from securedl.errors import InputError, ProtocolError, ServerError, UnreachableError
 from securedl.he.backends import Backend, backend
 
-_log = logging.getLogger("protocol.server")
-#: Seconds that an upload waits until its model is loaded.
-WARM_S = 5.0
-
-#: Short calls of one client at once; and threads for those who turn out to be no clients.
-SHORT_CALLS = 4
 #: A client may be silent for this long, say while it encrypts a query, or take nothing that is sent.
 IDLE_S = 600.0
 #: The same before its first message, and in a short call.
 GREETING_S = 10.0
-#: What running calls get to finish when the server is told to stop.
-GRACE_S = 5.0
 
 
 class Server:
@@ -58,12 +48,17 @@ class Server:
             needs a token and TLS.
         evaluator: "vector" or "seal", or a `securedl.he.backends.Backend`.
         threads: of one evaluation, for back ends that have them.
-        token: a bearer token, or several; each is a client of its own and sees only its own models.
+        token: a bearer token, or several; each is a client of its own and sees only its own models. A mapping
+            gives each the name of its tenant, in logs and metrics, or "".
         tls: files (certificate chain, private key), PEM.
         cache_bytes: memory for loaded models; half of the machine's when None.
         idle_s: seconds of silence after which a stream is closed.
         greeting_s: the same before its first message, and of short calls.
         executor: where evaluations run; in the threads of the sessions when None.
+        shared: others listen at the same port (SO_REUSEPORT).
+
+    Attributes:
+        metrics: what it counts. access: whom it knows.
 
     Raises:
         InputError: an argument cannot be used.
@@ -75,12 +70,13 @@ class Server:
         address: str = addresses.DEFAULT,
         evaluator: str | Backend[Any] = "vector",
         threads: int = 1,
-        token: str | Iterable[str] | None = None,
+        token: str | Iterable[str] | Mapping[str, str] | None = None,
         tls: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
         cache_bytes: int | None = None,
         idle_s: float = IDLE_S,
         greeting_s: float = GREETING_S,
         executor: Executor | None = None,
+        shared: bool = False,
     ) -> None:
         self._listen = addresses.parse_address(address)
         count(threads, "threads", least=1)
@@ -91,20 +87,20 @@ class Server:
                 "(give both, or listen on 127.0.0.1 or unix:PATH)"
             )
         self._store = store if isinstance(store, Store) else Store(store)
-        self._access = Access(self._store, tokens)
+        self.access = Access(self._store, tokens)
         self._backend = backend(evaluator) if isinstance(evaluator, str) else evaluator
         self._backend.prepare()
-        self._threads, self._executor = threads, executor or Here()
-        self._idle_s, self._greeting_s = idle_s, min(greeting_s, idle_s)
-        self._cache = ModelCache(cache_bytes)
+        self._executor, self._shared = executor or Here(), shared
+        self.metrics, self._usage, self._drain = Metrics(), Usage(self._store.folder), Drain()
+        self._loader = Loader(self._store, self._backend, threads, cache_bytes, self.metrics)
         self._offer = Offer(self._backend, threads)
-        clients = self._access.count
-        self._sessions = Seats("sessions", self.limits.max_sessions, self.limits.sessions_of(clients))
-        self._short = Seats("short calls", SHORT_CALLS * clients, SHORT_CALLS)
+        self._calls = Calls(
+            self.access, self.limits, self._store.folder / "seats", self._drain, self._offer, self.metrics,
+            self._usage, threads, idle_s, greeting_s,
+        )  # fmt: skip
+        self._health = Health(self._calls, self._store, self._drain)
         self._credentials = None if tls is None else server_credentials(*tls)
         self._grpc: Any = None
-        self._warming = threading.Lock()
-        self._stopping = threading.Event()
         self.address = address
 
     @property
@@ -118,28 +114,53 @@ class Server:
         Raises:
             InputError: the address cannot be bound.
         """
-        self._stopping.clear()
+        self._drain.forget()
         self._offer.start()
-        workers = self.limits.max_sessions + SHORT_CALLS * (self._access.count + 1)
+        workers = self._calls.workers
         pool = ThreadPoolExecutor(workers, thread_name_prefix="protocol")
-        self._grpc = grpc.server(pool, options=SERVER_OPTIONS, maximum_concurrent_rpcs=workers)
-        self._grpc.add_generic_rpc_handlers((handler(self),))
+        options = [*SERVER_OPTIONS, ("grpc.so_reuseport", int(self._shared))]
+        self._grpc = grpc.server(pool, options=options, maximum_concurrent_rpcs=workers)
+        self._grpc.add_generic_rpc_handlers((handler(self), health_handler(self._health)))
         port = self._bind()
         if not self._listen.unix:
             host = self._listen.text.rpartition(":")[0]
             self.address = f"{host}:{port}"
         self._grpc.start()
-        name, secure = self._backend.name, bool(self._credentials)
-        _log.info("listening address=%s evaluator=%s tls=%s", self.address, name, secure)
+        log_event(
+            "listening", address=self.address, evaluator=self._backend.name, tls=bool(self._credentials)
+        )  # fmt: skip
         return self
 
-    def stop(self, grace_s: float = 0.0) -> None:
-        """Refuse new calls, and end those that run after `grace_s` seconds."""
-        self._stopping.set()
+    def reload(self, tokens: Mapping[str, str]) -> None:
+        """Know these tokens from now on, and no others. Sessions that run go on to their end.
+
+        Raises:
+            InputError: they cannot be used; then all stays as it was.
+        """
+        if not tokens and not self._listen.local:
+            raise InputError("a server that others can reach needs a token")
+        self.access.replace(tokens_of(tokens))
+        self._calls.share()
+        log_event("tokens", clients=self.access.count)
+
+    def drain(self, grace_s: float) -> threading.Event:
+        """Take no new calls, and end streams between their queries; after `grace_s` seconds, all.
+
+        Returns:
+            What is set when all have ended.
+        """
+        self._drain.begin()
         self._offer.stop()
-        if self._grpc is not None:
-            self._grpc.stop(grace_s).wait()
-            self._grpc = None
+        ended = threading.Event() if self._grpc is None else self._grpc.stop(grace_s)
+        if self._grpc is None:
+            ended.set()
+        return ended
+
+    def stop(self, grace_s: float = 0.0) -> None:
+        """`drain`, and wait until all have ended."""
+        self.drain(grace_s).wait()
+        self._grpc = None
+        self._usage.close()
 
     def __enter__(self) -> Server:
         return self.start()
@@ -162,7 +183,7 @@ class Server:
             if before is not None:
                 os.umask(before)
 
-    # The methods. Each begins with `_call`, which is where a client is recognised.
+    # The methods. Each begins with `_calls`, which is where a client is recognised.
 
     def describe(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         """Version and limits, and prices where they are wanted."""
@@ -181,18 +202,14 @@ class Server:
         method: str,
         requests: Iterator[bytes],
         context: Any,
-        reply: Callable[[str, bytes], Any],
+        reply: Callable[[Tenant, bytes], Any],
     ) -> Iterator[bytes]:
         """A short method: its one message, and what `reply` makes of it."""
-        with (
-            self._call(method, context) as client,
-            self._short.one(client),
-            self._watched(requests, context) as call,
-        ):
-            answer = reply(client, call.request()).SerializeToString()
+        with self._calls.short(method, requests, context) as (tenant, call):
+            answer = reply(tenant, call.request()).SerializeToString()
             yield from call.sending(iter([answer]))
 
-    def _describe(self, client: str, raw: bytes) -> Any:
+    def _describe(self, tenant: Tenant, raw: bytes) -> Any:
         request: Any = parse(pb.DescribeRequest, raw)
         limits = self.limits
         reply: Any = pb.Description(
@@ -210,10 +227,10 @@ class Server:
                 reply.prices.CopyFrom(pb.Prices(**asdict(prices)))
         return reply
 
-    def _status(self, client: str, raw: bytes) -> Any:
+    def _status(self, tenant: Tenant, raw: bytes) -> Any:
         request: Any = parse(pb.ModelRequest, raw)
         check_version(request.version)
-        stored = self._store.find(client, request.model_id)
+        stored = self._store.find(tenant.client, request.model_id)
         if stored is None:
             return pb.Status()
         missing = stored.missing()
@@ -226,144 +243,44 @@ class Server:
             missing=runs,
         )
 
-    def _remove(self, client: str, raw: bytes) -> Any:
+    def _remove(self, tenant: Tenant, raw: bytes) -> Any:
         request: Any = parse(pb.ModelRequest, raw)
         check_version(request.version)
-        known = self._store.remove(client, request.model_id)
-        self._cache.discard((client, request.model_id))
-        _log.info("remove model=%s known=%s", request.model_id.hex(), known)
+        known = self._store.remove(tenant.client, request.model_id)
+        self._loader.discard(tenant.client, request.model_id)
+        self._usage.forget(tenant.client, request.model_id)
+        log_event("remove", tenant=tenant.label, model=request.model_id.hex(), known=known)
         return pb.Removed(known=known)
 
     def upload(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         """Receive what is missing of a model."""
-        with self._stream("upload", requests, context) as (client, session):
-            raw, hello = session.hello(self._idle_s)
-            yield from session.sending(
-                sessions.upload(self._store, client, raw, hello, session.source, session.traffic)
+        with self._calls.session("upload", requests, context) as account:
+            raw, hello = self._calls.hello(account)
+            call, tenant = account.call, account.tenant
+            yield from call.sending(
+                sessions.upload(self._store, tenant.client, raw, hello, call.source, call.traffic)
             )
-            if session.traffic.items:
-                self._warm((client, hello.model_id), context.is_active).join(WARM_S)
+            if call.traffic.items:
+                self._loader.warm(
+                    tenant, hello.model_id, context.is_active, self._executor, self._offer, self._drain
+                )
 
     def predict(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         """Answer queries."""
-        with self._stream("predict", requests, context) as (client, session):
-            raw, hello = session.hello(self._idle_s)
-            key = (client, hello.model_id)
-            model = self._cache.get(key, lambda: self._load(key))
+        with self._calls.session("predict", requests, context) as account:
+            raw, hello = self._calls.hello(account)
+            call, tenant = account.call, account.tenant
+            model = self._loader.get(tenant, hello.model_id)
             if model.program_id != hello.program_id:
                 raise ProtocolError("the server keeps another plan under this model's id: remove it first")
             try:
-                yield from session.sending(
+                yield from call.sending(
                     sessions.predict(
-                        model, self._executor, raw, session.source, context.is_active, session.traffic
+                        model, self._executor, raw, call.source, context.is_active, call.traffic, account
                     )
                 )
+            except UnreachableError:
+                raise
             except ServerError:
-                self._cache.discard(key)
+                self._loader.discard(tenant.client, hello.model_id)
                 raise
-
-    def _warm(self, key: tuple[str, bytes], waiting: Callable[[], bool]) -> threading.Thread:
-        """Load a new model, and try it as long as somebody waits, so that the first query finds it ready.
-        Whatever fails, fails again there.
-        """
-
-        until = time.monotonic() + WARM_S
-
-        def alive() -> bool:
-            return waiting() and not self._stopping.is_set() and time.monotonic() < until
-
-        def work() -> None:
-            if not self._warming.acquire(blocking=False):  # one at a time: it takes no session's place
-                return
-            try:
-                with contextlib.suppress(Exception), self._offer.aside():
-                    model = self._cache.get(key, lambda: self._load(key))
-                    model.weights.warm(alive)
-                    rehearse(self._executor, model, alive)
-            finally:
-                self._warming.release()
-
-        thread = threading.Thread(target=work, name="protocol-warm", daemon=True)
-        thread.start()
-        return thread
-
-    def _load(self, key: tuple[str, bytes]) -> Any:
-        stored = self._store.find(*key)
-        if stored is None:
-            raise ProtocolError(
-                "this server has no such model of this client: call upload() first, with the same token"
-            )
-        self.limits.check(stored.program)  # another server, or an older one, may have allowed more
-        began = time.monotonic()
-        model = load_model(stored, self._backend, self._threads, self._cache.max_bytes)
-        _log.info("load model=%s ms=%.0f cost=%d", key[1].hex(), 1e3 * (time.monotonic() - began), model.cost)
-        return model
-
-    @contextlib.contextmanager
-    def _call(self, method: str, context: Any) -> Iterator[str]:
-        """The caller's client name; an exception ends the call with its status code."""
-        failure: Exception | None = None
-        try:
-            yield self._access.client(context)
-        except Gone:
-            return
-        except Exception as error:
-            failure = error
-        if failure is not None:
-            code, sentence = status(failure)
-            level = logging.ERROR if code is grpc.StatusCode.INTERNAL else logging.WARNING
-            _log.log(level, "%s refused code=%s reason=%s", method, code.name, sentence)
-            if not isinstance(failure, (ProtocolError, ServerError, FormatError)):
-                _log.error("%s failed", method, exc_info=failure)
-            context.abort(code, sentence)
-
-    @contextlib.contextmanager
-    def _watched(self, requests: Iterator[bytes], context: Any) -> Iterator[Incoming]:
-        """A call that ends when its client is silent for too long."""
-        deadline = Deadline(self._greeting_s, context.cancel)
-        with contextlib.closing(deadline):
-            yield Incoming(requests, deadline, lambda: context.is_active() and not deadline.expired)
-
-    @contextlib.contextmanager
-    def _stream(self, method: str, requests: Iterator[bytes], context: Any) -> Iterator[tuple[str, Incoming]]:
-        """A session of one of the two long methods: the caller's client name, and the stream."""
-        with (
-            self._call(method, context) as client,
-            self._sessions.one(client),
-            self._watched(requests, context) as session,
-        ):
-            began, outcome = time.monotonic(), "failed"
-            try:
-                with self._offer.aside():
-                    yield client, session
-                outcome = "ok"
-            except (Gone, GeneratorExit):
-                outcome = "idle" if session.expired else "client-gone"
-                raise
-            finally:
-                spent = 1e3 * (time.monotonic() - began)
-                _log.info("%s %s ms=%.0f outcome=%s", method, session.figures(), spent, outcome)
-
-
-def serve(
-    store: Store | str | os.PathLike[str],
-    address: str = addresses.DEFAULT,
-    ready: Callable[[str], object] | None = None,
-    grace_s: float = GRACE_S,
-    **options: Any,
-) -> None:
-    """Serve until SIGINT or SIGTERM; call it from the main thread.
-
-    Args:
-        ready: called with the real address once the server listens.
-        grace_s: seconds that running calls get to finish.
-        options: as for `Server`.
-    """
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    server = Server(store, address, **options).start()
-    if ready is not None:
-        ready(server.address)
-    ended.wait()
-    server.stop(grace_s)

@@ -22,10 +22,9 @@ COMMON_OPTIONS = [
     ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
     ("grpc.http2.max_pings_without_data", 0),
 ]
-#: One server a port, and room for the clients' pings.
+#: Room for the clients' pings.
 SERVER_OPTIONS = [
     *COMMON_OPTIONS,
-    ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
     ("grpc.max_metadata_size", 16 << 10),
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
@@ -56,3 +55,12 @@ def handler(servicer: Any) -> Any:
         for name in (*UNARY, *STREAMS)
     }
     return grpc.method_handlers_generic_handler(SERVICE, table)
+
+
+def health_handler(servicer: Any) -> Any:
+    """The same for the standard health service."""
+    table = {
+        name: grpc.stream_stream_rpc_method_handler(getattr(servicer, name.lower()))
+        for name in ("Check", "Watch")
+    }
+    return grpc.method_handlers_generic_handler("grpc.health.v1.Health", table)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import math
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,11 +40,70 @@ MAX_RANGES = 4096
 
 @dataclass
 class Traffic:
-    """Figures of one stream for the log: payload bytes, and queries or blobs."""
+    """Figures of one stream: payload bytes, queries or blobs, and what queries took.
+
+    Attributes:
+        wait_s, evaluate_s, send_s: until the client's tiles were there, computing, until it took the results.
+        cpu_s: of this thread, computing.
+    """
 
     received: int = 0
     sent: int = 0
     items: int = 0
+    wait_s: float = 0.0
+    evaluate_s: float = 0.0
+    send_s: float = 0.0
+    cpu_s: float = 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time of the block."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.wait_s += time.perf_counter() - began
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Count the time of the block, and the processor's."""
+        began, cpu = time.perf_counter(), time.thread_time()
+        try:
+            yield
+        finally:
+            self.evaluate_s += time.perf_counter() - began
+            self.cpu_s += time.thread_time() - cpu
+
+    @contextlib.contextmanager
+    def sending(self) -> Iterator[None]:
+        """Count the time of the block."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.send_s += time.perf_counter() - began
+
+
+class Turns:
+    """What is done around the queries of a stream: nothing."""
+
+    def between(self) -> contextlib.AbstractContextManager[None]:
+        """Around the wait for the next query, or the end.
+
+        Raises:
+            UnreachableError: the stream shall end here.
+        """
+        return contextlib.nullcontext()
+
+    def begin(self) -> None:
+        """A query came.
+
+        Raises:
+            QuotaError: it shall not be evaluated.
+        """
+
+    def end(self) -> None:
+        """It is answered."""
 
 
 def read_hello(source: Iterator[bytes]) -> tuple[bytes, Any]:
@@ -160,21 +220,29 @@ def predict(
     source: Iterator[bytes],
     alive: Callable[[], bool],
     traffic: Traffic,
+    turns: Turns | None = None,
 ) -> Iterator[bytes]:
     """Answer query after query until the client closes its half.
 
     Raises:
         ProtocolError, FormatError: what came is not what the program says.
+        UnreachableError, QuotaError: as `turns` says.
         ServerError: the evaluation failed.
     """
     welcome = _welcome()
     yield welcome
     session = session_id("Predict", raw, welcome)
     receiver = Receiver(session, source)
-    while not receiver.ended():
+    turns = turns or Turns()
+    while True:
+        with turns.between():
+            if receiver.ended():
+                return
+        turns.begin()
         with contextlib.closing(executor.begin(model, alive)) as evaluation:
             yield from _Query(model, session, receiver, traffic).run(evaluation)
         traffic.items += 1
+        turns.end()
 
 
 class _Query:
@@ -188,15 +256,20 @@ class _Query:
     def run(self, evaluation: Evaluation) -> Iterator[bytes]:
         """Frames of the refreshes, the taps and the answer."""
         expected = self._expected
-        sent = evaluation.step(self._receive(expected.query, 0))
+        sent = self._step(evaluation, self._receive(expected.query, 0))
         for stage, (down, up) in enumerate(expected.shown):
             yield from self._send(down, stage, sent)
-            sent = evaluation.step(None if up is None else self._receive(up, stage))
+            sent = self._step(evaluation, None if up is None else self._receive(up, stage))
         yield from self._send(expected.answer, 0, sent)
+
+    def _step(self, evaluation: Evaluation, tiles: Iterator[Record] | None) -> list[Record]:
+        with self._traffic.evaluating():
+            return evaluation.step(tiles)
 
     def _receive(self, expected: Expected, stage: int) -> Iterator[Record]:
         """The tiles of a message, all of which have arrived; each is checked when its turn comes."""
-        packed = expected.receive(self._receiver, self._number, stage)
+        with self._traffic.waiting():
+            packed = expected.receive(self._receiver, self._number, stage)
         self._traffic.received += expected.bytes
         return (unpack(self._params, tile, expected.shape) for tile in packed)
 
@@ -206,7 +279,8 @@ class _Query:
         for index, tile in enumerate(tiles):
             data = self._pack(expected.shape, tile)
             self._traffic.sent += len(data)
-            yield from frames(self._session, expected.kind, index, data, self._number, stage)
+            with self._traffic.sending():
+                yield from frames(self._session, expected.kind, index, data, self._number, stage)
 
     def _pack(self, due: Shape, record: Record) -> bytes:
         """A result with the scale that the program names: the evaluator's own differs in its last bits."""

@@ -1,6 +1,8 @@
 """Encrypted models on disk. Nothing half-written is ever taken for complete, whenever the power goes.
 
     DIR/salt                                    16 bytes, so that folder names do not tell tokens
+    DIR/seats/                                  files whose locks are the sessions that run (`Seats`)
+    DIR/usage.sqlite                            who used how much (`Usage`)
     DIR/clients/CLIENT.lock                     held while room for a model is reserved
     DIR/clients/CLIENT/MODEL/program.json       the public program
                              figures            what is often asked of it
@@ -49,6 +51,7 @@ class Limits:
         max_key_bytes: of memory for the keys of one model, as they are loaded.
         max_query_s, max_query_bytes: what one query may take, about: computing on one core, and memory.
         max_sessions: of all clients at once. max_client_sessions: of each; None: a fair share.
+        max_client_s: core seconds of each client's queries in a day (UTC); None: as many as it likes.
     """
 
     max_models: int = 32
@@ -58,6 +61,7 @@ class Limits:
     max_query_s: float = 600.0
     max_query_bytes: int = 2 << 30
     max_key_bytes: int = 16 << 30
+    max_client_s: float | None = None
 
     def sessions_of(self, clients: int) -> int:
         """How many each of so many clients may have at once: so that no client can take all of several."""
@@ -116,12 +120,39 @@ class Store:
         except FormatError as error:
             raise ServerError(DAMAGED) from error
 
+    def stamp(self, client: str, model_id: bytes) -> tuple[int, int] | None:
+        """What changes when a model is removed, or another takes its place; None where there is none."""
+        with disk():
+            try:
+                found = (self._folder(client, model_id) / "program.json").stat()
+            except FileNotFoundError:
+                return None
+        return found.st_ino, found.st_mtime_ns
+
+    def writable(self, free: int) -> bool:
+        """Whether models can be written, and so many bytes are free."""
+        root = self.folder / "clients"
+        try:
+            found = os.statvfs(root)
+        except OSError:
+            return False
+        room = found.f_bavail * found.f_frsize >= free and not found.f_flag & os.ST_RDONLY
+        return room and os.access(root, os.W_OK | os.X_OK)
+
     def models(self, client: str) -> list[bytes]:
         """Ids of the client's models."""
         root = self.folder / "clients" / client
         with disk():
             names = [p.name for p in root.iterdir()] if root.is_dir() else []
         return sorted(bytes.fromhex(n) for n in names if len(n) == 2 * ID_BYTES and not n.startswith("."))
+
+    def used(self, client: str) -> int:
+        """Bytes on disk that the client's models take or may take."""
+        used = 0
+        for model_id in self.models(client):
+            with disk(), contextlib.suppress(FileNotFoundError):
+                used += _bytes(self._folder(client, model_id))
+        return used
 
     def create(self, client: str, model_id: bytes, program: Program) -> StoredModel:
         """Room for a new model, all of it reserved on disk now; the model, if it is there already.
@@ -176,10 +207,7 @@ class Store:
         models, limit = self.models(client), self.limits.max_models
         if len(models) >= limit:
             raise QuotaError(f"this client keeps {len(models)} models and may keep {limit}: remove one first")
-        used = 0
-        for model_id in models:
-            with disk(), contextlib.suppress(FileNotFoundError):
-                used += _bytes(self._folder(client, model_id))
+        used = self.used(client)
         if used + wanted > self.limits.max_bytes:
             raise QuotaError(
                 f"this model takes {wanted:,} bytes, but of this client's {self.limits.max_bytes:,} bytes on "

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import stat
 import sys
 from contextlib import AbstractContextManager
 from enum import Enum
@@ -14,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from protocol.operator_commands import models_app, token_app
 from securedl.errors import InputError, SecureDLError
 from securedl.files import check_writable, write_atomically
 
@@ -45,6 +44,13 @@ class SchemeName(str, Enum):
 
     ckks = "ckks"
     bgv = "bgv"
+
+
+class LogFormat(str, Enum):
+    """Of a server's log."""
+
+    text = "text"
+    json = "json"
 
 
 CORES = os.cpu_count() or 1
@@ -106,7 +112,9 @@ def serve_store(
     store: StoreOption = Path("securedl-store"),
     evaluator: EvaluatorOption = BackendName.vector,
     threads: ThreadsOption = CORES,
-    token_file: Annotated[Path | None, typer.Option(help="File with one bearer token a line.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with one bearer token a line, and a tenant's name behind it.")
+    ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM private key.")] = None,
     max_models: Annotated[int | None, typer.Option(min=1, help="Models of each client. Default: 32.")] = None,
@@ -129,13 +137,28 @@ def serve_store(
     max_query_s: Annotated[
         float | None, typer.Option(min=0.0, help="Seconds of a core that one query may take. Default: 600.")
     ] = None,
+    max_client_s: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Core seconds of each client a day (UTC). Default: no limit."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that share the port.")] = 1,
+    grace: Annotated[
+        float, typer.Option(min=0.0, help="Seconds that running queries get when it is told to stop.")
+    ] = 30.0,
+    metrics: Annotated[
+        str | None, typer.Option(help="HOST:PORT for Prometheus: plain HTTP, loopback only.")
+    ] = None,
+    metrics_anywhere: Annotated[
+        bool, typer.Option("--metrics-anywhere", help="Let --metrics be an address that others can reach.")
+    ] = False,
+    log_format: Annotated[LogFormat, typer.Option(help="Lines of text, or of JSON.")] = LogFormat.text,
     quiet: QuietOption = False,
+    worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
 ) -> None:
     """Serve encrypted models until stopped. Needs no secret and can read none."""
     if (tls_cert is None) != (tls_key is None):
         raise InputError("TLS needs both --tls-cert and --tls-key")
     tls = (tls_cert, tls_key) if tls_cert and tls_key else None
-    tokens = _tokens(token_file) if token_file else None
     given = {
         "max_models": max_models,
         "max_bytes": None if max_gb is None else int(max_gb * GIB),
@@ -144,39 +167,17 @@ def serve_store(
         "max_key_bytes": None if max_key_gb is None else int(max_key_gb * GIB),
         "max_query_s": max_query_s,
         "max_query_bytes": None if max_query_gb is None else int(max_query_gb * GIB),
+        "max_client_s": max_client_s,
     }
     limits = {name: value for name, value in given.items() if value is not None}
-    options = {"evaluator": evaluator.value, "threads": threads, "token": tokens, "tls": tls}
-    _serve(store, listen, quiet, limits, **options)
+    from protocol.serve_command import ServeOptions, run_server
 
-
-def _tokens(path: Path) -> list[str]:
-    try:
-        if path.stat().st_mode & (stat.S_IRWXO | stat.S_IWGRP):
-            raise InputError(f"others may read or change the token file {path}: chmod 600 {path}")
-        tokens = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the token file {path}: {error}") from error
-    if not tokens:
-        raise InputError(f"the token file {path} holds no token: write one a line")
-    return tokens
-
-
-def _serve(
-    store: Path, listen: str, quiet: bool, limits: dict[str, Any] | None = None, **options: Any
-) -> None:
-    # gRPC's core would print lines of its own before our one sentence, when it cannot listen.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    import protocol
-
-    level = logging.WARNING if quiet else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
-
-    def ready(address: str) -> None:
-        print(f"serving {store} on {address}", flush=True)
-
-    kept = protocol.Store(store, protocol.Limits(**limits or {}))
-    protocol.serve(kept, listen, ready=ready, **options)
+    options = ServeOptions(
+        store, listen, token_file, tls, limits, grace, metrics, metrics_anywhere, log_format.value, quiet,
+        workers, worker, {"evaluator": evaluator.value, "threads": threads},
+    )  # fmt: skip
+    if status := run_server(options, [sys.executable, "-m", "securedl.cli", *sys.argv[1:]]):
+        raise typer.Exit(status)
 
 
 @app.command(hidden=True)
@@ -195,9 +196,13 @@ def dishonest(
 
     check_move(attack)  # before a back end is loaded
     other = DishonestBackend(backend(evaluator.value), attack, seed)
-    _serve(store, listen, quiet, evaluator=other, threads=threads)
+    from protocol.serve_command import ServeOptions, run_server
+
+    run_server(ServeOptions(store, listen, quiet=quiet, server={"evaluator": other, "threads": threads}))
 
 
+app.add_typer(token_app, name="token")
+app.add_typer(models_app, name="models")
 datasets_app = typer.Typer(help="Public data sets: list them, and where each is now.")
 app.add_typer(datasets_app, name="datasets", invoke_without_command=True)
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]

@@ -68,7 +68,7 @@ def test_nobody_waits_any_more(serve) -> None:
     server, owner = serve(), FakeOwner()
     with Client(server.address, owner) as client:
         client.upload()
-    model = server._load(("local", owner.model_id))
+    model = server._loader._load(("local", owner.model_id))
     evaluation = Here().begin(model, lambda: False)
     from protocol_fakes import FakeBatch
 
@@ -85,7 +85,7 @@ def test_a_disk_that_refuses_a_weight_is_one_sentence(serve, number: int) -> Non
     with Client(server.address, owner) as client:
         client.upload()
         assert predict(client, 1).passed
-        (model,) = server._cache._models.values()
+        (model,) = server._loader.cache._models.values()
         model.weights._handles.clear()
 
         def refuse(index: int):

@@ -21,7 +21,6 @@ from protocol_fakes import FakeBatch, FakeEvaluator, FakeOwner, predict
 
 from protocol import Client, Limits, Store
 from protocol import messages_pb2 as pb
-from protocol.server import GRACE_S
 from protocol.service import HANDSHAKE_MS, STREAMS, UNARY, method_path
 from protocol.sessions import read_program
 from protocol.wire import MAX_PROGRAM, NONCE_BYTES, PROTOCOL_VERSION, frames, session_id
@@ -124,7 +123,7 @@ def test_short_calls_and_greetings_read_no_program(serve, monkeypatch) -> None:
         monkeypatch.setattr("protocol.stored.Program.from_json", lambda data: 1 / 0)
         assert client.status().complete
         assert client.upload().blobs == 0
-        server._cache.discard(("local", OWNER.model_id))
+        server._loader.discard("local", OWNER.model_id)
         with pytest.raises(ServerError, match="log says why"):  # the patch is where it counts
             client.predict(1)
         assert client.remove()
@@ -267,7 +266,7 @@ class Leaving(FakeEvaluator):
 def test_a_client_that_left_is_noticed_within_a_step(serve, caplog, monkeypatch) -> None:
     """Between the tiles of one step, which would take 6 s."""
     caplog.set_level("INFO")
-    monkeypatch.setattr("protocol.server.WARM_S", 0.0)
+    monkeypatch.setattr("protocol.loading.WARM_S", 0.0)
     owner = FakeOwner(program=squares(300, 1))
     server = serve(evaluator=Leaving)
     with Client(server.address, owner) as client:
@@ -289,7 +288,7 @@ def test_a_server_process_stops_computing(tmp_path, how) -> None:
     """Half a minute of products that nobody waits for: processor time stands still after a second."""
     owner = FakeOwner(program=squares(100, 1000))
     assert effort(owner.program).seconds > 20
-    command = serve_command(tmp_path / "store", f"unix:{tmp_path}/s", "--threads", "1")
+    command = serve_command(tmp_path / "store", f"unix:{tmp_path}/s", "--threads", "1", "--grace", "3")
     with running(command, tmp_path / "log") as process, Client(process.address, owner) as client:
         client.upload()
         with grpc.insecure_channel(process.address) as channel:
@@ -307,7 +306,7 @@ def test_a_server_process_stops_computing(tmp_path, how) -> None:
                 began = time.monotonic()
                 process.popen.terminate()
                 process.popen.wait(timeout=20)
-                assert time.monotonic() < began + GRACE_S + 1.5
+                assert time.monotonic() < began + 3 + 1.5
 
 
 def spent(pid: int) -> float:

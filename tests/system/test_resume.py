@@ -58,7 +58,8 @@ def test_a_restarted_server_loses_nothing(plan: Any, serving: Any, folder: Path,
     owner, x, name = securedl.Owner(made), np.resize(net.x, (120, 6)), f"again{how}"
     at = folder / f"store{how}"
     at.mkdir()
-    with serving(at, name=name) as first, protocol.Client(f"unix:{at / name}", owner) as client:
+    grace = ("--grace", "2")  # the client says nothing in the middle of a query
+    with serving(at, *grace, name=name) as first, protocol.Client(f"unix:{at / name}", owner) as client:
         client.upload()
         served = owner.verification.ledger.batches
         parts, seen, back = client.predict_batches(x, probes=4), [], []
