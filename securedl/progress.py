@@ -7,11 +7,13 @@ Functions that may take over a second have an argument `progress`:
     True        a bar, wherever standard error leads
     a function  called as progress(stage, done, total)
 
-A stage is one of `STAGE_NAMES`. It is told first with done = 0, then at most ten times a second with a done that
-never falls, and last, unless it fails, with done = total; total is 0 while it is unknown, and nothing but
-"upload" counts what means something outside, bytes. The function is called where the work is done. Only where
-that says nothing for half a second, as in one long step, another thread repeats what was told last, never at
-the same time. What the function raises ends the work, with that exception.
+A stage is one of `STAGE_NAMES`. It is told first with done = 0, then at most ten times a second with a done
+that never falls, and last, unless it fails, with done = total. total is 0 while it is unknown. Units are the
+stage's own; those of "upload" and "download" are bytes.
+
+The function is called where the work is done. Only where nothing was told for half a second, as in one long
+step, another thread repeats what was told last, never at the same time. What the function raises ends the
+work, with that exception.
 
     >>> def progress(stage: str, done: int, total: int) -> None:
     ...     print(stage, done, total)

@@ -13,8 +13,11 @@ import torch
 from torch import nn
 
 import protocol
-import securedl
+from protocol.client import Client
 from securedl import progress as module
+from securedl.activations.replace import approximate
+from securedl.client.owner import Owner
+from securedl.compiler.compile import compile
 from securedl.progress import STAGE_NAMES
 
 X = np.random.default_rng(0).random((40, 1, 12, 12)).astype(np.float32)
@@ -68,13 +71,13 @@ def serving(folder: Path) -> protocol.Server:
 def test_from_a_network_to_answers(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(module, "LEAST_S", 0.0)
     watch, y = Watch(), np.arange(40) % 3
-    poly = watch.over(lambda: securedl.approximate(network(), X, y, epochs=3, progress=watch), "approximate")
+    poly = watch.over(lambda: approximate(network(), X, y, epochs=3, progress=watch), "approximate")
     assert ("approximate", 3, 6) in watch.told  # two activations, three epochs
-    plan = watch.over(lambda: securedl.compile(poly, X, batch=8, progress=watch), "compile")
+    plan = watch.over(lambda: compile(poly, X, batch=8, progress=watch), "compile")
     watch.over(lambda: plan.simulate(X, progress=watch), "simulate")
     assert ("simulate", 3, 5) in watch.told
-    owner = watch.over(lambda: securedl.Owner(plan, progress=watch), "keys")
-    with serving(tmp_path) as server, protocol.Client(server.address, owner, progress=watch) as client:
+    owner = watch.over(lambda: Owner(plan, progress=watch), "keys")
+    with serving(tmp_path) as server, Client(server.address, owner, progress=watch) as client:
         sent = watch.over(client.upload, "probes", "upload")
         assert watch.told[-1] == ("upload", sent.bytes, sent.bytes)
         watch.over(client.upload, "upload")  # probes are there
@@ -83,22 +86,22 @@ def test_from_a_network_to_answers(tmp_path, monkeypatch) -> None:
         parts = client.predict_batches(X)
         watch.over(lambda: list(parts), "predict")
     watch.over(lambda: owner.prepare(watch))  # nothing to do
-    other = securedl.Owner(plan, progress=False)
+    other = Owner(plan, progress=False)
     watch.over(lambda: other.ask(X, progress=watch), "probes")
 
 
 @pytest.mark.he
 def test_other_plans(tmp_path) -> None:
     watch = Watch()
-    watch.over(lambda: securedl.compile(network(), X, activations="client", progress=watch), "compile")
-    poly = securedl.approximate(network(), X, progress=False)
-    plan = watch.over(lambda: securedl.compile(poly, X, scheme="bgv", refreshes=0, progress=watch), "compile")
-    owner = watch.over(lambda: securedl.Owner(plan, progress=watch), "keys")
+    watch.over(lambda: compile(network(), X, activations="client", progress=watch), "compile")
+    poly = approximate(network(), X, progress=False)
+    plan = watch.over(lambda: compile(poly, X, scheme="bgv", refreshes=0, progress=watch), "compile")
+    owner = watch.over(lambda: Owner(plan, progress=watch), "keys")
     watch.over(lambda: owner.prepare(watch), "probes")
     owner.save(tmp_path / "owner", "p")
-    watch.over(lambda: securedl.Owner.load(tmp_path / "owner", "p", progress=watch), "keys")
+    watch.over(lambda: Owner.load(tmp_path / "owner", "p", progress=watch), "keys")
     dense = nn.Sequential(nn.Flatten(), nn.Linear(144, 3))
-    granting = securedl.Owner(securedl.compile(dense, X, ring=8192, progress=False), progress=False)
+    granting = Owner(compile(dense, X, ring=8192, progress=False), progress=False)
     watch.over(lambda: granting.grant(progress=watch), "grant")
 
 
@@ -111,11 +114,11 @@ def test_a_function_that_raises_leaves_all_usable(tmp_path, monkeypatch) -> None
         if stage == when[0] and done:
             raise KeyError(stage)
 
-    poly = securedl.approximate(network(), X, progress=False)
+    poly = approximate(network(), X, progress=False)
     with pytest.raises(InterruptedError):
-        securedl.compile(poly, X, progress=_interrupted)
-    owner = securedl.Owner(securedl.compile(poly, X, batch=8, progress=False), progress=False)
-    with serving(tmp_path) as server, protocol.Client(server.address, owner, progress=progress) as client:
+        compile(poly, X, progress=_interrupted)
+    owner = Owner(compile(poly, X, batch=8, progress=False), progress=False)
+    with serving(tmp_path) as server, Client(server.address, owner, progress=progress) as client:
         for when[0] in ("probes", "upload"):
             with pytest.raises(KeyError, match=when[0]):
                 client.upload()
