@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,30 +35,47 @@ class SecretQuery(Protocol):
 
 
 #: Of a call, in order.
-STAGES = ("prepare", "encrypt", "server", "refresh", "verify", "decrypt")
+STAGES = ("prepare", "connect", "encrypt", "server", "refresh", "verify", "decrypt", "caller")
 
 
 class Clock:
-    """Milliseconds by stage."""
+    """Milliseconds by stage, of one call. One stage is running at any time, so that all together are the
+    caller's wall clock; it starts in "prepare".
+    """
 
     def __init__(self) -> None:
-        self._began = time.perf_counter()
         self._ms = dict.fromkeys(STAGES, 0.0)
+        self._since = time.perf_counter()
+        self._stage: str | None = STAGES[0]
+
+    def turn(self, stage: str | None) -> str | None:
+        """Go over to a stage, or stop the clock; the stage before."""
+        now, before = time.perf_counter(), self._stage
+        if before is not None:
+            self._ms[before] += 1e3 * (now - self._since)
+        self._stage, self._since = stage, now
+        return before
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Count the time of a block to a stage."""
-        began = time.perf_counter()
+        """Count the time of a block to a stage, and to no other."""
+        before = self.turn(stage)
         try:
             yield
         finally:
-            self._ms[stage] += 1e3 * (time.perf_counter() - began)
+            self.turn(before)
 
     def timings(self) -> dict[str, float]:
-        """ms of prepare (samples and probes find their places), encrypt, server (network and server, as the
-        client waits), refresh, verify (the server works meanwhile), decrypt (with the last checks), total.
+        """ms of the caller's wall clock since the call began, each counted once, and their sum "total".
+
+        prepare: samples and probes find their places. connect: streams are opened until the server greets;
+        and the pauses before it is asked again. encrypt: queries. server: waiting for server and network.
+        refresh: decrypted, and encrypted afresh. verify: what came is compared; the server works meanwhile.
+        decrypt: answers, with their last checks and the report. caller: what the program does that is given
+        one part after another by `predict_batches`.
         """
-        return {**self._ms, "total": 1e3 * (time.perf_counter() - self._began)}
+        self.turn(self._stage)
+        return {**self._ms, "total": sum(self._ms.values())}
 
 
 @dataclass(frozen=True)
@@ -76,15 +93,20 @@ class Line:
     expectations: Expectations
 
 
-def answered(lines: Sequence[Line], clock: Clock) -> Generator[int, None, None]:
+def answered(
+    lines: Sequence[Line], clock: Clock, tick: Callable[[], object] = lambda: None
+) -> Generator[int, None, None]:
     """Send every batch and take its answer, on all streams by turns, all of which have as many batches: the
     numbers of those that are answered and verified, one by one. The next query is encrypted while the server
     works on one, and is on its way before the answer is decrypted.
 
+    Args:
+        tick: called once for each tap, refresh and answer (`steps`), after what is due then was sent.
+
     Raises:
         ProtocolError: the server sent anything but what the program says.
     """
-    asked = [_Asking(line, clock) for line in lines]
+    asked = [_Asking(line, clock, tick) for line in lines]
     try:
         for one in asked:
             one.begin()
@@ -93,13 +115,20 @@ def answered(lines: Sequence[Line], clock: Clock) -> Generator[int, None, None]:
                 one.answer(number)
             yield number
     finally:  # a server that goes away escapes no alarm
-        for line in lines:
-            for batch in line.batches:
-                batch.settle()
+        with clock("verify"):
+            for line in lines:
+                for batch in line.batches:
+                    batch.settle()
+
+
+def steps(lines: Sequence[Line]) -> int:
+    """How often `answered` ticks."""
+    return sum(len(line.batches) * (len(line.expectations.shown) + 1) for line in lines)
 
 
 class _Asking:
-    def __init__(self, line: Line, clock: Clock) -> None:
+    def __init__(self, line: Line, clock: Clock, tick: Callable[[], object]) -> None:
+        self._tick = tick
         self._stream, self._session, self._receiver = line.stream, line.session, line.receiver
         self._clock, self.expected, self._batches = clock, line.expectations, line.batches
 
@@ -117,6 +146,7 @@ class _Asking:
             self.send(self.expected.query, following, ready)
         with self._clock("decrypt"):
             self._batches[number].finish(tiles)
+        self._tick()
 
     def encrypt(self, batch: SecretQuery) -> list[bytes]:
         with self._clock("encrypt"):
@@ -133,6 +163,7 @@ class _Asking:
                 with self._clock("refresh"):
                     fresh = batch.refresh(stage, tiles)
                 self.send(up, number, fresh, stage)
+            self._tick()
             with self._clock("verify"):
                 batch.settle()
         return self._receive(self.expected.answer, number, 0)
@@ -149,9 +180,10 @@ class _Asking:
     def _receive(self, expected: Expected, number: int, stage: int) -> list[bytes]:
         with self._clock("server"):
             tiles = expected.receive(self._receiver, number, stage)
-        for tile in tiles:
-            try:
-                unpack(self.expected.params, tile, expected.shape)
-            except FormatError as error:
-                raise ProtocolError(f"the server sent what is no valid tile: {error}") from error
+        with self._clock("verify"):
+            for tile in tiles:
+                try:
+                    unpack(self.expected.params, tile, expected.shape)
+                except FormatError as error:
+                    raise ProtocolError(f"the server sent what is no valid tile: {error}") from error
         return tiles

@@ -6,6 +6,7 @@ from typing import Any
 
 from securedl.arguments import kind, number
 from securedl.errors import InputError
+from securedl.progress import check_progress
 
 OWNERS = "securedl.Owner(plan) makes one, securedl.Owner.load(path, passphrase=...) opens a saved one"
 
@@ -29,7 +30,4 @@ def check_client(address: Any, owner: Any, token: Any, timeout_s: Any, progress:
     if token is not None and not isinstance(token, str):
         raise InputError(f"a token is text, got {kind(token)}")
     number(timeout_s, "timeout_s", above=0, finite=False)
-    if progress is not None and not callable(progress):
-        raise InputError(
-            f"progress is called with (done, total), and {kind(progress)} cannot be: give a function"
-        )
+    check_progress(progress)

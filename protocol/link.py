@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,6 +22,9 @@ from securedl.errors import InputError, ProtocolError, SecureDLError, ServerErro
 #: True: the system's roots. A file: the authority to trust, PEM. Three files: with a certificate and key
 #: of the client's own.
 Tls: TypeAlias = bool | str | os.PathLike[str] | tuple[str | os.PathLike[str], ...] | None
+
+#: Messages of an upload that are made before the network has taken the first of them.
+MESSAGES_AHEAD = 8
 
 
 class Connection:
@@ -113,12 +118,39 @@ class Stream:
         self._queue: queue.SimpleQueue[Iterable[bytes] | None] = queue.SimpleQueue()
         self._failure: BaseException | None = None
         self._deadline = Deadline(timeout_s, lambda: self._call.cancel())
+        self._room, self._over = threading.Semaphore(MESSAGES_AHEAD), False
         self._call = open_call(self._requests())
+        if not self._call.add_callback(self._end):
+            self._end()
         self.source: Iterator[bytes] = self._responses()
 
     def send(self, messages: Iterable[bytes]) -> None:
         """Hand over messages; they are made one by one as the network takes them."""
         self._queue.put(messages)
+
+    def feed(self, messages: Generator[bytes, None, None]) -> None:
+        """Send messages that are made here one by one, as the network takes them, and then closed. It ends
+        early where the call does; `source` says why.
+
+        Raises:
+            ServerError: the server took none for too long.
+        """
+        with contextlib.closing(messages):
+            for message in messages:
+                if not self._room.acquire(timeout=self._timeout_s):
+                    self._call.cancel()
+                    raise self._silent()
+                if self._over:
+                    return
+                self._queue.put(self._fed(message))
+
+    def _fed(self, message: bytes) -> Iterator[bytes]:
+        yield message
+        self._room.release()
+
+    def _end(self) -> None:
+        self._over = True
+        self._room.release()
 
     def finish(self) -> None:
         """Nothing more will be sent."""
@@ -158,11 +190,14 @@ class Stream:
         if self._failure is not None:
             return self._failure
         if self._deadline.expired:
-            return ServerError(
-                f"the server at {self._address} was silent for {self._timeout_s:g} s; {self._doing}"
-            )
+            return self._silent()
         reason: SecureDLError = from_rpc(error, self._address, self._doing)
         return reason
+
+    def _silent(self) -> ServerError:
+        return ServerError(
+            f"the server at {self._address} was silent for {self._timeout_s:g} s; {self._doing}"
+        )
 
     def expect_end(self) -> None:
         """Wait for the server to close its half.

@@ -13,7 +13,7 @@ from securedl.activations.options import check_options
 from securedl.activations.report import Accuracy, ApproximationReport, Replacement, Stages
 from securedl.activations.sites import PART, activation_sites, device_of, replace_activation, replace_pools
 from securedl.activations.targets import agreement, as_targets, found_task, rms_error, score
-from securedl.activations.tune import Lessons, Recipe, bar, tune
+from securedl.activations.tune import Lessons, Recipe, tune
 from securedl.errors import InputError, UnsupportedLayerError
 from securedl.network.capture import Captured, alike, capture, owned
 from securedl.network.compare import check_captured
@@ -23,6 +23,7 @@ from securedl.network.given import Known, check_given, known_of
 from securedl.network.graph import samples_of
 from securedl.network.outputs import Head
 from securedl.network.polynomial import PolynomialActivation
+from securedl.progress import Progress, check_progress, stage
 
 
 class PolynomialNetwork(Captured):
@@ -64,7 +65,7 @@ def approximate(
     distillation: float = 0.5,
     temperature: float = 2.0,
     validation: tuple[Any, Any] | None = None,
-    progress: bool | None = None,
+    progress: Progress = None,
     seed: int = 0,
     task: str | None = None,
 ) -> PolynomialNetwork:
@@ -99,7 +100,7 @@ def approximate(
         temperature: of the logits when distilling labels.
         validation: (x, y) whose accuracy (R² for regression) the report also gives. Nothing is chosen by it:
             the returned network is always the one of the last epoch.
-        progress: show a bar on standard error; by default on a terminal only.
+        progress: of the work, stage "approximate"; see `securedl.progress`.
         seed: of the fine-tuning's shuffles. Equal seeds give equal models.
         task: "classes", "binary", "multilabel" or "regression"; by default told by targets and answers. It
             decides what is learnt and reported, and `compile` takes it from here.
@@ -115,6 +116,7 @@ def approximate(
         CompileError: a network that does something else than what can be captured of it.
     """
     check_given(model, x_train, "approximate")
+    check_progress(progress)
     recipe = Recipe(learning_rate, batch_size, range_penalty, distillation, temperature)
     check_options(
         recipe, degree=degree, bound=bound, quantile=quantile, epochs=epochs, seed=seed,
@@ -126,58 +128,61 @@ def approximate(
             f"fine-tuning for {epochs} epochs needs labels: pass y_train, or distillation=1 to learn from "
             "the original's logits alone"
         )
-    known = known_of(model)
-    columns = known.columns_for(x_train, "x_train")
-    x = torch.as_tensor(samples_of(x_train, what="x_train", columns=columns))
-    try:
-        traced = owned(capture(model, tuple(x.shape[1:])))
-    except UnsupportedLayerError as error:
-        raise _of_samples(error, x, "x_train") from error
-    _check(alike(traced), tuple(x.shape[1:]))
-    check_captured(model, traced, x.numpy())
-    head, end = _without_head(traced)
-    x = _typed(x, traced)
-    teacher = _outputs(traced, x, "x_train")
-    shape = tuple(teacher.shape[1:])
-    task = found_task(task or known.task, y_train, shape, head)
-    _check_signs(traced, task)
-    y = None if y_train is None else as_targets(y_train, teacher, task, "y_train")
-    scores = [_Scores("x_train", x, y, task)] if y is not None else []
-    if validation is not None:
-        if not isinstance(validation, tuple | list) or len(validation) != 2:
-            raise InputError(f"validation must be a pair (x, y), got {type(validation).__name__}")
-        x_held = _typed(
-            torch.as_tensor(samples_of(validation[0], what="validation x", columns=columns)), traced
-        )
-        held = as_targets(validation[1], _outputs(traced, x_held, "validation x"), task, "validation y")
-        scores.append(_Scores("validation", x_held, held, task))
-    for one in scores:
-        one.take(traced)
+    with stage("approximate", progress) as told:
+        known = known_of(model)
+        columns = known.columns_for(x_train, "x_train")
+        x = torch.as_tensor(samples_of(x_train, what="x_train", columns=columns))
+        try:
+            traced = owned(capture(model, tuple(x.shape[1:])))
+        except UnsupportedLayerError as error:
+            raise _of_samples(error, x, "x_train") from error
+        _check(alike(traced), tuple(x.shape[1:]))
+        check_captured(model, traced, x.numpy())
+        head, end = _without_head(traced)
+        x = _typed(x, traced)
+        teacher = _outputs(traced, x, "x_train")
+        shape = tuple(teacher.shape[1:])
+        task = found_task(task or known.task, y_train, shape, head)
+        _check_signs(traced, task)
+        y = None if y_train is None else as_targets(y_train, teacher, task, "y_train")
+        scores = [_Scores("x_train", x, y, task)] if y is not None else []
+        if validation is not None:
+            if not isinstance(validation, tuple | list) or len(validation) != 2:
+                raise InputError(f"validation must be a pair (x, y), got {type(validation).__name__}")
+            x_held = _typed(
+                torch.as_tensor(samples_of(validation[0], what="validation x", columns=columns)), traced
+            )
+            held = as_targets(validation[1], _outputs(traced, x_held, "validation x"), task, "validation y")
+            scores.append(_Scores("validation", x_held, held, task))
+        for one in scores:
+            one.take(traced)
 
-    pools = replace_pools(traced)
-    sites = activation_sites(traced)
-    lessons = Lessons(x, y, teacher, task if y is not None or asked else None)
-    generator = torch.Generator().manual_seed(seed)
-    found: dict[nn.Module, Replacement] = {}
-    stages = [[site] for site in sites] if layer_by_layer and epochs and sites else [sites]
-    with bar(epochs, progress) as tick:
-        for number, stage in enumerate(stages):
-            for site in stage:
+        pools = replace_pools(traced)
+        sites = activation_sites(traced)
+        lessons = Lessons(x, y, teacher, task if y is not None or asked else None)
+        generator = torch.Generator().manual_seed(seed)
+        found: dict[nn.Module, Replacement] = {}
+        groups = [[site] for site in sites] if layer_by_layer and epochs and sites else [sites]
+        told.count(0, len(sites) + epochs + 1)
+        told.tick()
+        for number, group in enumerate(groups):
+            for site in group:
                 module, row = replace_activation(
                     traced, site, x, degree, bound, per_channel, quantile, trainable
                 )
                 found[module] = row
+                told.tick()
             traced.recompile()
-            if len(stages) == 1:
+            if len(groups) == 1:
                 for one in scores:
                     one.take(traced)
-            share = epochs // len(stages) + (number >= len(stages) - epochs % len(stages))
-            tune(traced, lessons, recipe, share, generator, tick)
-    for one in scores:
-        one.take(traced)
-    network = _finished(traced, found, pools, epochs, x, teacher, scores, task, end)
-    network.known = Known(task, columns)
-    return network
+            share = epochs // len(groups) + (number >= len(groups) - epochs % len(groups))
+            tune(traced, lessons, recipe, share, generator, lambda loss: told.tick())
+        for one in scores:
+            one.take(traced)
+        network = _finished(traced, found, pools, epochs, x, teacher, scores, task, end)
+        network.known = Known(task, columns)
+        return network
 
 
 def _check(draft: Captured, shape: tuple[int, ...]) -> None:

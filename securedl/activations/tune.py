@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -150,17 +148,3 @@ def _excess(model: nn.Module) -> Iterator[list[Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextlib.contextmanager
-def bar(epochs: int, shown: bool | None) -> Iterator[Callable[[float], None]]:
-    """A progress bar over epochs on standard error; None shows it on a terminal only."""
-    console = Console(stderr=True)
-    shown = console.is_terminal if shown is None else shown
-    if not shown or not epochs:
-        yield lambda loss: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=console.is_terminal) as progress:
-        task = progress.add_task("fine-tuning", total=epochs)
-        yield lambda loss: progress.update(task, advance=1, description=f"fine-tuning, loss {loss:.4g}")

@@ -116,7 +116,7 @@ class Inference:
         verify: "every" compares every value of every answer with the network's own, probes among them;
             "probes" compares those only; with "none" there are no probes either.
         after_alarm: "refuse" stops at an owner's first alarm, "continue" asks nevertheless.
-        server: its address, for the ledger.
+        server: its address, for the ledger. prepare: makes probes, once samples are known to be good.
 
     Raises:
         AlarmError: an earlier call ended with an alarm.
@@ -134,6 +134,7 @@ class Inference:
         verify: str = "every",
         after_alarm: str = "refuse",
         server: str = "",
+        prepare: Callable[[], object] = lambda: None,
     ) -> None:
         self._verify = choice(verify, "verify", VERIFY)
         verifier.ledger.allow(after_alarm)
@@ -142,6 +143,8 @@ class Inference:
         self._screened = verifier.screened(x, outliers)
         flat = self._screened.samples
         wish = self._wish(0 if verify == "none" else probes)
+        if wish.count or wish.fill:
+            prepare()
         known = verifier.probes if wish.count or wish.fill else None
         if known is None:
             wish = Probes(0, fill=False)

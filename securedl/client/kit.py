@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from securedl.errors import InputError, KeyFileError
 from securedl.files import ARCHIVE, KIT, OWNER
 from securedl.plan.network import of, under
 from securedl.program.program import Program
+from securedl.progress import Progress
 
 _SEALED = Sealed(KIT, 1, "a kit")
 _HINTS = {
@@ -107,7 +108,7 @@ class Kit:
         """A kit asks one model: itself."""
         return (self,)
 
-    def prepare(self, progress: Callable[[int, int], object] | None = None) -> None:
+    def prepare(self, progress: Progress = None) -> None:
         """Refuse an upload before anything is sent.
 
         Raises:
@@ -131,8 +132,9 @@ class Kit:
         verify: str = "every",
         after_alarm: str = "refuse",
         server: str = "",
+        progress: Progress = None,
     ) -> Inference:
-        """As `Owner.ask`; which samples would overflow is told by the plan's box.
+        """As `Owner.ask`; which samples would overflow is told by the plan's box. A kit has its probes.
 
         Raises:
             InputError: the kit has expired; or as `Owner.ask`. AlarmError: as there.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from securedl.files import ARCHIVE, KIT, OWNER
 from securedl.plan.network import of, under
 from securedl.plan.plan import Plan, plan_from_bytes
 from securedl.program.program import Program
+from securedl.progress import Progress, check_progress, stage
 
 DAY_S = 86_400
 _SEALED = Sealed(OWNER, 5, "a saved owner")
@@ -50,6 +52,7 @@ class Owner:
         ahead: for how many queries, of a batch each, encryptions are prepared in idle time; 0 for none.
         ledger: a file in which every call is entered before anything is sent, made if there is none; several
             owners and processes may share it. Without one, calls are counted here and in a saved owner.
+        progress: of the work, stage "keys"; see `securedl.progress`.
 
     Raises:
         InputError: not a plan, no such numbers, or a file that is no ledger or cannot be written.
@@ -70,12 +73,21 @@ class Owner:
         processes: int | None = None,
         ahead: int = AHEAD,
         ledger: str | Path | None = None,
+        progress: Progress = None,
     ) -> None:
         check_plan(plan)
         _check_work(processes, ahead)
-        if len(plan.channels) > 1:
-            self._join(plan, tuple(Owner(one, processes, ahead, ledger) for one in plan.channels))
-            return
+        with stage("keys", progress) as told:
+            if len(plan.channels) == 1:
+                self._new(plan, processes, ahead, ledger)
+                return
+            channels = list[Owner]()
+            for number, one in enumerate(plan.channels):
+                told(number, len(plan.channels))
+                channels.append(Owner(one, processes, ahead, ledger, progress=False))
+            self._join(plan, tuple(channels))
+
+    def _new(self, plan: Plan, processes: int | None, ahead: int, ledger: str | Path | None) -> None:
         keys = Keys(plan.program.params, ahead=stock(plan.signature, ahead))
         verification = Verification(plan, secret=keys.slot_squares)
         self._set(plan, keys, secrets.token_bytes(16), verification, processes, ledger)
@@ -150,15 +162,23 @@ class Owner:
         processes = self._processes or processors()
         return prepared(self.keys, tiles, len(wanted), processes if self.program.encrypted else 1)
 
-    def prepare(self, progress: Callable[[int, int], object] | None = None) -> None:
+    def prepare(self, progress: Progress = None) -> None:
         """Make what verifies answers now rather than in the first query, unless it is there already.
 
         Args:
-            progress: called with steps done and steps in all, of tolerances and then of probes.
+            progress: of the work, stage "probes", if there is any; see `securedl.progress`.
+
+        Example:
+            >>> owner.prepare(lambda stage, done, total: print(stage, done, total))  # doctest: +SKIP
         """
-        for one in self.channels:
-            with one.keys.zeros.working():
-                one.verification.prepare(progress)
+        check_progress(progress)
+        missing = [one for one in self.channels if not one.verification.ready]
+        if not missing:
+            return
+        with stage("probes", progress) as told:
+            for number, one in enumerate(missing):
+                with one.keys.zeros.working():
+                    one.verification.prepare(told, number, len(missing))
 
     def ask(
         self,
@@ -168,6 +188,7 @@ class Owner:
         verify: str = "every",
         after_alarm: str = "refuse",
         server: str = "",
+        progress: Progress = None,
     ) -> Inference | JoinedInference:
         """The client's side of one predict call.
 
@@ -176,7 +197,7 @@ class Owner:
             outliers: what is done about samples that would overflow: "raise", "skip" or "clip".
             verify: whose answers are compared: "every", "probes" or "none".
             after_alarm: "refuse" or "continue", where an earlier call ended with an alarm.
-            server: its address, for the ledger.
+            server: its address, for the ledger. progress: of probes, where they have to be made first.
 
         Raises:
             AlarmError: one did, and this call is not to go on.
@@ -186,18 +207,20 @@ class Owner:
         asked = (x, probes, outliers, verify, after_alarm, server)
         for one in self._channels:  # before any of them enters the call
             one.verification.ledger.allow(after_alarm)
-        parts = [one._ask(*asked) for one in self.channels]
+        parts = [one._ask(progress, *asked) for one in self.channels]
         return JoinedInference(self.plan, parts) if self._channels else parts[0]
 
-    def _ask(self, x: Any, probes: Wish, *options: Any) -> Inference:
+    def _ask(self, progress: Progress, x: Any, probes: Wish, *options: Any) -> Inference:
+        asked = (self.keys, self.verification, x, probes, (), *options, partial(self.prepare, progress))
         with self.keys.zeros.working():
-            return Inference(self.keys, self.verification, x, probes, (), *options)
+            return Inference(*asked)
 
-    def grant(self, name: str = "", days: float | None = None) -> Kit:
+    def grant(self, name: str = "", days: float | None = None, progress: Progress = None) -> Kit:
         """A kit for a client who may ask, and verify answers, but is not given the weights.
 
         Args:
             name: whose it is. days: after which it is refused; None for no end.
+            progress: of the work, stage "grant"; see `securedl.progress`.
 
         Raises:
             InputError: this plan cannot be granted, or no such name or number.
@@ -210,8 +233,8 @@ class Owner:
         if days is not None:
             number(days, "days", above=0)
             expires = time.time() + DAY_S * days
-        keys = Keys(self.program.params, self.keys.body())
-        with self.keys.zeros.working():
+        with stage("grant", progress), self.keys.zeros.working():
+            keys = Keys(self.program.params, self.keys.body())
             granted = Granted.of(self.verification)
         return Kit(keys, self.model_id, granted, KitTerms(name, expires))
 
@@ -265,11 +288,13 @@ class Owner:
         processes: int | None = None,
         ahead: int = AHEAD,
         ledger: str | Path | None = None,
+        progress: Progress = None,
     ) -> Owner:
         """The owner that `save` wrote.
 
         Args:
-            processes, ahead, ledger: as of an Owner. What the ledger has counted since `save` counts.
+            processes, ahead, ledger, progress: as of an Owner. What the ledger has counted since `save`
+                counts.
 
         Raises:
             KeyFileError: no such file, not an owner's file, a wrong passphrase or a damaged file.
@@ -277,7 +302,7 @@ class Owner:
                 be used.
         """
         _check_work(processes, ahead)
-        with _SEALED.load(path, passphrase, "Owner.load", _HINTS) as arrays:
+        with stage("keys", progress), _SEALED.load(path, passphrase, "Owner.load", _HINTS) as arrays:
             plan = plan_from_bytes(arrays["plan"].tobytes())
             channels = tuple(
                 cls._from_arrays(one, of(f"channel{k}", arrays), processes, ahead, ledger)

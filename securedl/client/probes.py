@@ -23,6 +23,7 @@ from securedl.plan.network import Inner, Network, of, under, within_headroom
 from securedl.plan.outliers import Screened
 from securedl.plan.plan import Plan
 from securedl.plan.signature import Signature
+from securedl.progress import SILENT, StageProgress, Steps
 from securedl.verify.check import Check, Finding, Segment, ValueCheck
 from securedl.verify.fingerprint import Fingerprint
 from securedl.verify.placement import EMPTY
@@ -95,7 +96,7 @@ class Verification(Verifier):
         """See `Verifier`."""
         return self._allowed or self._tolerances()
 
-    def _tolerances(self, progress: Callable[[int, int], object] | None = None) -> list[Tolerance]:
+    def _tolerances(self, progress: Steps | None = None) -> list[Tolerance]:
         if self.plan.program.params.exact:
             return exact_tolerances(self.plan)
         return tolerances(self.plan, self.secret, progress)
@@ -117,19 +118,24 @@ class Verification(Verifier):
         """Whether there are probes, perhaps of an earlier process."""
         return self._saved is not None or "probes" in self.__dict__
 
-    def prepare(self, progress: Callable[[int, int], object] | None = None) -> None:
+    @property
+    def ready(self) -> bool:
+        """Whether nothing is left to prepare."""
+        return "probes" in self.__dict__ and (self._allowed is not None or "tolerances" in self.__dict__)
+
+    def prepare(self, told: StageProgress = SILENT, number: int = 0, of: int = 1) -> None:
         """Make tolerances and probes now rather than in the first query.
 
         Args:
-            progress: called with steps done and steps in all, of the one and then of the other.
+            told: how far this is, as number `number` of `of`.
         """
         if self._allowed is None and "tolerances" not in self.__dict__:
-            self._allowed = self._tolerances(progress)
+            self._allowed = self._tolerances(told.part(2 * number, 2 * of))
         if not self.made:
-            self._saved = self._make(progress)
+            self._saved = self._make(told.part(2 * number + 1, 2 * of))
         self.probes  # noqa: B018 - computed once, then kept
 
-    def _make(self, progress: Callable[[int, int], object] | None = None) -> Fingerprint:
+    def _make(self, progress: Steps | None = None) -> Fingerprint:
         from securedl.verify.probing import fingerprint, unguided
 
         plan, network = self.plan, self.plan.network

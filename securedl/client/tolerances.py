@@ -8,7 +8,7 @@ values are (`securedl.he.variance`). An owner computes it by itself: a server ha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,6 +22,7 @@ from securedl.network.graph import Array
 from securedl.plan.layouts import Layout
 from securedl.plan.network import Conversation, Exchange, Inner
 from securedl.plan.plan import Plan
+from securedl.progress import Steps
 
 #: A change by so many standard deviations more than are allowed is missed once in a million times.
 MISSED_SIGMAS, MISS = 4.75, 1e-6
@@ -156,9 +157,7 @@ def exact_tolerances(plan: Plan) -> list[Tolerance]:
     return found
 
 
-def tolerances(
-    plan: Plan, secret: Array | None = None, progress: Callable[[int, int], object] | None = None
-) -> list[Tolerance]:
+def tolerances(plan: Plan, secret: Array | None = None, progress: Steps | None = None) -> list[Tolerance]:
     """Of each segment, without any server: for values as large as the calibration samples have them.
 
     Args:
@@ -216,9 +215,7 @@ class _Sizes:
         self.found += np.array(by_batch).T.tolist()
 
 
-def _as_they_are(
-    plan: Plan, packed: list[list[Exchange]], progress: Callable[[int, int], object] | None
-) -> Iterator[Conversation]:
+def _as_they_are(plan: Plan, packed: list[list[Exchange]], progress: Steps | None) -> Iterator[Conversation]:
     """Of each batch, every segment with exact values, whatever came back from the one before."""
 
     def talk(exchanges: list[Exchange]) -> Conversation:

@@ -10,6 +10,7 @@ from securedl.errors import CompileError, UnsupportedLayerError
 from securedl.plan.plan import Plan
 from securedl.plan.signature import Cost, Link
 from securedl.plan.summary import shown_ms
+from securedl.progress import SILENT, Steps
 
 #: Runners-up that a plan tells of.
 TOLD = 3
@@ -47,18 +48,23 @@ class Candidate:
         return f"{self.name}: {shown_ms(self.ms)} ms a sample ({stages} ms for {self.samples})"
 
 
-def cheapest(sources: Sequence[Callable[[], Sequence[Candidate]]]) -> Plan:
+def cheapest(sources: Sequence[Callable[[], Sequence[Candidate]]], steps: Steps = SILENT) -> Plan:
     """The plan of the cheapest candidate that can be made; the others are its runners-up.
+
+    Args:
+        steps: is told after each source, and after the plan was made.
 
     Raises:
         CompileError, UnsupportedLayerError: none can; the reason of the first source.
     """
     found, reasons = list[Candidate](), list[CompileError | UnsupportedLayerError]()
-    for source in sources:
+    for number, source in enumerate(sources):
+        steps(number, len(sources) + 1)
         try:
             found += source()
         except (CompileError, UnsupportedLayerError) as reason:
             reasons.append(reason)
+    steps(len(sources), len(sources) + 1)
     for one in sorted(found, key=lambda one: one.ms):
         if one.make is None:
             continue

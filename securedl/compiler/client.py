@@ -20,6 +20,7 @@ from securedl.network.outputs import Output, task_of
 from securedl.plan.plan import Plan
 from securedl.plan.signature import Link
 from securedl.program.program import MAX_BATCH
+from securedl.progress import SILENT, Steps
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,11 +42,12 @@ def compile_client(
     prices: CoefficientPrices = COEFFICIENT_PRICES,
     queries: int = EXPECTED_QUERIES,
     fineness: Fineness | None = None,
+    told: Steps = SILENT,
 ) -> Plan:
     """A plan for any network, from calibration samples [samples, *shape].
 
     Args:
-        fineness: see `rounds.Wanted`.
+        fineness: see `rounds.Wanted`. told: of how many passes are done.
 
     Raises:
         UnsupportedLayerError: no layer that a server could compute, or what cannot be captured.
@@ -56,8 +58,10 @@ def compile_client(
     from securedl.network.partition import partition
 
     samples, plain = _samples(batch), partition(model, x.shape[1:], samples=x)
+    told(1, 4)
     joined = join(plain)
     check_script(model, joined, x)
+    told(2, 4)
     shape, head = plain.output_shape, plain.head
     if not head.kind and (task in (None, "binary", "multilabel")):
         _check_logits(joined, x[:KEPT_SAMPLES], task)
@@ -69,6 +73,7 @@ def compile_client(
     if joined is not plain:
         with contextlib.suppress(CompileError):  # two small results in one may be less precise than each
             return _compiled(joined, x, wanted)
+    told(3, 4)
     return _compiled(plain, x, wanted)
 
 

@@ -37,6 +37,7 @@ from securedl.plan.normalised import Normalised
 from securedl.plan.plan import Plan
 from securedl.plan.signature import Link, Signature
 from securedl.program.program import MAX_BATCH
+from securedl.progress import Progress, check_progress, stage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,6 +71,7 @@ def compile(
     checked_by: str = "owner",
     bits: tuple[int, int, int] | None = None,
     accuracy: float | None = None,
+    progress: Progress = None,
 ) -> Plan:
     """Compile a network for encrypted inference.
 
@@ -111,6 +113,7 @@ def compile(
             of the calibration samples (0 to 1) have the labels that they have with the network itself; of
             regression, with which no output differs by more than 1 - accuracy of its range. Calibration data
             that the network was trained on make it optimistic.
+        progress: of the work, stage "compile"; see `securedl.progress`.
 
     Raises:
         UnsupportedLayerError: every operation that cannot be encrypted, with its path, line and remedy.
@@ -120,6 +123,7 @@ def compile(
     from securedl.network.given import check_given, known_of
 
     check_given(model, x_train, "compile")
+    check_progress(progress)
     if activations not in ("server", "client"):
         raise InputError(f"activations must be 'server' or 'client', got {activations!r}")
     exact, fineness = choice(scheme, "scheme", ("ckks", "bgv")) == "bgv", check_fineness(bits, accuracy)
@@ -155,18 +159,21 @@ def compile(
                 "refreshes cannot be chosen with activations='client': there is one after each layer but the "
                 "last"
             )
-        return compile_client(
-            model, _calibration(x), batch=1 if batch is None else batch, encrypted=weights == "encrypted",
-            link=link or Link(), ring=ring, columns=columns, task=task, limit_gb=limit_gb,
-            prices=prices or COEFFICIENT_PRICES, queries=int(queries), fineness=fineness if exact else None,
-        )  # fmt: skip
+        with stage("compile", progress) as told:
+            return compile_client(
+                model, _calibration(x), batch=1 if batch is None else batch, encrypted=weights == "encrypted",
+                link=link or Link(), ring=ring, columns=columns, task=task, limit_gb=limit_gb,
+                prices=prices or COEFFICIENT_PRICES, queries=int(queries),
+                fineness=fineness if exact else None, told=told,
+            )  # fmt: skip
     asked = Asked(
         _calibration(x), 64 if batch is None else batch, weights == "encrypted", link or Link(), ring,
         refreshes, columns, task, limit_gb, prices or COEFFICIENT_PRICES, int(queries),
         checked_by == "client", fineness if exact else None,
     )  # fmt: skip
-    plan = cheapest(Sources(model, asked).all())
-    return with_price_of_taps(plan, asked.link, asked.prices)
+    with stage("compile", progress) as told:
+        plan = cheapest(Sources(model, asked).all(), told)
+        return with_price_of_taps(plan, asked.link, asked.prices)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,13 +17,15 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from securedl.datasets import store
 from securedl.datasets.catalogue import CATALOGUE
-from securedl.datasets.fetch import Patience, download, progress_bar
+from securedl.datasets.fetch import Patience, download
 from securedl.datasets.source import Arrays, DataArray, File, Source, Variant
 from securedl.errors import FormatError, InputError, ServerError
+from securedl.progress import Progress, Steps, stage
 
 __all__ = [
     "CATALOGUE",
@@ -93,7 +95,7 @@ def load(
     *,
     variant: str | None = None,
     folder: str | Path | None = None,
-    progress: bool = True,
+    progress: Progress = None,
     patience: Patience | None = None,
 ) -> Dataset:
     """A data set, fetched if need be.
@@ -103,7 +105,7 @@ def load(
         variant: one variant and no other, such as "cifar10" where a subset will not do. By default the
             complete set, or the subset if only that is at hand.
         folder: in place of SECUREDL_DATA.
-        progress: a bar on stderr while files come, on terminals.
+        progress: while files come, stage "download" (in bytes); see `securedl.progress`.
         patience: time limits and tries.
 
     Raises:
@@ -143,7 +145,7 @@ def fetch(
     source: str | Source,
     *,
     folder: str | Path | None = None,
-    progress: bool = True,
+    progress: Progress = None,
     patience: Patience | None = None,
 ) -> str:
     """Get the complete set from its official source, unless a good copy is at hand, scikit-learn's included.
@@ -228,7 +230,7 @@ def _embedded(entry: Source, form: Variant) -> Arrays:
     return arrays
 
 
-def _get(entry: Source, data: Path | None, progress: bool, patience: Patience) -> tuple[Path, Arrays]:
+def _get(entry: Source, data: Path | None, progress: Progress, patience: Patience) -> tuple[Path, Arrays]:
     """Official files -> checked arrays -> one file in the cache."""
     assert entry.parse is not None, "a set without files is embedded"
     cache = cache_folder()
@@ -242,12 +244,14 @@ def _get(entry: Source, data: Path | None, progress: bool, patience: Patience) -
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache))
         except OSError as error:
             raise InputError(f"cannot write to the cache folder {cache}: {error.strerror}") from error
-        bar = stack.enter_context(progress_bar(progress))
+        told = stack.enter_context(stage("download", progress))
         places = [cache] if data is None else [data, cache]
-        files = {}
+        files = dict[str, Path]()
         for file in entry.files:
             placed = next((p / file.name for p in places if (p / file.name).is_file()), None)
-            files[file.name] = placed or _download(entry, file, Path(scratch), bar, patience, data)
+            before = sum(path.stat().st_size for path in files.values() if path.is_relative_to(scratch))
+            steps = partial(_shifted, told, before)
+            files[file.name] = placed or _download(entry, file, Path(scratch), steps, patience, data)
         try:
             arrays = entry.parse(files)
             store.check_arrays(entry, entry.full, *arrays, " and ".join(files))
@@ -257,19 +261,24 @@ def _get(entry: Source, data: Path | None, progress: bool, patience: Patience) -
     return path, arrays
 
 
+def _shifted(told: Steps, before: int, done: int, total: int) -> None:
+    """Bytes of one file after those of others."""
+    told(before + done, before + total if total else 0)
+
+
 def _origin(files: Mapping[str, Path], scratch: Path) -> str:
     placed = [str(path) for path in files.values() if not path.is_relative_to(scratch)]
     return f"{', '.join(placed)}: this is" if placed else "what the official source sent is"
 
 
 def _download(
-    entry: Source, file: File, scratch: Path, bar: object, patience: Patience, data: Path | None
+    entry: Source, file: File, scratch: Path, steps: Steps, patience: Patience, data: Path | None
 ) -> Path:
     place = f"{data} or {cache_folder()}" if data is not None else str(cache_folder())
     if not file.urls:
         raise InputError(f"{entry.name} cannot be fetched. {entry.by_hand} and put that file into {place}")
     try:
-        return download(file, scratch, bar, patience)
+        return download(file, scratch, steps, patience)
     except ServerError as error:
         raise ServerError(
             f"cannot fetch {entry.name}. Tried {error}. By hand: get "

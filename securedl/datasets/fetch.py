@@ -12,6 +12,7 @@ from typing import Any
 
 from securedl.datasets.source import File
 from securedl.errors import ServerError
+from securedl.progress import Steps
 
 NO_NAME = "its name cannot be resolved (no network?)"
 #: Answers that a second try may better: overload and passing faults of the server.
@@ -42,34 +43,30 @@ class _Download:
 
     file: File
     patience: Patience
-    bar: Any
+    told: Steps
 
     def __call__(self, url: str, output: Any, pooch: Any, check_only: bool = False) -> None:
         import requests
 
         end = time.monotonic() + self.patience.total
-        task = self.bar.add_task(self.file.name, total=None)
-        try:
-            with (
-                open(output, "wb") as out,
-                requests.get(url, stream=True, timeout=self.patience.timeout) as answer,
-            ):
-                if answer.status_code != 200:
-                    words = f"the server answered {answer.status_code} {answer.reason}"
-                    raise OSError(words) if answer.status_code in PASSING else _RefusedError(words)
-                length = answer.headers.get("Content-Length", "")
-                size, done = int(length) if length.isdecimal() and len(length) < 16 else None, 0
-                self.bar.update(task, total=size)
-                for chunk in _chunks(answer):
-                    done += len(chunk)
-                    if done > self.file.limit:
-                        raise _RefusedError(f"the answer is longer than {self.file.limit} bytes")
-                    if time.monotonic() > end:
-                        raise OSError(f"not complete after {self.patience.total:g} s")
-                    out.write(chunk)
-                    self.bar.update(task, completed=done)
-        finally:
-            self.bar.remove_task(task)
+        with (
+            open(output, "wb") as out,
+            requests.get(url, stream=True, timeout=self.patience.timeout) as answer,
+        ):
+            if answer.status_code != 200:
+                words = f"the server answered {answer.status_code} {answer.reason}"
+                raise OSError(words) if answer.status_code in PASSING else _RefusedError(words)
+            length = answer.headers.get("Content-Length", "")
+            size, done = int(length) if length.isdecimal() and len(length) < 16 else 0, 0
+            self.told(0, size)
+            for chunk in _chunks(answer):
+                done += len(chunk)
+                if done > self.file.limit:
+                    raise _RefusedError(f"the answer is longer than {self.file.limit} bytes")
+                if time.monotonic() > end:
+                    raise OSError(f"not complete after {self.patience.total:g} s")
+                out.write(chunk)
+                self.told(done, size)
 
 
 def _chunks(answer: Any) -> Iterator[bytes]:
@@ -84,20 +81,6 @@ def _chunks(answer: Any) -> Iterator[bytes]:
             yield chunk
     except urllib3.exceptions.HTTPError as error:  # no OSError, unlike those of requests
         raise OSError(f"{type(error).__name__}: {error}") from error
-
-
-@contextlib.contextmanager
-def progress_bar(show: bool) -> Iterator[Any]:
-    """A bar on stderr, on terminals only."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not (show and console.is_terminal)
-    ) as bar:
-        yield bar
 
 
 @contextlib.contextmanager
@@ -130,7 +113,7 @@ def _why(error: Exception) -> str:
     return str(error).splitlines()[0][:160] if str(error) else name
 
 
-def _attempts(file: File, url: str, folder: Path, bar: Any, patience: Patience) -> tuple[Path | None, str]:
+def _attempts(file: File, url: str, folder: Path, told: Steps, patience: Patience) -> tuple[Path | None, str]:
     """The file from one address, or what went wrong."""
     import pooch
 
@@ -145,7 +128,7 @@ def _attempts(file: File, url: str, folder: Path, bar: Any, patience: Patience) 
                     known_hash=file.checksum,
                     fname=file.name,
                     path=folder,
-                    downloader=_Download(file, patience, bar),
+                    downloader=_Download(file, patience, told),
                 )
             return Path(found), ""
         except _RefusedError as error:
@@ -157,7 +140,7 @@ def _attempts(file: File, url: str, folder: Path, bar: Any, patience: Patience) 
     return None, f"{why} ({patience.tries} tries)"
 
 
-def download(file: File, folder: Path, bar: Any, patience: Patience) -> Path:
+def download(file: File, folder: Path, told: Steps, patience: Patience) -> Path:
     """The official file in `folder`, from the first address that gives the right one.
 
     Raises:
@@ -165,7 +148,7 @@ def download(file: File, folder: Path, bar: Any, patience: Patience) -> Path:
     """
     tried = []
     for url in file.urls:
-        path, why = _attempts(file, url, folder, bar, patience)
+        path, why = _attempts(file, url, folder, told, patience)
         if path is not None:
             return path
         tried.append(f"{url}: {why}")

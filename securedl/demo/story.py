@@ -53,12 +53,12 @@ class StageBar:
         self.ms: dict[str, float] = {}
 
     @contextlib.contextmanager
-    def __call__(self, stage: str, text: str) -> Iterator[Callable[[int, int], None]]:
-        """Time a block; gives a callback (done, total) for the bar."""
+    def __call__(self, stage: str, text: str) -> Iterator[Callable[[str, int, int], None]]:
+        """Time a block; gives what is told to `progress`."""
         task = self.progress.add_task(text, total=None)
         began = time.perf_counter()
         try:
-            yield lambda done, total: self.progress.update(task, completed=done, total=total)
+            yield lambda stage, done, total: self.progress.update(task, completed=done, total=total or None)
         finally:
             self.ms[stage] = self.ms.get(stage, 0.0) + 1e3 * (time.perf_counter() - began)
             self.progress.remove_task(task)
@@ -78,14 +78,15 @@ def run(
         split = load_split(data, seed)
         with stages("train", f"training a network on {data}"):
             model = train_network(split, HIDDEN[data], seed)
-        with stages("approximate", "replacing activations by polynomials, fine-tuning"):
+        with stages("approximate", "replacing activations by polynomials, fine-tuning") as tick:
             poly = approximate(
-                model, split.x_train, split.y_train, degree=2, epochs=20, seed=seed, progress=False
+                model, split.x_train, split.y_train, degree=2, epochs=20, seed=seed, progress=tick
             )
-        with stages("compile", "compiling"):
-            plan = compile(poly, split.x_train, scheme=scheme, batch=128 if scheme == "bgv" else 64)
+        with stages("compile", "compiling") as tick:
+            batch = 128 if scheme == "bgv" else 64
+            plan = compile(poly, split.x_train, scheme=scheme, batch=batch, progress=tick)
         with stages("keys", "making keys and probes") as tick:
-            owner = Owner(plan)
+            owner = Owner(plan, progress=tick)
             owner.prepare(tick)
         store = Path(folder) / "store"
         with _server(store, evaluator, threads) as process:
@@ -113,8 +114,8 @@ def _honest(
     ):
         upload = client.upload()
     with (
-        stages("predict", f"{len(split.x_test)} encrypted predictions"),
-        connect(address, owner, None) as client,
+        stages("predict", f"{len(split.x_test)} encrypted predictions") as tick,
+        connect(address, owner, tick) as client,
     ):
         return upload, client.predict(split.x_test, probes=PROBES, outliers="clip")
 
@@ -132,7 +133,7 @@ def _dishonest(
     """One batch of queries to a server that tampers with what the honest one was given."""
     with (
         _server(store, evaluator, threads, (attack, seed)) as process,
-        connect(process.address, owner, None) as client,
+        connect(process.address, owner, False) as client,
     ):
         answer = client.predict(split.x_test[:32], probes=PROBES, outliers="clip", after_alarm="continue")
     return {"attack": attack, "detected": not answer.report.passed, "worst_ratio": answer.report.worst_ratio}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +35,7 @@ from securedl.plan.summary import plan_card, summary
 from securedl.program.drive import drive
 from securedl.program.execute import Shown, execute
 from securedl.program.program import Program
+from securedl.progress import Progress, check_progress, stage
 
 FORMAT = 11
 _KINDS: dict[str, type[Normalised] | type[Quantised]] = {
@@ -185,13 +186,16 @@ class Plan:
         exchanges = self.network.exchanges(x, self.signature.checkpoints)
         return [exchanges[0].sent, *(exchange.received for exchange in exchanges)]
 
-    def simulate(self, x: Any, noise_seed: int | None = 0, outliers: str = "skip") -> Array:
+    def simulate(
+        self, x: Any, noise_seed: int | None = 0, outliers: str = "skip", progress: Progress = None
+    ) -> Array:
         """What the network gives, without encryption: by the program itself on slot vectors, noise modelled.
 
         Args:
             x: samples [samples, ...]. noise_seed: None for exact arithmetic.
             outliers: what is done about samples that would overflow under encryption: "skip" gives them rows
                 of NaN and "clip" moves them into the plan's range, both with a warning; "raise" refuses.
+            progress: of the work, stage "simulate"; see `securedl.progress`.
 
         Returns:
             float64 [samples, ...] in the shape of the network's own answers: logits, with the Softmax or
@@ -200,6 +204,7 @@ class Plan:
         Raises:
             InputError: wrong shape, NaN or infinite; with outliers="raise", a sample that would overflow.
         """
+        check_progress(progress)
         if noise_seed is not None:
             count(noise_seed, "noise_seed", least=0)
         screened = self.screened(x, outliers)
@@ -210,10 +215,12 @@ class Plan:
                 )
                 warnings.warn(text, stacklevel=2)
         parts, output = self.batches(screened.samples), self.signature.output
-        answers = [
-            np.concatenate([run.logits for run in channel.simulate_batches(parts, noise_seed)])
-            for channel in self.channels
-        ]
+        with stage("simulate", progress) as told:
+            told.count(0, len(self.channels) * len(parts))
+            answers = [
+                np.concatenate([run.logits for run in channel.simulate_batches(parts, noise_seed, told.tick)])
+                for channel in self.channels
+            ]
         joined = answers[0] if len(answers) == 1 else self.signature.joined(answers)
         logits = output.shaped(joined[: len(screened.samples)])
         logits[screened.skipped] = np.nan
@@ -226,9 +233,17 @@ class Plan:
         padded[: len(flat)] = flat
         return list(padded.reshape(count, self.batch, -1))
 
-    def simulate_batches(self, parts: list[Array], noise_seed: int | None) -> list[Simulated]:
-        """What happens to batches of samples [batch, features], each by itself."""
-        return self.simulate_talks([self.signature.converse(part) for part in parts], noise_seed)
+    def simulate_batches(
+        self, parts: list[Array], noise_seed: int | None, tick: Callable[[], object] = lambda: None
+    ) -> list[Simulated]:
+        """What happens to batches of samples [batch, features], each by itself, and ticks after it."""
+
+        def talks() -> Iterator[Conversation]:
+            for part in parts:
+                yield self.signature.converse(part)
+                tick()
+
+        return self.simulate_talks(talks(), noise_seed)
 
     def simulate_talks(self, talks: Iterable[Conversation], noise_seed: int | None) -> list[Simulated]:
         """What is received in each conversation.

@@ -15,12 +15,11 @@ import torch
 from numpy.typing import ArrayLike
 
 from securedl.network.graph import Array
+from securedl.progress import Steps
 from securedl.verify.differentiable import AnyNetwork, Layers
 from securedl.verify.samples import started
 from securedl.verify.sensitivity import Sensitivity
 
-#: Called with steps done and steps in all.
-Steps: TypeAlias = Callable[[int, int], object]
 #: From slopes [samples, ...] and the number of the step to how far each sample moves.
 Move: TypeAlias = Callable[[Array, int], Array]
 

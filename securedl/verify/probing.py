@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from securedl.errors import InputError
 from securedl.network.graph import Array, Graph, samples_of
-from securedl.verify.ascent import Steps, climbed, level_steps
+from securedl.progress import Steps
+from securedl.verify.ascent import climbed, level_steps
 from securedl.verify.fingerprint import Fingerprint
 from securedl.verify.samples import natural_samples, started, uniform_samples
 from securedl.verify.sensitivity import Sensitivity

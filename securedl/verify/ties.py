@@ -18,7 +18,7 @@ from torch import Tensor
 
 from securedl.errors import InputError
 from securedl.network.graph import Array
-from securedl.verify.ascent import Steps
+from securedl.progress import Steps
 from securedl.verify.differentiable import AnyNetwork, Differentiable
 from securedl.verify.samples import started
 

@@ -19,7 +19,7 @@ from scipy import stats
 
 import protocol
 import securedl
-from protocol import client as asking
+from protocol import parts as asking
 from securedl.client.ledger import KEY_TERM, Ledger
 from securedl.client.ledger_file import LedgerFile
 from securedl.client.ledger_summary import ledger_figures, ledger_text

@@ -97,7 +97,7 @@ class TestClient:
             ({"timeout_s": -5}, "timeout_s must be a number greater than 0, got -5"),
             ({"timeout_s": NAN}, "timeout_s must be a number greater than 0, got nan"),
             ({"timeout_s": None}, "timeout_s must be a number greater than 0, got None"),
-            ({"progress": True}, "progress is called with .* a bool cannot be"),
+            ({"progress": 1}, "progress is None .* an int is none of them"),
             ({"token": 12345}, "a token is text, got an int"),
             ({"token": b"hidden"}, "a token is text, got bytes"),
         ],

@@ -26,7 +26,7 @@ from securedl.he.weights import HeldWeights
 
 def test_upload_and_queries(serve) -> None:
     server, owner = serve(), FakeOwner()
-    progress: list[tuple[int, int]] = []
+    progress: list[tuple[str, int, int]] = []
     with Client(server.address, owner, progress=lambda *p: progress.append(p)) as client:
         assert not client.status().known
         sent = client.upload()
@@ -36,7 +36,8 @@ def test_upload_and_queries(serve) -> None:
     assert answer.passed
     assert len(answer.matches) == 9  # a tap, a refresh, the answer
     assert sent.blobs == len(owner.program.weight_shapes) + 1 + len(owner.program.rotations)
-    assert progress[-1] == (sent.bytes, sent.bytes)
+    last = {stage: (done, total) for stage, done, total in progress}
+    assert last == {"upload": (sent.bytes, sent.bytes), "predict": (9, 9)}
     assert (again.blobs, again.bytes) == (0, 0)
     assert set(answer.timings) == {*STAGES, "total"}
     assert set(answer.traffic) == {"query", "refresh", "fresh", "tap", "answer"}
@@ -47,15 +48,14 @@ def test_an_upload_tells_first_of_what_is_made_before_it(serve) -> None:
     class Preparing(FakeOwner):
         def prepare(self, progress=None) -> None:
             assert not self.made
-            progress(1, 2)
-            progress(2, 2)
+            progress("probes", 1, 2)
+            progress("probes", 2, 2)
 
-    told = list[tuple[int, int]]()
+    told = list[tuple[str, int, int]]()
     with Client(serve().address, Preparing(), progress=lambda *p: told.append(p)) as client:
         sent = client.upload()
-    assert told[:2] == [(1, 2), (2, 2)]
-    assert len(told) == 2 + sent.blobs
-    assert {total for _, total in told[2:]} == {sent.bytes}
+    assert told[:3] == [("probes", 1, 2), ("probes", 2, 2), ("upload", 0, 0)]
+    assert told[-1] == ("upload", sent.bytes, sent.bytes)
 
 
 def test_several_queries_share_a_connection_and_a_unix_socket(serve, tmp_path) -> None:

@@ -70,22 +70,25 @@ def prepared(plan: securedl.Plan) -> securedl.Owner:
 
 
 def test_progress_counts_each_part(serve, started, plan) -> None:
-    server, owner, seen = serve(), prepared(plan), list[tuple[int, int]]()
+    server, owner, seen = serve(), prepared(plan), list[tuple[str, int, int]]()
     with Client(server.address, owner, progress=lambda *figures: seen.append(figures)) as client:
         sent = client.upload()
         assert client.status().complete
     table = BlobTable(owner.program)
     lengths = [table[number].length for number in range(len(table))]
     assert sent.blobs == len(lengths) > 8
-    assert [done for done, _ in seen] == list(np.cumsum(lengths))
-    assert {total for _, total in seen} == {sum(lengths)}
+    assert seen[0] == ("upload", 0, 0)
+    assert seen[-1] == ("upload", sum(lengths), sum(lengths))
+    sums = [done for _, done, _ in seen]
+    assert sums == sorted(sums)
+    assert set(sums) <= {0, *np.cumsum(lengths).tolist()}
 
 
 def test_an_error_ends_them(serve, started, plan) -> None:
     """At once, though the error and all that it holds is kept."""
 
-    def progress(done: int, total: int) -> None:
-        if done == total:
+    def progress(stage: str, done: int, total: int) -> None:
+        if done and done == total:
             raise KeyError("shown nowhere")
 
     server, owner = serve(), prepared(plan)
@@ -98,7 +101,7 @@ def test_an_error_ends_them(serve, started, plan) -> None:
 def test_a_server_that_goes_away(serve, started, plan) -> None:
     servers = [serve()]
 
-    def progress(done: int, total: int) -> None:
+    def progress(stage: str, done: int, total: int) -> None:
         if started and servers:
             servers.pop().stop()
 
@@ -110,7 +113,7 @@ def test_a_server_that_goes_away(serve, started, plan) -> None:
 def test_a_process_that_goes_away(serve, started, plan) -> None:
     """The error of an upload that was broken off says what happened, and it can be repeated."""
 
-    def progress(done: int, total: int) -> None:
+    def progress(stage: str, done: int, total: int) -> None:
         for process in started:
             process.kill()
 

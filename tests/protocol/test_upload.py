@@ -20,8 +20,8 @@ def test_a_kill_in_the_middle_keeps_what_arrived(spawn, tmp_path, monkeypatch) -
     owner = FakeOwner(program=small_program(diagonals=16), delay_s=0.01)
     half = threading.Event()
 
-    def progress(done: int, total: int) -> None:
-        if done > total // 2 and not half.is_set():
+    def progress(stage: str, done: int, total: int) -> None:
+        if total and done > total // 2 and not half.is_set():
             half.set()
             server.kill()
 

@@ -98,7 +98,7 @@ def test_an_upload_survives_the_death_of_the_server(network, folder, serving) ->
     owner.prepare()
     with serving(folder, name="u") as process:
 
-        def kill_on_the_way(done: int, total: int) -> None:
+        def kill_on_the_way(stage: str, done: int, total: int) -> None:
             if done > 0.6 * total and process.popen.poll() is None:
                 process.kill()
 

@@ -1,9 +1,6 @@
-"""Fine-tuning: its loss by hand, what it may move, who sees its bar."""
+"""Fine-tuning: its loss by hand, and what it may move."""
 
 from __future__ import annotations
-
-import io
-import sys
 
 import numpy as np
 import pytest
@@ -11,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from securedl.activations.tune import Lessons, Recipe, _excess, _loss, bar, tune
+from securedl.activations.tune import Lessons, Recipe, _excess, _loss, tune
 from securedl.errors import InputError
 from securedl.network.polynomial import PolynomialActivation
 
@@ -133,31 +130,3 @@ def test_a_loss_that_is_not_finite_is_reported(lessons):
         model[2].bias.fill_(float("inf"))
     with pytest.raises(InputError, match="diverged: lower learning_rate"):
         tune(model, lessons, recipe(), 1, generator(), lambda loss: None)
-
-
-class Terminal(io.StringIO):
-    def __init__(self, terminal: bool) -> None:
-        super().__init__()
-        self.terminal = terminal
-
-    def isatty(self) -> bool:
-        return self.terminal
-
-
-@pytest.mark.parametrize(
-    ("terminal", "progress", "shown"),
-    [
-        (True, None, True), (True, True, True), (True, False, False),
-        (False, None, False), (False, True, True), (False, False, False),
-    ],
-)  # fmt: skip
-def test_the_bar_is_shown_on_a_terminal_or_where_asked(monkeypatch, terminal, progress, shown):
-    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "NO_COLOR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    stream = Terminal(terminal)
-    monkeypatch.setattr(sys, "stderr", stream)
-    with bar(2, progress) as tick:
-        tick(0.5)
-        tick(0.25)
-    assert ("fine-tuning, loss 0.25" in stream.getvalue()) is shown

@@ -323,10 +323,18 @@ class TestFetching:
 
         monkeypatch.setattr(pooch.get_logger(), "level", logging.INFO)
         source = web.wine(body(GOOD))
+        told = list[tuple[str, int, int]]()
+
+        def stop(*at: Any) -> None:
+            told.append(at)
+            if at[1]:
+                raise KeyboardInterrupt
+
         with monkeypatch.context() as patch:
-            patch.setattr("rich.progress.Progress.update", interrupt)
+            patch.setattr("securedl.progress.LEAST_S", 0.0)
             with pytest.raises(KeyboardInterrupt):
-                load(source)
+                load(source, progress=stop)
+        assert told[-1] == ("download", len(GOOD), len(GOOD))
         assert [*cache.iterdir()] == []
         assert pooch.get_logger().level == logging.INFO
         with monkeypatch.context() as patch:
