@@ -150,7 +150,8 @@ def upload(
             raise ProtocolError(f"a program has 1 to {MAX_PROGRAM} bytes, this one has {hello.program_bytes}")
         yield (welcome := _welcome(needs_program=True))
         receiver = Receiver(session := session_id("Upload", raw, welcome), source)
-        program = read_program(receiver.blob(pb.PROGRAM, 0, hello.program_bytes), hello.program_id)
+        data = receiver.blob(pb.PROGRAM, 0, hello.program_bytes)
+        program = read_program(data, hello.program_id, store.limits.check)
         stored = store.create(client, hello.model_id, program)
         with stored.writer() as writer:
             if len(writer.missing()) < stored.figures.blobs:
@@ -173,8 +174,13 @@ def _welcome(**fields: Any) -> bytes:
     return raw
 
 
-def read_program(data: bytes, program_id: bytes) -> Program:
+def read_program(
+    data: bytes, program_id: bytes, check: Callable[[Program], object] = lambda program: None
+) -> Program:
     """The program of that id, from a stranger's bytes.
+
+    Args:
+        check: refuses it; called before what takes longer.
 
     Raises:
         FormatError: they are not, or are written in another way.
@@ -182,6 +188,7 @@ def read_program(data: bytes, program_id: bytes) -> Program:
     if hashlib.sha256(data).digest()[:ID_BYTES] != program_id:
         raise FormatError("the program is not the one that the Hello names")
     program = Program.from_json(data)
+    check(program)
     if program.to_json() != data:
         raise FormatError("the program is written in another way than this version does")
     return program

@@ -13,10 +13,9 @@ from securedl.he.bgv import bgv_parameters
 from securedl.he.deep_noise import DeepNoiseEvaluator
 from securedl.he.noise import NoiseError, NoiseEvaluator, Sizes
 from securedl.he.params import MAX_MODULUS_BITS, MAX_PRIME_BITS, SPECIAL_BITS, Parameters, ntt_primes
-from securedl.program.convolve import Convolve
 from securedl.program.execute import Shown, execute
+from securedl.program.products import has_products_behind_matrices
 from securedl.program.program import Program
-from securedl.program.steps import Matvec, Multiply
 
 _Made = TypeVar("_Made")
 #: Bits of primes above those of t with which a program is made: no chain is smaller.
@@ -29,14 +28,7 @@ LARGEST_PRIME_BITS = MAX_PRIME_BITS - SPECIAL_BITS
 
 def noise_model(program: Program) -> type[NoiseEvaluator]:
     """Of its segments, or where a product comes behind a matrix that of deep ones."""
-    behind = set[int]()
-    for step in program.steps:
-        follows = not behind.isdisjoint(step.reads())
-        if follows and isinstance(step, Multiply):
-            return DeepNoiseEvaluator
-        if isinstance(step, (Matvec, Convolve)) or (follows and not step.refreshes):
-            behind.add(step.out)
-    return NoiseEvaluator
+    return DeepNoiseEvaluator if has_products_behind_matrices(program) else NoiseEvaluator
 
 
 def check_noise(program: Program, sizes: Sizes | None = None) -> float:

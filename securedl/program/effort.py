@@ -8,7 +8,7 @@ from securedl.errors import QuotaError
 from securedl.he.params import Parameters
 from securedl.he.record import packed_length
 from securedl.program.execute import dying
-from securedl.program.footprint import Work, each_work, working_rows
+from securedl.program.footprint import Work, each_work, note_rows
 from securedl.program.program import Program
 
 #: Key switches of a query that a server takes: counting more of them than that would take long by itself.
@@ -42,23 +42,41 @@ def effort(program: Program, seconds: float = float("inf"), memory: float = floa
     params = program.params
     held = _came(program) + 8 * params.ring * max(_held(program), default=0)
     _check_memory(held, memory)
-    taken, switches, done = 0.0, 0, list[Work]()
+    least = least_switches(program)
+    _check_switches(sum(count for _, count in least))
+    _check_seconds(sum(count * switch_seconds(params, primes) for primes, count in least), seconds)
+    taken, switches, rows = 0.0, 0, dict[int, int]()
     for work in each_work(program):
-        done.append(work)
+        note_rows(rows, work)
+        _check_memory(held + 8 * params.ring * sum(rows.values()), memory)
         taken, switches = taken + _seconds(params, work), switches + work.counts.switches
-        if switches > MAX_SWITCHES:
-            raise QuotaError(
-                f"a query of this model takes more than {MAX_SWITCHES:,} key switches, which this server "
-                "refuses: compile with a larger batch, or a smaller network"
-            )
-        if taken > seconds:
-            raise QuotaError(
-                f"a query of this model takes more than the {seconds:g} s of computing that this server "
-                "allows: compile a smaller network, or ask for more"
-            )
-    held += 8 * params.ring * working_rows(done)
-    _check_memory(held, memory)
-    return Effort(taken, held)
+        _check_switches(switches)
+        _check_seconds(taken, seconds)
+    return Effort(taken, held + 8 * params.ring * sum(rows.values()))
+
+
+def least_switches(program: Program) -> list[tuple[int, int]]:
+    """Of each step: primes, and key switches that it takes at least."""
+    ports, encrypted = program.ports(), program.encrypted
+    return [
+        (step.level + 1, step.least_switches(encrypted) * ports[step.out].tiles) for step in program.steps
+    ]
+
+
+def _check_switches(switches: int) -> None:
+    if switches > MAX_SWITCHES:
+        raise QuotaError(
+            f"a query of this model takes more than {MAX_SWITCHES:,} key switches, which this server "
+            "refuses: compile with a larger batch, or a smaller network"
+        )
+
+
+def _check_seconds(taken: float, seconds: float) -> None:
+    if taken > seconds:
+        raise QuotaError(
+            f"a query of this model takes more than the {seconds:g} s of computing that this server "
+            "allows: compile a smaller network, or ask for more"
+        )
 
 
 def _check_memory(held: int, memory: float) -> None:

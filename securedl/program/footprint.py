@@ -129,11 +129,16 @@ def _work(program: Program, step: Step, ports: dict[int, Port], sent: Port | Non
     )  # fmt: skip
 
 
+def note_rows(most: dict[int, int], work: Work) -> None:
+    """The most rows of any step, by primes: a pool gives memory of one size to nobody who needs another."""
+    most[work.primes] = max(work.rows, most.get(work.primes, 0))
+
+
 def working_rows(done: list[Work]) -> int:
-    """Of all steps; a pool gives memory of one size to nobody who needs another."""
+    """Of all steps."""
     most: dict[int, int] = {}
     for work in done:
-        most[work.primes] = max(work.rows, most.get(work.primes, 0))
+        note_rows(most, work)
     return sum(most.values())
 
 

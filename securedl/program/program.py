@@ -202,17 +202,18 @@ def _plain(value: Any) -> Any:
 
 
 @cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _hints(kind: Any) -> list[tuple[str, Any, str]]:
+    """Of each field: name, type, and what messages call it."""
+    hints = get_type_hints(kind)
+    return [(one.name, hints[one.name], f"{kind.__name__}.{one.name}") for one in dataclasses.fields(kind)]
 
 
 def _build(kind: Any, fields: Any, where: str = "") -> Any:
     """A dataclass from parsed JSON: exact field names, exact scalar types, lists to tuples."""
     hints = _hints(kind)
-    names = [field.name for field in dataclasses.fields(kind)]
-    if not isinstance(fields, dict) or set(fields) != set(names):
-        raise FormatError(f"{where or kind.__name__} needs the fields {sorted(names)}")
-    return kind(**{name: _value(hints[name], fields[name], f"{kind.__name__}.{name}") for name in names})
+    if not isinstance(fields, dict) or fields.keys() != {name for name, _, _ in hints}:
+        raise FormatError(f"{where or kind.__name__} needs the fields {sorted(name for name, _, _ in hints)}")
+    return kind(**{name: _value(hint, fields[name], place) for name, hint, place in hints})
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:

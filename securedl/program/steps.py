@@ -158,6 +158,14 @@ class Step(ABC):
         """How many weights it has. port: what `port` gave."""
         return 0
 
+    def least_switches(self, encrypted: bool) -> int:
+        """Key switches of each tile of its result, at least: known before it is counted.
+
+        Args:
+            encrypted: whether weights are.
+        """
+        return 0
+
     @property
     def diagonals(self) -> int:
         """Number of encrypted (or plain) diagonals."""
@@ -216,6 +224,9 @@ class Matvec(Step):
                 table.setdefault((block.output, i), []).append((block.source, block.tile, j))
         for (output, i), terms in sorted(table.items()):
             yield output, i, sorted(terms)
+
+    def least_switches(self, encrypted: bool) -> int:
+        return len(self.folds) + encrypted
 
     @property
     def diagonals(self) -> int:
@@ -325,6 +336,9 @@ class Multiply(Step):
 
     def reads(self) -> tuple[int, ...]:
         return (self.left, self.right)
+
+    def least_switches(self, encrypted: bool) -> int:
+        return 1
 
     def port(self, setting: Setting, inputs: Sequence[Port], where: str) -> Port:
         require(self.level >= 1, f"{where} has no level to spend")

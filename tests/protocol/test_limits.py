@@ -26,7 +26,8 @@ from protocol.sessions import read_program
 from protocol.wire import MAX_PROGRAM, NONCE_BYTES, PROTOCOL_VERSION, frames, session_id
 from securedl.demo.processes import running, serve_command
 from securedl.errors import FormatError, QuotaError, ServerError
-from securedl.program.effort import effort
+from securedl.program.effort import effort, least_switches
+from securedl.program.footprint import works
 
 OWNER = FakeOwner()
 MALLORY, ALICE = "token-of-mallory", "token-of-alice"
@@ -200,7 +201,7 @@ TAKEN, BROKEN = taken(), broken()
 def refused(data: bytes) -> None:
     """As an upload refuses it, before anything is on disk."""
     with pytest.raises((FormatError, QuotaError)):
-        Limits().check(read_program(data, hashlib.sha256(data).digest()[:16]))
+        read_program(data, hashlib.sha256(data).digest()[:16], Limits().check)
 
 
 @pytest.mark.parametrize("name", [*TAKEN, *BROKEN])
@@ -313,3 +314,11 @@ def spent(pid: int) -> float:
     """Seconds of processor time of a process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("made", [folding(3, 4), squares(3, 2), registers(3), OWNER.program])
+def test_what_is_known_before_counting_is_not_too_much(made) -> None:
+    counted = [work.counts.switches for work in works(made)]
+    least = [count for _, count in least_switches(made)]
+    assert any(least)
+    assert all(few <= all_of_them for few, all_of_them in zip(least, counted, strict=True))

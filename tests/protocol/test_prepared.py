@@ -28,7 +28,11 @@ class Patient(Helpers):
         super().__enter__()
         while not self.ready:
             time.sleep(5e-3)
+        self.are_ready()
         return self
+
+    def are_ready(self) -> None:
+        """For whoever waits for that."""
 
 
 @pytest.fixture
@@ -110,15 +114,16 @@ def test_a_server_that_goes_away(serve, started, plan) -> None:
         client.upload()
 
 
-def test_a_process_that_goes_away(serve, started, plan) -> None:
+def test_a_process_that_goes_away(serve, started, plan, monkeypatch) -> None:
     """The error of an upload that was broken off says what happened, and it can be repeated."""
 
-    def progress(stage: str, done: int, total: int) -> None:
+    def kill(helpers: Patient) -> None:
         for process in started:
             process.kill()
 
+    monkeypatch.setattr(Patient, "are_ready", kill)
     server, owner = serve(), prepared(plan)
-    with Client(server.address, owner, progress=progress) as client:
+    with Client(server.address, owner) as client:
         with pytest.raises(SecureDLError, match="helps to encrypt weights failed"):
             client.upload()
         owner._processes = 1
