@@ -15,12 +15,14 @@ import typer
 from protocol.operator_commands import models_app, token_app
 from securedl.errors import InputError, SecureDLError
 from securedl.files import check_writable, write_atomically
+from securedl.settings import PREFIX, take_settings
 
 app = typer.Typer(
     help="Encrypted neural-network inference that the client can verify.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"auto_envvar_prefix": PREFIX},
 )
 
 
@@ -154,8 +156,15 @@ def serve_store(
     log_format: Annotated[LogFormat, typer.Option(help="Lines of text, or of JSON.")] = LogFormat.text,
     quiet: QuietOption = False,
     worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(is_eager=True, callback=take_settings, help="TOML file with these options."),
+    ] = None,
 ) -> None:
-    """Serve encrypted models until stopped. Needs no secret and can read none."""
+    """Serve encrypted models until stopped. Needs no secret and can read none.
+
+    Every option can be an environment variable too, or a line of a TOML file (--config), in this order.
+    """
     if (tls_cert is None) != (tls_key is None):
         raise InputError("TLS needs both --tls-cert and --tls-key")
     tls = (tls_cert, tls_key) if tls_cert and tls_key else None
@@ -178,6 +187,19 @@ def serve_store(
     )  # fmt: skip
     if status := run_server(options, [sys.executable, "-m", "securedl.cli", *sys.argv[1:]]):
         raise typer.Exit(status)
+
+
+@app.command("warm-up")
+def warm_up() -> None:
+    """Compile the kernels of the fast evaluator, as the first start of a server would: for images."""
+    import time
+
+    from securedl.he.backends import backend
+
+    began = time.monotonic()
+    print("compiling kernels, half a minute unless they are there ...", flush=True)
+    backend(BackendName.vector.value).prepare()
+    print(f"kernels are ready after {time.monotonic() - began:.1f} s")
 
 
 @app.command(hidden=True)
