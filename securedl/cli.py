@@ -15,14 +15,14 @@ import typer
 from protocol.operator_commands import models_app, token_app
 from securedl.errors import InputError, SecureDLError
 from securedl.files import check_writable, write_atomically
-from securedl.settings import PREFIX, take_settings
+from securedl.settings import VARIABLES, take_settings
 
 app = typer.Typer(
     help="Encrypted neural-network inference that the client can verify.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"auto_envvar_prefix": PREFIX},
+    context_settings={"auto_envvar_prefix": VARIABLES},
 )
 
 
@@ -190,7 +190,7 @@ def serve_store(
 
 
 @app.command("warm-up")
-def warm_up() -> None:
+def compile_kernels() -> None:
     """Compile the kernels of the fast evaluator, as the first start of a server would: for images."""
     import time
 

@@ -7,7 +7,6 @@ the file (`max-gb = 64`), then the option's own default.
 from __future__ import annotations
 
 import difflib
-import importlib
 import os
 import sys
 from collections.abc import Iterable
@@ -18,10 +17,12 @@ import typer
 
 from securedl.errors import InputError
 
-#: The same parser: Python's own, or where that has none the package that it was made from.
-tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # the package that Python's own was made from
+    import tomli as tomllib  # type: ignore[import-not-found]
 #: Of environment variables.
-PREFIX = "SECUREDL"
+VARIABLES = "SECUREDL"
 
 
 def take_settings(context: typer.Context, path: Path | None) -> Path | None:

@@ -18,7 +18,7 @@ SECRET_NAMES = {"SecretKey", "KeyGenerator", "Decryptor"}
 #: which may import each other. The longest name that fits a module is its row.
 LAYERS = (
     ("polyapprox", "securedl.errors"),
-    ("securedl.files", "securedl.arguments", "securedl.display", "securedl.version"),
+    ("securedl.files", "securedl.arguments", "securedl.display", "securedl.settings", "securedl.version"),
     ("securedl.progress",),
     ("securedl.network", "securedl.he.params", "securedl.datasets"),
     ("securedl.he.record",),
