@@ -157,11 +157,13 @@ class Store:
     def create(self, client: str, model_id: bytes, program: Program) -> StoredModel:
         """Room for a new model, all of it reserved on disk now; the model, if it is there already.
 
+        Args:
+            program: one that `Limits.check` allows; it was checked when it was read.
+
         Raises:
-            QuotaError: a query would take too much, or the client's share is used up.
+            QuotaError: the client's share is used up.
             ServerError: the disk refuses.
         """
-        self.limits.check(program)
         table, folder = BlobTable(program), self._folder(client, model_id)
         figures = Figures.of(table)
         with locked(folder.parent.with_suffix(".lock")) as taken:

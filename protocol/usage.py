@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import sqlite3
 import threading
@@ -128,15 +129,15 @@ class Usage:
             try:
                 return work(self._connection())
             except sqlite3.OperationalError as error:  # busy, or the disk refuses: the file may be well
-                log_event("usage", 30, problem=f"not written or read now: {error}")
+                log_event("usage", logging.WARNING, problem=f"not written or read now: {error}")
                 return None
             except sqlite3.DatabaseError as error:
                 if not again:
-                    log_event("usage", 40, problem=f"cannot be kept: {error}")
+                    log_event("usage", logging.ERROR, problem=f"cannot be kept: {error}")
                     return None
                 self._set_aside(error)
             except OSError as error:
-                log_event("usage", 30, problem=f"cannot be kept: {error.strerror}")
+                log_event("usage", logging.WARNING, problem=f"cannot be kept: {error.strerror}")
                 return None
         return None
 
@@ -176,7 +177,7 @@ class Usage:
             for end in ("-wal", "-shm"):
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(f"{self._path}{end}", f"{aside}{end}")
-            log_event("usage", 40, problem=f"damaged and begun anew: {error}", kept=aside.name)
+            log_event("usage", logging.ERROR, problem=f"damaged and begun anew: {error}", kept=aside.name)
 
     def _close(self) -> None:
         if self._open is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from contextlib import AbstractContextManager
 from enum import Enum
 from json import dumps
@@ -192,8 +193,6 @@ def serve_store(
 @app.command("warm-up")
 def compile_kernels() -> None:
     """Compile the kernels of the fast evaluator, as the first start of a server would: for images."""
-    import time
-
     from securedl.he.backends import backend
 
     began = time.monotonic()

@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from securedl.he.noise import ERROR, KEY, Noise, NoiseEvaluator, Sizes
+from securedl.he.noise import KEY, Noise, NoiseEvaluator, Sizes
 from securedl.he.params import Parameters
 
 Norms: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
@@ -114,9 +114,7 @@ class DeepNoiseEvaluator(NoiseEvaluator):
 
     def _switched(self, a: Any) -> DeepNoise:
         variance, wave = self._switching(a.level)
-        ring, t = self.params.ring, self._t
-        part = sum((q / self.params.special) ** 2 for q in self.params.primes[: a.level + 1])
-        peak = a.peak + TWO * t * ring * math.sqrt(ERROR * part / 12) + self._rounding_peak
+        peak = a.peak + TWO * math.sqrt(self.params.ring / 12) * self._key(a.level) + self._rounding_peak
         return self._deep(a.variance + variance, a.norms + wave * _WAVE, a.level, 2, peak)
 
     def rescale(self, a: Any) -> DeepNoise:

@@ -162,9 +162,13 @@ class NoiseEvaluator(Arithmetic[Noise]):
 
     def _switching(self, level: int) -> tuple[float, float]:
         """What a key switch adds: a variance, and a wave's deviation over keys."""
-        t, part = self._t, sum((q / self.params.special) ** 2 for q in self.params.primes[: level + 1])
-        variance = t**2 * ERROR * self.params.ring * part / 12 + self._rounding
-        return variance, t * math.sqrt(ERROR * self.params.ring * part / 4) + self._lost
+        key = self._key(level)
+        return key**2 / 12 + self._rounding, key / 2 + self._lost
+
+    def _key(self, level: int) -> float:
+        """t·sqrt(E·N·part): of a switch key's errors times digits, which are a part of the special prime."""
+        part = sum((q / self.params.special) ** 2 for q in self.params.primes[: level + 1])
+        return self._t * math.sqrt(ERROR * self.params.ring * part)
 
     def rescale(self, a: Noise) -> Noise:
         """Divided by a prime."""

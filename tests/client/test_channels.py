@@ -21,6 +21,7 @@ from securedl.errors import AlarmError, CompileError, InputError
 from securedl.plan.congruent import Congruent
 from securedl.plan.layouts import in_rows
 from securedl.plan.plan import Plan, plan_from_bytes
+from securedl.program.steps import Matvec
 from securedl.verify.report import Blind, Report
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -41,6 +42,23 @@ PLANS = {
     "powers": lambda: through(network("relu", 4), (5, 5, 5), samples=16),
     "one layer": lambda: through(nn.Linear(6, 3).double(), samples=2),
 }
+
+
+class Square(nn.Module):
+    """A product at the end of a network."""
+
+    def forward(self, x):
+        return x * x
+
+
+@pytest.mark.parametrize("options", [{"refreshes": 0, "bits": BITS}, {}], ids=["channels", "refreshes"])
+def test_what_is_shown_comes_from_a_matrix(options) -> None:
+    """So says the measurement of unused noise, which looks at no other end (tests/he/test_noise.py)."""
+    model = nn.Sequential(nn.Linear(6, 5), Square(), nn.Linear(5, 4), Square()).double()
+    for program in securedl.compile(model, X, scheme="bgv", **options).signature.channels:
+        made = {step.out: step for step in program.steps}
+        shown = [made[step.reads()[0]] for step in program.steps if step.shows]
+        assert all(isinstance(step, Matvec) for step in [*shown, made[program.output]])
 
 
 @pytest.fixture(scope="module")
