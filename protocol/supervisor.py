@@ -20,7 +20,7 @@ from securedl.errors import InputError
 
 #: Pauses before a worker that died is started again: the first, and the longest. One that lived for STEADY_S
 #: begins with the first again.
-FIRST_RESTART_S, LONGEST_RESTART_S, STEADY_S = 0.2, 30.0, 60.0
+FIRST_RESTART_S, LONGEST_RESTART_S, STEADY_S = 0.2, 30.0, 10.0
 
 
 def reserve(address: str) -> tuple[socket.socket, str]:

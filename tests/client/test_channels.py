@@ -148,7 +148,7 @@ def test_integers_and_simulated(name: str) -> None:
 
 
 @pytest.mark.he
-@pytest.mark.parametrize("evaluator", ["vector", "seal"])
+@pytest.mark.parametrize("evaluator", ["vector", pytest.param("seal", marks=pytest.mark.slow)])
 def test_integers_and_encrypted(squares: Plan, evaluator: str) -> None:
     flat = samples(squares, 40)
     answer = Servers(securedl.Owner(squares, ahead=0), evaluator).answer(flat, probes=4)[1]

@@ -17,7 +17,6 @@ from securedl.errors import FormatError, InputError, KeyFileError
 from securedl.he.record import Shape, key_shape, packed_key_length, packed_length, unpack, unpack_key
 from securedl.he.seal import SealEvaluator, save_stream
 from securedl.network.polynomial import PolynomialActivation
-from securedl.verify.probing import ASCENT_STEPS
 
 pytestmark = pytest.mark.he
 
@@ -48,20 +47,21 @@ def saved(owner, tmp_path_factory):
 
 
 def test_preparing_tells_how_far_it_is(plan):
-    """First of tolerances, then of probes; nothing where both are there."""
-    told, owner = list[tuple[int, int]](), securedl.Owner(plan)
-    owner.prepare(lambda *at: told.append(at))
-    batches, steps = told[0][1], told[-1][1]
-    assert batches != steps == ASCENT_STEPS
-    assert told[:batches] == [(done, batches) for done in range(1, batches + 1)]
-    assert [done for done, total in told[batches:] if total == steps] == [*range(1, steps + 1), steps]
-    assert len(told) == batches + steps + 1
+    """Tolerances and probes are one stage; nothing is told where both are there."""
+    told, owner = list[tuple[str, int, int]](), securedl.Owner(plan)
     again = securedl.Owner(plan)
     assert again.verification.tolerances
-    for one in (owner, again, owner):
+    for one in (owner, again):
         told.clear()
         one.prepare(lambda *at: told.append(at))
-        assert len(told) == (steps + 1 if one is again else 0)
+        assert {name for name, _, _ in told} == {"probes"}
+        done = [at for _, at, _ in told]
+        assert done == sorted(done)
+        assert told[0] == ("probes", 0, 0)
+        assert told[-1][1] == told[-1][2] > 0
+        told.clear()
+        one.prepare(lambda *at: told.append(at))
+        assert told == []
 
 
 def slots(seed: int = 0) -> np.ndarray:

@@ -18,6 +18,7 @@ import grpc
 import pytest
 from hostile_programs import LARGE, broken, folding, registers, squares, taken
 from protocol_fakes import FakeBatch, FakeEvaluator, FakeOwner, predict
+from yardstick import slowness
 
 from protocol import Client, Limits, Store
 from protocol import messages_pb2 as pb
@@ -206,7 +207,10 @@ def refused(data: bytes) -> None:
 
 @pytest.mark.parametrize("name", [*TAKEN, *BROKEN])
 def test_what_a_refused_program_costs(name) -> None:
-    """200 ms of processor time and 64 MB at most: of three times the least, for others work here too."""
+    """200 ms of processor time and 64 MB at most: of three times the least, for others work here too.
+
+    On a machine whose Python is slower than usual, so much longer.
+    """
     data = {**TAKEN, **BROKEN}[name]
     assert len(data) <= MAX_PROGRAM
     spent = []
@@ -219,7 +223,7 @@ def test_what_a_refused_program_costs(name) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     print(f"{1e3 * min(spent):.0f} ms, {peak / 1e6:.1f} MB")
-    assert min(spent) < 0.2
+    assert min(spent) < 0.2 * slowness()
     assert peak < 64e6
 
 
@@ -284,7 +288,7 @@ def test_a_client_that_left_is_noticed_within_a_step(serve, caplog, monkeypatch)
 
 
 @pytest.mark.he
-@pytest.mark.parametrize("how", ["leaves", "SIGTERM"])
+@pytest.mark.parametrize("how", ["leaves", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_a_server_process_stops_computing(tmp_path, how) -> None:
     """Half a minute of products that nobody waits for: processor time stands still after a second."""
     owner = FakeOwner(program=squares(100, 1000))
