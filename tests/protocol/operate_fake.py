@@ -22,6 +22,8 @@ parser.add_argument("--metrics")
 parser.add_argument("--log-format", default="json")
 parser.add_argument("--max-sessions", type=int, default=32)
 parser.add_argument("--max-client-s", type=float)
+parser.add_argument("--max-models", type=int, default=32)
+parser.add_argument("--max-bytes", type=int, default=1 << 30)
 a = parser.parse_args()
 
 backend = FakeBackend(partial(FakeEvaluator, delay_s=a.delay))
@@ -29,7 +31,7 @@ options = ServeOptions(
     a.store,
     a.listen,
     a.token_file,
-    limits={"max_sessions": a.max_sessions, "max_client_s": a.max_client_s},
+    limits={name: getattr(a, name) for name in ("max_sessions", "max_client_s", "max_models", "max_bytes")},
     grace_s=a.grace,
     metrics=a.metrics,
     log_format=a.log_format,
