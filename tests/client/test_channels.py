@@ -202,6 +202,7 @@ def test_one_unit_in_one_channel_is_noticed_by_that_channel(squares: Plan) -> No
     assert [one.verification.ledger.batches for one in owner.channels] == [3] * len(owner.channels)
 
 
+@pytest.mark.slow
 @pytest.mark.he
 def test_projections_modulo_each_prime() -> None:
     """Of a plan that shows what each matrix gives: any unit is seen by the sums of its channel."""

@@ -109,6 +109,7 @@ class TestVersion:
         assert run("-m", "securedl.cli", "--version") == f"securedl {securedl.__version__}\n"
 
 
+@pytest.mark.slow  # as `make check` does
 def test_types_of_the_public_names():
     """`client.predict` is an Answer, `compile` a Plan, and so on."""
     assert "Success" in run("-m", "mypy", "tests/unit/surface_types.py")
