@@ -36,6 +36,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests/unit/surface_types.py
 	$(BIN)/mypy --config-file tests/mypy.ini
 
 format: setup
