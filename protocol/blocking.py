@@ -10,12 +10,12 @@ from typing import Any
 import grpc
 
 from protocol.deadline import Deadline
-from protocol.link import MESSAGES_AHEAD, Asked, Link, Room, Stream, Tls
+from protocol.link import MESSAGES_AHEAD, Asked, Connection, Room, Stream, Tls
 from protocol.service import method_path
 
 
-class Connection(Link):
-    """See `Link`."""
+class BlockingConnection(Connection):
+    """See `Connection`."""
 
     client = ("Client", "with")
 
@@ -28,7 +28,7 @@ class Connection(Link):
         return _Asked(lambda: call(request, metadata=self._metadata, **limits))
 
     def stream(self, method: str, doing: str) -> Stream:
-        """See `Link`."""
+        """See `Connection`."""
         self.check_open()
 
         def open_call(requests: Iterator[bytes]) -> Any:
@@ -52,7 +52,8 @@ class _Asked(Asked):
 
 class _Room(Room):
     def __init__(self, timeout_s: float) -> None:
-        self._left, self._timeout_s = threading.Semaphore(MESSAGES_AHEAD), timeout_s
+        self._left = threading.Semaphore(MESSAGES_AHEAD)
+        self._timeout_s = min(timeout_s, threading.TIMEOUT_MAX)
 
     def block(self) -> None:
         self.late = not self._left.acquire(timeout=self._timeout_s)

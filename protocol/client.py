@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from protocol import address as addresses
-from protocol.blocking import Connection
+from protocol.blocking import BlockingConnection
 from protocol.conversations import CONNECT_S, TIMEOUT_S, Conversations, ModelStatus, ask_all_prices
 from protocol.link import Tls
 from protocol.parts import Parts
@@ -34,14 +34,14 @@ def prices(
         ServerError: nobody answers, or the server is not done with its measurement in time.
         ProtocolError: it offers no prices, or such as no server can have.
     """
-    link = Connection(address, token, tls, TIMEOUT_S, CONNECT_S)
+    link = BlockingConnection(address, token, tls, TIMEOUT_S, CONNECT_S)
     try:
         return waited(ask_all_prices(link, fresh))
     finally:
         link.close()
 
 
-class Client(Conversations[Connection]):
+class Client(Conversations[BlockingConnection]):
     """One owner's client of one server; a context manager.
 
     Args:
@@ -59,8 +59,8 @@ class Client(Conversations[Connection]):
         InputError: an argument cannot be used.
     """
 
-    def _linked(self, address: str, token: str | None, tls: Tls, timeout_s: float) -> Connection:
-        return Connection(address, token, tls, timeout_s, CONNECT_S)
+    def _linked(self, address: str, token: str | None, tls: Tls, timeout_s: float) -> BlockingConnection:
+        return BlockingConnection(address, token, tls, timeout_s, CONNECT_S)
 
     def __enter__(self) -> Client:
         try:

@@ -11,7 +11,7 @@ from protocol import address as addresses
 from protocol import messages_pb2 as pb
 from protocol.asking import Clock
 from protocol.given import check_client
-from protocol.link import Link, Tls
+from protocol.link import Connection, Tls
 from protocol.parts import Call
 from protocol.priced import ask_prices
 from protocol.retrying import RETRY_S
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # a server's process may import this module, and must not loa
     from securedl.client.inference import Wish
     from securedl.client.priced import CoefficientPrices
 
-L = TypeVar("L", bound=Link)
+C = TypeVar("C", bound=Connection)
 
 #: Longest silence of the server: it computes between two messages.
 TIMEOUT_S = 600.0
@@ -48,7 +48,7 @@ class ModelStatus:
         return self.known and not self.missing
 
 
-def ask_all_prices(link: Link, fresh: bool) -> Conversation[CoefficientPrices]:
+def ask_all_prices(link: Connection, fresh: bool) -> Conversation[CoefficientPrices]:
     """See `protocol.prices`."""
     from securedl.client.priced import KnownPrices
 
@@ -56,7 +56,7 @@ def ask_all_prices(link: Link, fresh: bool) -> Conversation[CoefficientPrices]:
     return known.joined((yield from ask_prices(link, known.server, known.note)))
 
 
-class Conversations(ABC, Generic[L]):
+class Conversations(ABC, Generic[C]):
     """One owner's with one server; arguments, and methods by their names, are those of `protocol.Client`.
 
     Raises:
@@ -82,7 +82,7 @@ class Conversations(ABC, Generic[L]):
         self._prices: CoefficientPrices | None = None
 
     @abstractmethod
-    def _linked(self, address: str, token: str | None, tls: Tls, timeout_s: float) -> L:
+    def _linked(self, address: str, token: str | None, tls: Tls, timeout_s: float) -> C:
         """The channel."""
 
     def _describe(self) -> Conversation[dict[str, int | str]]:

@@ -29,7 +29,7 @@ Tls: TypeAlias = bool | str | os.PathLike[str] | tuple[str | os.PathLike[str], .
 MESSAGES_AHEAD = 8
 
 
-class Link(ABC):
+class Connection(ABC):
     """A channel to one server.
 
     Args:

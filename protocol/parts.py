@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from protocol.asking import Clock, Line, answered, steps
 from protocol.greeting import greet
-from protocol.link import Link
+from protocol.link import Connection
 from protocol.retrying import Retrying
 from protocol.side import KnownChannel
 from protocol.waits import Wait
@@ -35,7 +35,7 @@ class Call:
 
     def __init__(
         self,
-        link: Link,
+        link: Connection,
         inference: Inference | JoinedInference,
         models: Sequence[KnownChannel],
         clock: Clock,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from protocol import messages_pb2 as pb
-from protocol.link import Link
+from protocol.link import Connection
 from protocol.waits import Conversation, Pause
 from protocol.wire import ID_BYTES, PROTOCOL_VERSION
 from securedl.errors import AuthenticationError, InputError, ProtocolError, QuotaError, ServerError
@@ -21,7 +21,7 @@ _DEFAULTS = "compile without `prices`, which takes those of one core of a Zen 5"
 
 
 def ask_prices(
-    link: Link,
+    link: Connection,
     known: Callable[[str, bytes], ServerPrices | None],
     note: Callable[[str, bytes, ServerPrices], None],
 ) -> Conversation[ServerPrices]:
@@ -52,7 +52,7 @@ def ask_prices(
         yield Pause(_ASK_S)
 
 
-def _describe(link: Link) -> Conversation[Any]:
+def _describe(link: Connection) -> Conversation[Any]:
     request = pb.DescribeRequest(version=PROTOCOL_VERSION, prices=True)
     try:
         found: Any = yield from link.ask("Describe", request, pb.Description)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Generator
 from typing import TypeAlias, TypeVar
 
-T = TypeVar("T")
+Outcome = TypeVar("Outcome")
 
 
 class Wait:
@@ -26,7 +26,7 @@ class Wait:
 
 
 #: Yields what it waits for, and returns what comes of it.
-Conversation: TypeAlias = Generator[Wait, None, T]
+Conversation: TypeAlias = Generator[Wait, None, Outcome]
 
 
 class Pause(Wait):
@@ -44,13 +44,13 @@ class Pause(Wait):
         await asyncio.sleep(self._seconds)
 
 
-def waited(conversation: Conversation[T]) -> T:
+def waited(conversation: Conversation[Outcome]) -> Outcome:
     """What comes of it, in this thread."""
     with contextlib.closing(conversation):
         while True:
             try:
                 wait = next(conversation)
             except StopIteration as end:
-                found: T = end.value
+                found: Outcome = end.value
                 return found
             wait.block()
