@@ -1,12 +1,12 @@
 """gRPC server and client: encrypted models and queries over TCP or Unix sockets.
 
-    Client    one owner's connection to a server: upload, predict, status, remove
-    AsyncClient    the same for asyncio: coroutines, and calls at once on one event loop
-    Server    a server in this process: start, stop; a context manager
-    serve     serve until stopped, as `securedl serve` does
-    Store     the folder that keeps keys and encrypted models
-    Limits    what one client may keep and ask
-    prices    what operations take on a server and here, for securedl.compile
+    Client       one owner's connection to a server: upload, predict, status, remove
+    AsyncClient  the same as coroutines, on an event loop
+    Server       a server in this process: start, stop; a context manager
+    serve        serve until stopped, as `securedl serve` does
+    Store        the folder that keeps keys and encrypted models
+    Limits       what one client may keep and ask
+    prices       what operations take on a server and here, for securedl.compile
 
 Names load on first use, so that a server never imports what only a client needs.
 """

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
-from protocol.link import MESSAGES_AHEAD, Asked, Connection, Room, Stream, Tls
+from protocol.link import MESSAGES_AHEAD, Connection, Room, ShortCall, Stream, Tls
 from protocol.service import method_path
 from securedl.errors import InputError
 
@@ -61,9 +61,9 @@ class AsyncConnection(Connection):
         elif self._loop is not loop:
             raise InputError("this client is used on another event loop: open one AsyncClient on each")
 
-    def _ask(self, path: str, request: bytes) -> Asked:
+    def _ask(self, path: str, request: bytes) -> ShortCall:
         call, limits = self._channel.unary_unary(path), {"timeout": self._connect_s}
-        return _Asked(lambda: call(request, metadata=self._metadata, **limits))
+        return _ShortCall(lambda: call(request, metadata=self._metadata, **limits))
 
     def stream(self, method: str, doing: str) -> Stream:
         """See `Connection`."""
@@ -106,7 +106,7 @@ async def _outcome(call: Any, reply: Awaitable[Any]) -> Any:
         return _ended(await call.code(), await call.details())
 
 
-class _Asked(Asked):
+class _ShortCall(ShortCall):
     def __init__(self, open_call: Callable[[], Any]) -> None:
         self._open_call = open_call
         self._found: Any = None

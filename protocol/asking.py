@@ -10,7 +10,7 @@ from typing import Protocol
 
 from protocol.expect import Expectations, Expected
 from protocol.link import Stream
-from protocol.waits import Conversation, Wait
+from protocol.waits import Dialogue, Wait
 from protocol.wire import Receiver, frames
 from securedl.errors import FormatError, ProtocolError
 from securedl.he.record import unpack
@@ -138,7 +138,7 @@ class _Asking:
         if self._batches:
             self.send(self.expected.query, 0, self.encrypt(self._batches[0]))
 
-    def answer(self, number: int) -> Conversation[None]:
+    def answer(self, number: int) -> Dialogue[None]:
         """Take the answer of a batch, and send the next."""
         following = number + 1
         ready = self.encrypt(self._batches[following]) if following < len(self._batches) else None
@@ -153,7 +153,7 @@ class _Asking:
         with self._clock("encrypt"):
             return batch.query()
 
-    def follow(self, number: int, batch: SecretQuery) -> Conversation[list[bytes]]:
+    def follow(self, number: int, batch: SecretQuery) -> Dialogue[list[bytes]]:
         """The refreshes and taps that the program lists, in its order; packed tiles of the answer."""
         for stage, (down, up) in enumerate(self.expected.shown):
             tiles = yield from self._receive(down, number, stage)
@@ -178,7 +178,7 @@ class _Asking:
         for index, tile in enumerate(tiles):
             self._stream.send(frames(self._session, expected.kind, index, tile, number, stage))
 
-    def _receive(self, expected: Expected, number: int, stage: int) -> Conversation[list[bytes]]:
+    def _receive(self, expected: Expected, number: int, stage: int) -> Dialogue[list[bytes]]:
         with self._clock("server"):
             tiles = yield from expected.arriving(self._receiver, number, stage)
         with self._clock("verify"):

@@ -7,33 +7,33 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from protocol.aio import AsyncConnection, in_thread
-from protocol.conversations import CONNECT_S, Conversations, ModelStatus
+from protocol.dialogues import CONNECT_S, Dialogues, ModelStatus
 from protocol.link import Tls
-from protocol.parts import Call
+from protocol.parts import PredictCall
 from protocol.uploading import Upload
-from protocol.waits import Conversation, Outcome, Wait
+from protocol.waits import Dialogue, Outcome, Wait
 from securedl.errors import ProtocolError
 
 if TYPE_CHECKING:  # a server's process may import this module, and must not load what a client needs
     from securedl.client.inference import Answer, AnswerPart, Wish
     from securedl.client.priced import CoefficientPrices
 
-Part = TypeVar("Part")
+_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True)
 class _End(Generic[Outcome]):
-    """A conversation is over, and this comes of it."""
+    """A dialogue is over, and this comes of it."""
 
     outcome: Outcome
 
 
-async def _next(talk: Generator[Wait | Part, None, Outcome]) -> Part | _End[Outcome]:
+async def _next(talk: Generator[Wait | _Part, None, Outcome]) -> _Part | _End[Outcome]:
     """What it gives next beside what it waits for. Whatever ends it early, it is closed: streams end, and
     what came is looked at.
     """
 
-    def step() -> Wait | Part | _End[Outcome]:
+    def step() -> Wait | _Part | _End[Outcome]:
         try:
             return next(talk)
         except StopIteration as end:  # which no task can raise
@@ -48,7 +48,7 @@ async def _next(talk: Generator[Wait | Part, None, Outcome]) -> Part | _End[Outc
     return found
 
 
-class AsyncClient(Conversations[AsyncConnection]):
+class AsyncClient(Dialogues[AsyncConnection]):
     """One owner's client of one server, on one event loop; a context manager for `async with`.
 
     Arguments and errors are those of `protocol.Client`, and so are methods: coroutines, all of them but
@@ -82,7 +82,7 @@ class AsyncClient(Conversations[AsyncConnection]):
         """Close the connection for good; whatever is asked afterwards raises InputError."""
         await self._link.close()
 
-    async def _said(self, talk: Conversation[Outcome]) -> Outcome:
+    async def _said(self, talk: Dialogue[Outcome]) -> Outcome:
         self._link.join()
         end = await _next(talk)
         assert isinstance(end, _End)
@@ -139,9 +139,9 @@ class AsyncClient(Conversations[AsyncConnection]):
 class AsyncParts:
     """The answers of a call as they come (`AsyncClient.predict_batches`)."""
 
-    def __init__(self, link: AsyncConnection, make: Callable[[], Call]) -> None:
+    def __init__(self, link: AsyncConnection, make: Callable[[], PredictCall]) -> None:
         self._link, self._make = link, make
-        self._call: Call | None = None
+        self._call: PredictCall | None = None
 
     def __aiter__(self) -> AsyncParts:
         return self

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from protocol.deadline import Deadline
-from protocol.link import MESSAGES_AHEAD, Asked, Connection, Room, Stream, Tls
+from protocol.link import MESSAGES_AHEAD, Connection, Room, ShortCall, Stream, Tls
 from protocol.service import method_path
 
 
@@ -23,9 +23,9 @@ class BlockingConnection(Connection):
         super().__init__(address, token, tls, timeout_s, connect_s)
         self._channel = self._open(grpc)
 
-    def _ask(self, path: str, request: bytes) -> Asked:
+    def _ask(self, path: str, request: bytes) -> ShortCall:
         call, limits = self._channel.unary_unary(path), {"timeout": self._connect_s}
-        return _Asked(lambda: call(request, metadata=self._metadata, **limits))
+        return _ShortCall(lambda: call(request, metadata=self._metadata, **limits))
 
     def stream(self, method: str, doing: str) -> Stream:
         """See `Connection`."""
@@ -42,7 +42,7 @@ class BlockingConnection(Connection):
         self._channel.close()
 
 
-class _Asked(Asked):
+class _ShortCall(ShortCall):
     def __init__(self, call: Callable[[], bytes]) -> None:
         self._call = call
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from protocol import address as addresses
 from protocol.blocking import BlockingConnection
-from protocol.conversations import CONNECT_S, TIMEOUT_S, Conversations, ModelStatus, ask_all_prices
+from protocol.dialogues import CONNECT_S, TIMEOUT_S, Dialogues, ModelStatus, ask_all_prices
 from protocol.link import Tls
 from protocol.parts import Parts
 from protocol.uploading import Upload
@@ -41,7 +41,7 @@ def prices(
         link.close()
 
 
-class Client(Conversations[BlockingConnection]):
+class Client(Dialogues[BlockingConnection]):
     """One owner's client of one server; a context manager.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from protocol import messages_pb2 as pb
-from protocol.waits import Conversation, waited
+from protocol.waits import Dialogue, waited
 from protocol.wire import Receiver
 from securedl.he.params import Parameters
 from securedl.he.record import Shape, packed_length
@@ -36,7 +36,7 @@ class Expected:
         """
         return waited(self.arriving(receiver, query, stage))
 
-    def arriving(self, receiver: Receiver, query: int, stage: int = 0) -> Conversation[list[bytes]]:
+    def arriving(self, receiver: Receiver, query: int, stage: int = 0) -> Dialogue[list[bytes]]:
         """As `receive`."""
         tiles = list[bytes]()
         for tile in range(self.tiles):

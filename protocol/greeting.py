@@ -8,14 +8,14 @@ from typing import Any
 from protocol import messages_pb2 as pb
 from protocol.link import Stream
 from protocol.side import KnownChannel
-from protocol.waits import Conversation
+from protocol.waits import Dialogue
 from protocol.wire import NONCE_BYTES, PROTOCOL_VERSION, parse, session_id
 from securedl.errors import ProtocolError
 
 
 def greet(
     stream: Stream, method: str, known: KnownChannel, program_bytes: int = 0
-) -> Conversation[tuple[bytes, Any]]:
+) -> Dialogue[tuple[bytes, Any]]:
     """Exchange greetings; the session's id and the server's Welcome.
 
     Raises:

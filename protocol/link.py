@@ -17,7 +17,7 @@ import grpc
 from protocol import address as addresses
 from protocol.failures import from_rpc
 from protocol.service import CLIENT_OPTIONS, method_path
-from protocol.waits import Conversation, Wait
+from protocol.waits import Dialogue, Wait
 from protocol.wire import M, parse
 from securedl.errors import InputError, ProtocolError, SecureDLError, ServerError
 
@@ -63,7 +63,7 @@ class Connection(ABC):
             return library.insecure_channel(self._target, CLIENT_OPTIONS)
         return library.secure_channel(self._target, self._credentials, CLIENT_OPTIONS)
 
-    def ask(self, method: str, request: Any, reply: type[M]) -> Conversation[M]:
+    def ask(self, method: str, request: Any, reply: type[M]) -> Dialogue[M]:
         """One short method.
 
         Raises:
@@ -83,7 +83,7 @@ class Connection(ABC):
         return parse(reply, raw)
 
     @abstractmethod
-    def _ask(self, path: str, request: bytes) -> Asked:
+    def _ask(self, path: str, request: bytes) -> ShortCall:
         """A short method's call."""
 
     @abstractmethod
@@ -108,7 +108,7 @@ class Connection(ABC):
             )
 
 
-class Asked(Wait, ABC):
+class ShortCall(Wait, ABC):
     """One short method's call."""
 
     @abstractmethod
@@ -167,12 +167,12 @@ class Stream(Wait, ABC):
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def message(self) -> Conversation[bytes | None]:
+    def message(self) -> Dialogue[bytes | None]:
         """The next one; None where the server has closed its half."""
         yield self
         return next(self.source, None)
 
-    def expect_end(self) -> Conversation[None]:
+    def expect_end(self) -> Dialogue[None]:
         """Wait for the server to close its half.
 
         Raises:
@@ -181,7 +181,7 @@ class Stream(Wait, ABC):
         if (yield from self.message()) is not None:
             raise ProtocolError(f"the server at {self._address} sent more than it should")
 
-    def feed(self, messages: Generator[bytes, None, None]) -> Conversation[None]:
+    def feed(self, messages: Generator[bytes, None, None]) -> Dialogue[None]:
         """Send messages that are made here one by one, as the network takes them, and then closed. It ends
         early where the call does; `source` says why.
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # a server's process may import this module, and must not loa
 _DOING = "nothing is lost and nothing was learnt: the query can be repeated"
 
 
-class Call:
+class PredictCall:
     """One call, as far as it has come.
 
     Args:
@@ -125,7 +125,7 @@ class Call:
 class Parts:
     """The answers of a call as they come (`Client.predict_batches`)."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: PredictCall) -> None:
         self._call = call
 
     def __iter__(self) -> Parts:

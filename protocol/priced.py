@@ -8,7 +8,7 @@ from typing import Any
 
 from protocol import messages_pb2 as pb
 from protocol.link import Connection
-from protocol.waits import Conversation, Pause
+from protocol.waits import Dialogue, Pause
 from protocol.wire import ID_BYTES, PROTOCOL_VERSION
 from securedl.errors import AuthenticationError, InputError, ProtocolError, QuotaError, ServerError
 from securedl.he.prices import TYPICAL_MS, ServerPrices
@@ -24,7 +24,7 @@ def ask_prices(
     link: Connection,
     known: Callable[[str, bytes], ServerPrices | None],
     note: Callable[[str, bytes, ServerPrices], None],
-) -> Conversation[ServerPrices]:
+) -> Dialogue[ServerPrices]:
     """The server's prices, or what is known of them from an earlier time while it measures.
 
     Args:
@@ -52,7 +52,7 @@ def ask_prices(
         yield Pause(_ASK_S)
 
 
-def _describe(link: Connection) -> Conversation[Any]:
+def _describe(link: Connection) -> Dialogue[Any]:
     request = pb.DescribeRequest(version=PROTOCOL_VERSION, prices=True)
     try:
         found: Any = yield from link.ask("Describe", request, pb.Description)

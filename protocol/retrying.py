@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from protocol.waits import Conversation, Pause
+from protocol.waits import Dialogue, Pause
 
 #: How long a call asks again without a new answer, and pauses before: the first one, and the longest.
 RETRY_S = 30.0
@@ -28,7 +28,7 @@ class Retrying:
         """An answer came."""
         self._until, self._pause = time.monotonic() + self._seconds, FIRST_PAUSE_S
 
-    def again(self, error: Exception) -> Conversation[bool]:
+    def again(self, error: Exception) -> Dialogue[bool]:
         """Whether to ask again, after a pause that grows."""
         if time.monotonic() + self._pause > self._until:
             return False

@@ -12,7 +12,7 @@ from protocol import messages_pb2 as pb
 from protocol.greeting import greet
 from protocol.link import Connection
 from protocol.side import KnownChannel
-from protocol.waits import Conversation
+from protocol.waits import Dialogue
 from protocol.wire import done_digest, expand_ranges, frames, parse
 from securedl.errors import FormatError, ProtocolError, ServerError
 from securedl.progress import Steps
@@ -30,9 +30,7 @@ class Upload:
     prepare_s: float = 0.0
 
 
-def send_models(
-    link: Connection, models: Sequence[KnownChannel], told: Steps
-) -> Conversation[tuple[int, int]]:
+def send_models(link: Connection, models: Sequence[KnownChannel], told: Steps) -> Dialogue[tuple[int, int]]:
     """Send what the server lacks of each channel's model; how many parts that were, and their bytes.
 
     Args:
@@ -61,7 +59,7 @@ def _shifted(told: Steps, before: int, total: int, done: int) -> None:
 
 def _send_once(
     link: Connection, known: KnownChannel, sent: set[int], told: Callable[[int], object]
-) -> Conversation[Any]:
+) -> Dialogue[Any]:
     """One stream. sent: numbers of the parts that earlier ones brought, to which this one's are added.
 
     Raises:

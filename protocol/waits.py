@@ -1,7 +1,7 @@
 """What a client waits for, and who waits for it: a thread, or an event loop.
 
 What a client says is written once, as generators that yield what they wait for before they use it
-(`Conversation`). `waited` goes through one in the caller's thread, `protocol.async_client` on an event loop.
+(`Dialogue`). `waited` goes through one in the caller's thread, `protocol.async_client` on an event loop.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Wait:
 
 
 #: Yields what it waits for, and returns what comes of it.
-Conversation: TypeAlias = Generator[Wait, None, Outcome]
+Dialogue: TypeAlias = Generator[Wait, None, Outcome]
 
 
 class Pause(Wait):
@@ -44,12 +44,12 @@ class Pause(Wait):
         await asyncio.sleep(self._seconds)
 
 
-def waited(conversation: Conversation[Outcome]) -> Outcome:
+def waited(dialogue: Dialogue[Outcome]) -> Outcome:
     """What comes of it, in this thread."""
-    with contextlib.closing(conversation):
+    with contextlib.closing(dialogue):
         while True:
             try:
-                wait = next(conversation)
+                wait = next(dialogue)
             except StopIteration as end:
                 found: Outcome = end.value
                 return found

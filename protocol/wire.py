@@ -16,7 +16,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from protocol import messages_pb2 as pb
-from protocol.waits import Conversation, Wait, waited
+from protocol.waits import Dialogue, Wait, waited
 from securedl.errors import ProtocolError
 
 PROTOCOL_VERSION = 1
@@ -125,9 +125,7 @@ class Receiver:
         """
         return waited(self.arriving(kind, index, length, query, stage))
 
-    def arriving(
-        self, kind: int, index: int, length: int, query: int = 0, stage: int = 0
-    ) -> Conversation[bytes]:
+    def arriving(self, kind: int, index: int, length: int, query: int = 0, stage: int = 0) -> Dialogue[bytes]:
         """As `blob`."""
         out = bytearray(length)
         for offset in range(0, length, CHUNK_BYTES):

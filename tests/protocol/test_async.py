@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -357,3 +359,15 @@ def test_the_name_loads_no_torch() -> None:
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "protocol.async_client" in out.split()
     assert not {"torch", "tenseal", "securedl.client.owner", "protocol.server"} & set(out.split())
+
+
+def test_the_example_of_the_page(serve) -> None:
+    page = (Path(__file__).parents[2] / "docs/kits.md").read_text()
+    (code,) = (one for one in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "AsyncClient" in one)
+    address, names = serve().address, dict[str, Any]()
+    with Client(address, OWNER) as client:
+        client.upload()
+    exec(code.replace("part.passed", "part.matches"), names)  # a fake's part has no verdict
+    found = run(names["answers"](address, OWNER, [1, 2]))
+    assert [len(answer.matches) for answer in found] == [3, 6]
+    assert all(answer.passed for answer in found)

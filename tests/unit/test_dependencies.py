@@ -155,7 +155,7 @@ def test_only_the_command_line_imports_protocol():
 
 
 #: What only clients use.
-CLIENTS = {f"protocol.{name}" for name in ("client", "async_client", "conversations", "parts", "side")}
+CLIENTS = {f"protocol.{name}" for name in ("client", "async_client", "dialogues", "parts", "side")}
 
 
 def test_only_the_client_of_protocol_reaches_the_owner():

@@ -12,12 +12,12 @@ from protocol import messages_pb2 as pb
 from protocol.asking import Clock
 from protocol.given import check_client
 from protocol.link import Connection, Tls
-from protocol.parts import Call
+from protocol.parts import PredictCall
 from protocol.priced import ask_prices
 from protocol.retrying import RETRY_S
 from protocol.side import KnownChannel, SecretSide
 from protocol.uploading import Upload, send_models
-from protocol.waits import Conversation
+from protocol.waits import Dialogue
 from protocol.wire import PROTOCOL_VERSION, M
 from securedl.arguments import number
 from securedl.errors import ProtocolError
@@ -48,7 +48,7 @@ class ModelStatus:
         return self.known and not self.missing
 
 
-def ask_all_prices(link: Connection, fresh: bool) -> Conversation[CoefficientPrices]:
+def ask_all_prices(link: Connection, fresh: bool) -> Dialogue[CoefficientPrices]:
     """See `protocol.prices`."""
     from securedl.client.priced import KnownPrices
 
@@ -56,7 +56,7 @@ def ask_all_prices(link: Connection, fresh: bool) -> Conversation[CoefficientPri
     return known.joined((yield from ask_prices(link, known.server, known.note)))
 
 
-class Conversations(ABC, Generic[C]):
+class Dialogues(ABC, Generic[C]):
     """One owner's with one server; arguments, and methods by their names, are those of `protocol.Client`.
 
     Raises:
@@ -85,7 +85,7 @@ class Conversations(ABC, Generic[C]):
     def _linked(self, address: str, token: str | None, tls: Tls, timeout_s: float) -> C:
         """The channel."""
 
-    def _describe(self) -> Conversation[dict[str, int | str]]:
+    def _describe(self) -> Dialogue[dict[str, int | str]]:
         request = pb.DescribeRequest(version=PROTOCOL_VERSION)
         found: Any = yield from self._link.ask("Describe", request, pb.Description)
         if found.version != PROTOCOL_VERSION:
@@ -96,13 +96,13 @@ class Conversations(ABC, Generic[C]):
         names = ("version", "evaluator", "max_models", "max_bytes", "max_sessions", "chunk_bytes")
         return {name: getattr(found, name) for name in names}
 
-    def _ask_prices(self, fresh: bool) -> Conversation[CoefficientPrices]:
+    def _ask_prices(self, fresh: bool) -> Dialogue[CoefficientPrices]:
         self._link.check_open()
         if self._prices is None or fresh:
             self._prices = yield from ask_all_prices(self._link, fresh)
         return self._prices
 
-    def _each_model(self, method: str, reply: type[M]) -> Conversation[list[M]]:
+    def _each_model(self, method: str, reply: type[M]) -> Dialogue[list[M]]:
         """A short method about the model of each channel."""
         found = list[M]()
         for channel in self._owner.channels:
@@ -110,18 +110,18 @@ class Conversations(ABC, Generic[C]):
             found.append((yield from self._link.ask(method, request, reply)))
         return found
 
-    def _status(self) -> Conversation[ModelStatus]:
+    def _status(self) -> Dialogue[ModelStatus]:
         found: list[Any] = yield from self._each_model("Status", pb.Status)
         return ModelStatus(
             all(one.known for one in found), sum(one.blobs for one in found),
             sum(one.missing_blobs for one in found),
         )  # fmt: skip
 
-    def _remove(self) -> Conversation[bool]:
+    def _remove(self) -> Dialogue[bool]:
         replies: list[Any] = yield from self._each_model("Remove", pb.Removed)
         return any(reply.known for reply in replies)
 
-    def _upload(self) -> Conversation[Upload]:
+    def _upload(self) -> Dialogue[Upload]:
         self._link.check_open()
         prepared = time.monotonic()
         self._owner.prepare(self._progress)
@@ -130,12 +130,12 @@ class Conversations(ABC, Generic[C]):
             blobs, size = yield from send_models(self._link, self._models(), told)
         return Upload(blobs, size, time.monotonic() - began, began - prepared)
 
-    def _call(self, x: Any, probes: Wish, outliers: str, verify: str, after_alarm: str) -> Call:
+    def _call(self, x: Any, probes: Wish, outliers: str, verify: str, after_alarm: str) -> PredictCall:
         """One that has sent nothing yet."""
         self._link.check_open()  # making probes takes long
         clock, models = Clock(), self._models()
         asked = (x, probes, outliers, verify, after_alarm, self._link.address, self._progress)
-        return Call(self._link, self._owner.ask(*asked), models, clock, self._retry_s, self._progress)
+        return PredictCall(self._link, self._owner.ask(*asked), models, clock, self._retry_s, self._progress)
 
     def _models(self) -> tuple[KnownChannel, ...]:
         """One for each channel."""
