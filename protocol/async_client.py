@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -159,7 +160,8 @@ class AsyncParts:
             raise
         if isinstance(found, _End):
             call.close()
-            await in_thread(lambda: call.answer)  # it may wait for the file of a ledger
+            with contextlib.suppress(ProtocolError):  # closed too early: `answer` says so
+                await in_thread(lambda: call.answer)  # it may wait for the file of a ledger
             raise StopAsyncIteration
         return found
 

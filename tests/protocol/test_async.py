@@ -345,6 +345,13 @@ def test_real_queries_at_once(tmp_path) -> None:
             task = asyncio.create_task(client.predict(x, probes=4))
             await asyncio.sleep(0.1)
             await cancelled(task)
+            left = client.predict_batches(x, probes=4)
+            assert (await anext(left)).passed
+            await left.aclose()
+            with pytest.raises(StopAsyncIteration):
+                await anext(left)
+            with pytest.raises(ProtocolError, match="without an answer"):
+                _ = left.answer
             served = owner.verification.ledger.batches
             assert served - before > 16  # what was begun is counted
             assert (await client.predict(x[:3], probes=4)).report.passed
