@@ -1,11 +1,12 @@
 """gRPC server and client: encrypted models and queries over TCP or Unix sockets.
 
-    Client    one owner's connection to a server: upload, predict, status, remove
-    Server    a server in this process: start, stop; a context manager
-    serve     serve until stopped, as `securedl serve` does
-    Store     the folder that keeps keys and encrypted models
-    Limits    what one client may keep and ask
-    prices    what operations take on a server and here, for securedl.compile
+    Client       one owner's connection to a server: upload, predict, status, remove
+    AsyncClient  the same as coroutines, on an event loop
+    Server       a server in this process: start, stop; a context manager
+    serve        serve until stopped, as `securedl serve` does
+    Store        the folder that keeps keys and encrypted models
+    Limits       what one client may keep and ask
+    prices       what operations take on a server and here, for securedl.compile
 
 Names load on first use, so that a server never imports what only a client needs.
 """
@@ -16,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from protocol.async_client import AsyncClient as AsyncClient
     from protocol.client import Client as Client
     from protocol.client import prices as prices
     from protocol.server import Server as Server
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from protocol.store import Store as Store
 
 _HOMES = {
+    "AsyncClient": "protocol.async_client",
     "Client": "protocol.client",
     "Limits": "protocol.store",
     "Server": "protocol.server",
@@ -32,7 +35,7 @@ _HOMES = {
     "serve": "protocol.serving",
 }
 
-__all__ = ["Client", "Limits", "Server", "Store", "prices", "serve"]
+__all__ = ["AsyncClient", "Client", "Limits", "Server", "Store", "prices", "serve"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from protocol.expect import Expectations, Expected
 from protocol.link import Stream
+from protocol.waits import Dialogue, Wait
 from protocol.wire import Receiver, frames
 from securedl.errors import FormatError, ProtocolError
 from securedl.he.record import unpack
@@ -95,10 +96,10 @@ class Line:
 
 def answered(
     lines: Sequence[Line], clock: Clock, tick: Callable[[], object] = lambda: None
-) -> Generator[int, None, None]:
-    """Send every batch and take its answer, on all streams by turns, all of which have as many batches: the
-    numbers of those that are answered and verified, one by one. The next query is encrypted while the server
-    works on one, and is on its way before the answer is decrypted.
+) -> Generator[Wait | int, None, None]:
+    """Send every batch and take its answer, on all streams by turns, all of which have as many batches. What
+    it waits for, and the numbers of those that are answered and verified, one by one. The next query is
+    encrypted while the server works on one, and is on its way before the answer is decrypted.
 
     Args:
         tick: called once for each tap, refresh and answer (`steps`), after what is due then was sent.
@@ -112,7 +113,7 @@ def answered(
             one.begin()
         for number in range(max(len(line.batches) for line in lines)):
             for one in asked:
-                one.answer(number)
+                yield from one.answer(number)
             yield number
     finally:  # a server that goes away escapes no alarm
         with clock("verify"):
@@ -137,11 +138,11 @@ class _Asking:
         if self._batches:
             self.send(self.expected.query, 0, self.encrypt(self._batches[0]))
 
-    def answer(self, number: int) -> None:
+    def answer(self, number: int) -> Dialogue[None]:
         """Take the answer of a batch, and send the next."""
         following = number + 1
         ready = self.encrypt(self._batches[following]) if following < len(self._batches) else None
-        tiles = self.follow(number, self._batches[number])
+        tiles = yield from self.follow(number, self._batches[number])
         if ready is not None:
             self.send(self.expected.query, following, ready)
         with self._clock("decrypt"):
@@ -152,10 +153,10 @@ class _Asking:
         with self._clock("encrypt"):
             return batch.query()
 
-    def follow(self, number: int, batch: SecretQuery) -> list[bytes]:
+    def follow(self, number: int, batch: SecretQuery) -> Dialogue[list[bytes]]:
         """The refreshes and taps that the program lists, in its order; packed tiles of the answer."""
         for stage, (down, up) in enumerate(self.expected.shown):
-            tiles = self._receive(down, number, stage)
+            tiles = yield from self._receive(down, number, stage)
             if up is None:
                 with self._clock("verify"):
                     batch.tap(stage, tiles)
@@ -166,7 +167,7 @@ class _Asking:
             self._tick()
             with self._clock("verify"):
                 batch.settle()
-        return self._receive(self.expected.answer, number, 0)
+        return (yield from self._receive(self.expected.answer, number, 0))
 
     def send(self, expected: Expected, number: int, tiles: list[bytes], stage: int = 0) -> None:
         if [len(tile) for tile in tiles] != [expected.length] * expected.tiles:
@@ -177,9 +178,9 @@ class _Asking:
         for index, tile in enumerate(tiles):
             self._stream.send(frames(self._session, expected.kind, index, tile, number, stage))
 
-    def _receive(self, expected: Expected, number: int, stage: int) -> list[bytes]:
+    def _receive(self, expected: Expected, number: int, stage: int) -> Dialogue[list[bytes]]:
         with self._clock("server"):
-            tiles = expected.receive(self._receiver, number, stage)
+            tiles = yield from expected.arriving(self._receiver, number, stage)
         with self._clock("verify"):
             for tile in tiles:
                 try:

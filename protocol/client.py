@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from protocol import address as addresses
-from protocol import messages_pb2 as pb
-from protocol.asking import Clock
-from protocol.given import check_client
-from protocol.link import Connection, Tls
+from protocol.blocking import BlockingConnection
+from protocol.dialogues import CONNECT_S, TIMEOUT_S, Dialogues, ModelStatus, ask_all_prices
+from protocol.link import Tls
 from protocol.parts import Parts
-from protocol.priced import ask_prices
-from protocol.retrying import RETRY_S
-from protocol.side import KnownChannel, SecretChannel, SecretSide
-from protocol.uploading import Upload, send_models
-from protocol.wire import PROTOCOL_VERSION
-from securedl.arguments import number
-from securedl.errors import ProtocolError
-from securedl.progress import Progress, stage
+from protocol.uploading import Upload
+from protocol.waits import waited
 
 if TYPE_CHECKING:  # a server's process may import this module, and must not load what a client needs
     from securedl.client.inference import Answer, Wish
     from securedl.client.priced import CoefficientPrices
-
-#: Longest silence of the server: it computes between two messages.
-TIMEOUT_S = 600.0
-CONNECT_S = 10.0
-
-
-@dataclass(frozen=True)
-class ModelStatus:
-    """What a server has of a model: parts that it should have, and those it still misses."""
-
-    known: bool
-    blobs: int
-    missing: int
-
-    @property
-    def complete(self) -> bool:
-        """Whether queries can be asked."""
-        return self.known and not self.missing
-
-
-def _model_request(channel: SecretChannel) -> Any:
-    return pb.ModelRequest(version=PROTOCOL_VERSION, model_id=channel.model_id)
 
 
 def prices(
@@ -65,21 +34,14 @@ def prices(
         ServerError: nobody answers, or the server is not done with its measurement in time.
         ProtocolError: it offers no prices, or such as no server can have.
     """
-    link = Connection(address, token, tls, TIMEOUT_S, CONNECT_S)
+    link = BlockingConnection(address, token, tls, TIMEOUT_S, CONNECT_S)
     try:
-        return _prices(link, fresh)
+        return waited(ask_all_prices(link, fresh))
     finally:
         link.close()
 
 
-def _prices(link: Connection, fresh: bool) -> CoefficientPrices:
-    from securedl.client.priced import KnownPrices
-
-    known = KnownPrices(fresh)
-    return known.joined(ask_prices(link, known.server, known.note))
-
-
-class Client:
+class Client(Dialogues[BlockingConnection]):
     """One owner's client of one server; a context manager.
 
     Args:
@@ -97,23 +59,8 @@ class Client:
         InputError: an argument cannot be used.
     """
 
-    def __init__(
-        self,
-        address: str = addresses.DEFAULT,
-        owner: SecretSide | None = None,
-        token: str | None = None,
-        tls: Tls = None,
-        timeout_s: float = TIMEOUT_S,
-        progress: Progress = None,
-        retry_s: float = RETRY_S,
-    ) -> None:
-        check_client(address, owner, token, timeout_s, progress)
-        number(retry_s, "retry_s", least=0)
-        assert owner is not None  # for type checkers; it was checked
-        self._owner, self._progress, self._retry_s = owner, progress, retry_s
-        self._link = Connection(address, token, tls, timeout_s, CONNECT_S)
-        self._known: tuple[KnownChannel, ...] = ()
-        self._prices: CoefficientPrices | None = None
+    def _linked(self, address: str, token: str | None, tls: Tls, timeout_s: float) -> BlockingConnection:
+        return BlockingConnection(address, token, tls, timeout_s, CONNECT_S)
 
     def __enter__(self) -> Client:
         try:
@@ -136,21 +83,11 @@ class Client:
         Raises:
             ServerError: nobody answers. ProtocolError: another version. AuthenticationError: wrong token.
         """
-        found: Any = self._link.ask("Describe", pb.DescribeRequest(version=PROTOCOL_VERSION), pb.Description)
-        if found.version != PROTOCOL_VERSION:
-            raise ProtocolError(
-                f"the server at {self._link.address} speaks version {found.version} of the protocol, this "
-                f"client {PROTOCOL_VERSION}: upgrade the older side"
-            )
-        names = ("version", "evaluator", "max_models", "max_bytes", "max_sessions", "chunk_bytes")
-        return {name: getattr(found, name) for name in names}
+        return waited(self._describe())
 
     def prices(self, fresh: bool = False) -> CoefficientPrices:
         """As `protocol.prices`, of this client's server; kept as long as the client is."""
-        self._link.check_open()
-        if self._prices is None or fresh:
-            self._prices = _prices(self._link, fresh)
-        return self._prices
+        return waited(self._ask_prices(fresh))
 
     def status(self) -> ModelStatus:
         """What the server has of this owner's model, all its channels together.
@@ -158,20 +95,11 @@ class Client:
         Raises:
             ServerError, ProtocolError: as `describe`.
         """
-        found: list[Any] = [
-            self._link.ask("Status", _model_request(channel), pb.Status) for channel in self._owner.channels
-        ]
-        return ModelStatus(
-            all(one.known for one in found), sum(one.blobs for one in found),
-            sum(one.missing_blobs for one in found),
-        )  # fmt: skip
+        return waited(self._status())
 
     def remove(self) -> bool:
         """Delete this owner's model on the server; whether it was there, or a part of it."""
-        replies: list[Any] = [
-            self._link.ask("Remove", _model_request(channel), pb.Removed) for channel in self._owner.channels
-        ]
-        return any(reply.known for reply in replies)
+        return waited(self._remove())
 
     def upload(self) -> Upload:
         """Send the program, the keys and the encrypted weights: what the server lacks of them. Before that
@@ -182,13 +110,7 @@ class Client:
             QuotaError: the server has no room for this model.
             ProtocolError: the server broke the protocol, or refuses.
         """
-        self._link.check_open()
-        prepared = time.monotonic()
-        self._owner.prepare(self._progress)
-        began = time.monotonic()
-        with stage("upload", self._progress) as told:
-            blobs, size = send_models(self._link, self._models(), told)
-        return Upload(blobs, size, time.monotonic() - began, began - prepared)
+        return waited(self._upload())
 
     def predict(
         self,
@@ -222,7 +144,6 @@ class Client:
             ServerError: the server went away, and did not come back in `retry_s`; repeat the query.
             ProtocolError: the server broke the protocol, or has another model.
         """
-        self._link.check_open()  # making probes takes long
         parts = self.predict_batches(x, probes, outliers, verify, after_alarm)
         for _ in parts:
             pass
@@ -248,12 +169,4 @@ class Client:
             >>> parts.answer.report.passed  # doctest: +SKIP
             True
         """
-        self._link.check_open()  # making probes takes long
-        clock, models = Clock(), self._models()
-        asked = (x, probes, outliers, verify, after_alarm, self._link.address, self._progress)
-        return Parts(self._link, self._owner.ask(*asked), models, clock, self._retry_s, self._progress)
-
-    def _models(self) -> tuple[KnownChannel, ...]:
-        """One for each channel."""
-        self._known = self._known or tuple(map(KnownChannel.of, self._owner.channels))
-        return self._known
+        return Parts(self._call(x, probes, outliers, verify, after_alarm))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from protocol import messages_pb2 as pb
+from protocol.waits import Dialogue, waited
 from protocol.wire import Receiver
 from securedl.he.params import Parameters
 from securedl.he.record import Shape, packed_length
@@ -33,7 +34,14 @@ class Expected:
         Raises:
             ProtocolError: anything else came.
         """
-        return [receiver.blob(self.kind, tile, self.length, query, stage) for tile in range(self.tiles)]
+        return waited(self.arriving(receiver, query, stage))
+
+    def arriving(self, receiver: Receiver, query: int, stage: int = 0) -> Dialogue[list[bytes]]:
+        """As `receive`."""
+        tiles = list[bytes]()
+        for tile in range(self.tiles):
+            tiles.append((yield from receiver.arriving(self.kind, tile, self.length, query, stage)))
+        return tiles
 
     @property
     def bytes(self) -> int:

@@ -8,11 +8,14 @@ from typing import Any
 from protocol import messages_pb2 as pb
 from protocol.link import Stream
 from protocol.side import KnownChannel
+from protocol.waits import Dialogue
 from protocol.wire import NONCE_BYTES, PROTOCOL_VERSION, parse, session_id
 from securedl.errors import ProtocolError
 
 
-def greet(stream: Stream, method: str, known: KnownChannel, program_bytes: int = 0) -> tuple[bytes, Any]:
+def greet(
+    stream: Stream, method: str, known: KnownChannel, program_bytes: int = 0
+) -> Dialogue[tuple[bytes, Any]]:
     """Exchange greetings; the session's id and the server's Welcome.
 
     Raises:
@@ -27,7 +30,7 @@ def greet(stream: Stream, method: str, known: KnownChannel, program_bytes: int =
     )
     sent = hello.SerializeToString()
     stream.send([sent])
-    received = next(stream.source, None)
+    received = yield from stream.message()
     if received is None:
         raise ProtocolError("the server ended the stream before its Welcome")
     welcome: Any = parse(pb.Welcome, received)

@@ -1,21 +1,23 @@
-"""The client's channel: where it leads, what secures it, and streams whose every wait has a limit."""
+"""The client's channel: where it leads, what secures it, and streams whose every wait has a limit.
+
+What threads and event loops have in common; `protocol.blocking` and `protocol.aio` are the two.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import queue
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import grpc
 
 from protocol import address as addresses
-from protocol.deadline import Deadline
 from protocol.failures import from_rpc
 from protocol.service import CLIENT_OPTIONS, method_path
+from protocol.waits import Dialogue, Wait
 from protocol.wire import M, parse
 from securedl.errors import InputError, ProtocolError, SecureDLError, ServerError
 
@@ -27,7 +29,7 @@ Tls: TypeAlias = bool | str | os.PathLike[str] | tuple[str | os.PathLike[str], .
 MESSAGES_AHEAD = 8
 
 
-class Connection:
+class Connection(ABC):
     """A channel to one server.
 
     Args:
@@ -37,6 +39,9 @@ class Connection:
     Raises:
         InputError: an argument cannot be used, or the token would travel in the clear.
     """
+
+    #: Who opens it, and how: for the sentence about one that is closed.
+    client: ClassVar[tuple[str, str]]
 
     def __init__(self, address: str, token: str | None, tls: Tls, timeout_s: float, connect_s: float) -> None:
         parsed = addresses.parse_address(address)
@@ -50,21 +55,25 @@ class Connection:
         self.address, self.timeout_s, self._connect_s = address, timeout_s, connect_s
         self._closed = False
         self._metadata = [] if token is None else [("authorization", f"Bearer {token}")]
-        if tls:
-            self._channel = grpc.secure_channel(parsed.text, _credentials(tls), CLIENT_OPTIONS)
-        else:
-            self._channel = grpc.insecure_channel(parsed.text, CLIENT_OPTIONS)
+        self._target, self._credentials = parsed.text, _credentials(tls) if tls else None
 
-    def ask(self, method: str, request: Any, reply: type[M]) -> M:
+    def _open(self, library: Any) -> Any:
+        """A channel of gRPC, or of its library for event loops."""
+        if self._credentials is None:
+            return library.insecure_channel(self._target, CLIENT_OPTIONS)
+        return library.secure_channel(self._target, self._credentials, CLIENT_OPTIONS)
+
+    def ask(self, method: str, request: Any, reply: type[M]) -> Dialogue[M]:
         """One short method.
 
         Raises:
             ServerError: no answer. ProtocolError: refused, or not understood. InputError: closed.
         """
         self.check_open()
-        call = self._channel.unary_unary(method_path(method))
+        asked = self._ask(method_path(method), request.SerializeToString())
+        yield asked
         try:
-            raw = call(request.SerializeToString(), timeout=self._connect_s, metadata=self._metadata)
+            raw = asked.reply()
         except grpc.RpcError as error:
             doing = (
                 "check that `securedl serve` runs there, that the address is right, and that both sides use "
@@ -73,18 +82,17 @@ class Connection:
             raise from_rpc(error, self.address, doing) from error
         return parse(reply, raw)
 
+    @abstractmethod
+    def _ask(self, path: str, request: bytes) -> ShortCall:
+        """A short method's call."""
+
+    @abstractmethod
     def stream(self, method: str, doing: str) -> Stream:
         """Open a stream; `doing` says what to do when the server goes away during it.
 
         Raises:
             InputError: closed.
         """
-        self.check_open()
-
-        def open_call(requests: Iterator[bytes]) -> Any:
-            return self._channel.stream_stream(method_path(method))(requests, metadata=self._metadata)
-
-        return Stream(open_call, self.address, doing, self.timeout_s)
 
     def check_open(self) -> None:
         """Refuse to go on with a closed channel.
@@ -93,42 +101,87 @@ class Connection:
             InputError: so it is.
         """
         if self._closed:
+            name, how = self.client
             raise InputError(
-                f"this client is closed: open another, protocol.Client({self.address!r}, owner), and use it "
-                "inside its `with`"
+                f"this client is closed: open another, protocol.{name}({self.address!r}, owner), and use it "
+                f"inside its `{how}`"
             )
 
-    def close(self) -> None:
-        """Close the channel; running calls end."""
-        self._closed = True
-        self._channel.close()
+
+class ShortCall(Wait, ABC):
+    """One short method's call."""
+
+    @abstractmethod
+    def reply(self) -> bytes:
+        """What came back, once it was waited for.
+
+        Raises:
+            grpc.RpcError: it failed.
+        """
 
 
-class Stream:
-    """One bidirectional stream of byte messages.
+class Room(Wait, ABC):
+    """Room for one more message of those made ahead.
 
-    Args:
-        open_call: starts the call on an iterator of requests.
+    Attributes:
+        late: whether there was none for too long.
     """
 
-    def __init__(
-        self, open_call: Callable[[Iterator[bytes]], Any], address: str, doing: str, timeout_s: float
-    ) -> None:
-        self._address, self._doing, self._timeout_s = address, doing, timeout_s
-        self._queue: queue.SimpleQueue[Iterable[bytes] | None] = queue.SimpleQueue()
-        self._failure: BaseException | None = None
-        self._deadline = Deadline(timeout_s, lambda: self._call.cancel())
-        self._room, self._over = threading.Semaphore(MESSAGES_AHEAD), False
-        self._call = open_call(self._requests())
-        if not self._call.add_callback(self._end):
-            self._end()
-        self.source: Iterator[bytes] = self._responses()
+    late = False
 
+    @abstractmethod
+    def free(self) -> None:
+        """One more, from any thread."""
+
+
+class Stream(Wait, ABC):
+    """One bidirectional stream of byte messages, of which the next can be waited for.
+
+    Attributes:
+        source: messages that come.
+    """
+
+    source: Iterator[bytes]
+    _room: Room
+    _over = False
+
+    def __init__(self, address: str, doing: str, timeout_s: float) -> None:
+        self._address, self._doing, self._timeout_s = address, doing, timeout_s
+        self._failure: BaseException | None = None
+
+    @abstractmethod
     def send(self, messages: Iterable[bytes]) -> None:
         """Hand over messages; they are made one by one as the network takes them."""
-        self._queue.put(messages)
 
-    def feed(self, messages: Generator[bytes, None, None]) -> None:
+    @abstractmethod
+    def finish(self) -> None:
+        """Nothing more will be sent."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the call, if it has not ended."""
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def message(self) -> Dialogue[bytes | None]:
+        """The next one; None where the server has closed its half."""
+        yield self
+        return next(self.source, None)
+
+    def expect_end(self) -> Dialogue[None]:
+        """Wait for the server to close its half.
+
+        Raises:
+            ProtocolError: it sent something more.
+        """
+        if (yield from self.message()) is not None:
+            raise ProtocolError(f"the server at {self._address} sent more than it should")
+
+    def feed(self, messages: Generator[bytes, None, None]) -> Dialogue[None]:
         """Send messages that are made here one by one, as the network takes them, and then closed. It ends
         early where the call does; `source` says why.
 
@@ -137,59 +190,28 @@ class Stream:
         """
         with contextlib.closing(messages):
             for message in messages:
-                if not self._room.acquire(timeout=self._timeout_s):
-                    self._call.cancel()
+                yield self._room
+                if self._room.late:
+                    self.close()
                     raise self._silent()
                 if self._over:
                     return
-                self._queue.put(self._fed(message))
+                self.send(self._fed(message))
 
     def _fed(self, message: bytes) -> Iterator[bytes]:
         yield message
-        self._room.release()
+        self._room.free()
 
     def _end(self) -> None:
+        """The call has ended."""
         self._over = True
-        self._room.release()
+        self._room.free()
 
-    def finish(self) -> None:
-        """Nothing more will be sent."""
-        self._queue.put(None)
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.finish()
-        self._call.cancel()
-        self._deadline.close()
-
-    def _requests(self) -> Iterator[bytes]:
-        while (messages := self._queue.get()) is not None:
-            try:
-                for message in messages:
-                    self._deadline.touch()
-                    yield message
-                    self._deadline.touch()
-            except GeneratorExit:
-                raise
-            except BaseException as error:  # raised again where the caller waits
-                self._failure = error
-                self._call.cancel()
-                return
-
-    def _responses(self) -> Iterator[bytes]:
-        try:
-            yield from self._deadline.each(self._call)
-        except grpc.RpcError as error:
-            raise self._reason(error) from error
-        if self._failure is not None:
-            raise self._failure
-
-    def _reason(self, error: Any) -> BaseException:
+    def _reason(self, error: Any, expired: bool) -> BaseException:
+        """What to raise for a failed call, or for one that was ended after too long a wait."""
         if self._failure is not None:
             return self._failure
-        if self._deadline.expired:
+        if expired:
             return self._silent()
         reason: SecureDLError = from_rpc(error, self._address, self._doing)
         return reason
@@ -198,15 +220,6 @@ class Stream:
         return ServerError(
             f"the server at {self._address} was silent for {self._timeout_s:g} s; {self._doing}"
         )
-
-    def expect_end(self) -> None:
-        """Wait for the server to close its half.
-
-        Raises:
-            ProtocolError: it sent something more.
-        """
-        if next(self.source, None) is not None:
-            raise ProtocolError(f"the server at {self._address} sent more than it should")
 
 
 def _credentials(tls: Tls) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from protocol import messages_pb2 as pb
 from protocol.link import Connection
+from protocol.waits import Dialogue, Pause
 from protocol.wire import ID_BYTES, PROTOCOL_VERSION
 from securedl.errors import AuthenticationError, InputError, ProtocolError, QuotaError, ServerError
 from securedl.he.prices import TYPICAL_MS, ServerPrices
@@ -23,7 +24,7 @@ def ask_prices(
     link: Connection,
     known: Callable[[str, bytes], ServerPrices | None],
     note: Callable[[str, bytes, ServerPrices], None],
-) -> ServerPrices:
+) -> Dialogue[ServerPrices]:
     """The server's prices, or what is known of them from an earlier time while it measures.
 
     Args:
@@ -34,7 +35,7 @@ def ask_prices(
     """
     until = time.monotonic() + MEASURING_S
     while True:
-        found = _describe(link)
+        found = yield from _describe(link)
         if found.HasField("prices"):
             prices = _checked(found.prices, link.address)
             note(link.address, found.setup, prices)
@@ -48,13 +49,13 @@ def ask_prices(
                 f"the server at {link.address} has not measured its prices in {MEASURING_S:g} s; it does so "
                 f"when it is idle: ask later, or {_DEFAULTS}"
             )
-        time.sleep(_ASK_S)
+        yield Pause(_ASK_S)
 
 
-def _describe(link: Connection) -> Any:
+def _describe(link: Connection) -> Dialogue[Any]:
     request = pb.DescribeRequest(version=PROTOCOL_VERSION, prices=True)
     try:
-        found: Any = link.ask("Describe", request, pb.Description)
+        found: Any = yield from link.ask("Describe", request, pb.Description)
     except (AuthenticationError, QuotaError):
         raise
     except ProtocolError as error:  # a server of an earlier release refuses the question

@@ -12,6 +12,7 @@ from protocol import messages_pb2 as pb
 from protocol.greeting import greet
 from protocol.link import Connection
 from protocol.side import KnownChannel
+from protocol.waits import Dialogue
 from protocol.wire import done_digest, expand_ranges, frames, parse
 from securedl.errors import FormatError, ProtocolError, ServerError
 from securedl.progress import Steps
@@ -29,7 +30,7 @@ class Upload:
     prepare_s: float = 0.0
 
 
-def send_models(link: Connection, models: Sequence[KnownChannel], told: Steps) -> tuple[int, int]:
+def send_models(link: Connection, models: Sequence[KnownChannel], told: Steps) -> Dialogue[tuple[int, int]]:
     """Send what the server lacks of each channel's model; how many parts that were, and their bytes.
 
     Args:
@@ -43,7 +44,7 @@ def send_models(link: Connection, models: Sequence[KnownChannel], told: Steps) -
     for known in models:
         sent, remaining = set[int](), 1
         while remaining:
-            done = _send_once(link, known, sent, partial(_shifted, told, before, total))
+            done = yield from _send_once(link, known, sent, partial(_shifted, told, before, total))
             size, remaining = size + done.blob_bytes, done.remaining
             if remaining and not done.blobs:
                 raise ProtocolError("the server misses parts of the model but does not say which")
@@ -56,7 +57,9 @@ def _shifted(told: Steps, before: int, total: int, done: int) -> None:
     told(before + done, total)
 
 
-def _send_once(link: Connection, known: KnownChannel, sent: set[int], told: Callable[[int], object]) -> Any:
+def _send_once(
+    link: Connection, known: KnownChannel, sent: set[int], told: Callable[[int], object]
+) -> Dialogue[Any]:
     """One stream. sent: numbers of the parts that earlier ones brought, to which this one's are added.
 
     Raises:
@@ -64,7 +67,7 @@ def _send_once(link: Connection, known: KnownChannel, sent: set[int], told: Call
     """
     table, program = known.table, known.json
     with link.stream("Upload", "what arrived is kept: call upload() again") as stream:
-        session, welcome = greet(stream, "Upload", known, len(program))
+        session, welcome = yield from greet(stream, "Upload", known, len(program))
         count = len(table)
         missing = list(range(count)) if welcome.needs_program else expand_ranges(welcome.missing, count)
         if again := sent.intersection(missing):
@@ -74,9 +77,9 @@ def _send_once(link: Connection, known: KnownChannel, sent: set[int], told: Call
             )
         if welcome.needs_program:
             stream.send(frames(session, pb.PROGRAM, 0, program))
-        stream.feed(_blob_frames(session, known, missing, told))
+        yield from stream.feed(_blob_frames(session, known, missing, told))
         stream.finish()
-        raw = next(stream.source, None)
+        raw = yield from stream.message()
         if raw is None:
             raise ProtocolError("the server ended the upload without a word")
         done: Any = parse(pb.Done, raw)
@@ -86,7 +89,7 @@ def _send_once(link: Connection, known: KnownChannel, sent: set[int], told: Call
             raise ProtocolError("the server's account of the upload is wrong")
         sent.update(missing)
         with contextlib.suppress(ServerError):  # loading may take longer than this client waits
-            stream.expect_end()
+            yield from stream.expect_end()
     return done
 
 

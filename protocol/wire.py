@@ -16,6 +16,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from protocol import messages_pb2 as pb
+from protocol.waits import Dialogue, Wait, waited
 from securedl.errors import ProtocolError
 
 PROTOCOL_VERSION = 1
@@ -33,6 +34,7 @@ _PLACE = struct.Struct("<IIIIIQQ")
 _PERSON = b"securedl frame 1"
 
 M = TypeVar("M")
+_NO_WAIT = Wait()
 
 
 def parse(kind: type[M], raw: bytes) -> M:
@@ -101,12 +103,12 @@ class Receiver:
 
     Args:
         session: 32 bytes, as both sides derived it.
-        source: serialised frames as they arrive.
+        source: serialised frames as they arrive. wait: for the next of them, where `source` does not.
     """
 
-    def __init__(self, session: bytes, source: Iterator[bytes]) -> None:
+    def __init__(self, session: bytes, source: Iterator[bytes], wait: Wait = _NO_WAIT) -> None:
         self._session = session
-        self._source = source
+        self._source, self._wait = source, wait
         self._ahead: bytes | None = None
 
     def ended(self) -> bool:
@@ -121,8 +123,13 @@ class Receiver:
         Raises:
             ProtocolError: any other frame, a wrong digest, or the end of the stream.
         """
+        return waited(self.arriving(kind, index, length, query, stage))
+
+    def arriving(self, kind: int, index: int, length: int, query: int = 0, stage: int = 0) -> Dialogue[bytes]:
+        """As `blob`."""
         out = bytearray(length)
         for offset in range(0, length, CHUNK_BYTES):
+            yield self._wait
             data = self._frame((kind, query, stage, index, offset), min(CHUNK_BYTES, length - offset))
             if length == len(data):
                 return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,9 @@ class Ledger:
     alarmed: int = 0
     batches: int = 0
     alarms: int = 0
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
 
     def allow(self, after_alarm: str) -> None:
         """Stop at the first alarm, unless the caller wants to go on.
@@ -83,7 +87,8 @@ class Ledger:
         Args:
             lasting: what was counted outlives a failure of power when the block ends.
         """
-        yield
+        with self._lock:
+            yield
 
     def enter(self, batches: int, samples: int, verify: str, server: str) -> int:
         """Write that a call is asked, within a turn; the number of its entry."""

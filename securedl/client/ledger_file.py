@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
@@ -51,7 +50,7 @@ class LedgerFile(Ledger):
 
     def __init__(self, path: Path, model: str, before: Ledger) -> None:
         super().__init__(before.checked, before.alarmed, before.batches, before.alarms)
-        self.path, self._model, self._lock = path.absolute(), model, threading.Lock()
+        self.path, self._model = path.absolute(), model
         check_writable(path)
         # Closing a file that SQLite has open would end the locks of the whole process.
         with in_words(path), suppress(FileExistsError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -54,6 +55,9 @@ class Verification(Verifier):
     combined: ModularProjections | None = field(default=None, repr=False)
     _saved: Fingerprint | None = field(default=None, repr=False)
     _allowed: list[Tolerance] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self._preparing = threading.Lock()
 
     @cached_property
     def network(self) -> Network:
@@ -129,11 +133,12 @@ class Verification(Verifier):
         Args:
             told: how far this is, as number `number` of `of`.
         """
-        if self._allowed is None and "tolerances" not in self.__dict__:
-            self._allowed = self._tolerances(told.part(2 * number, 2 * of))
-        if not self.made:
-            self._saved = self._make(told.part(2 * number + 1, 2 * of))
-        self.probes  # noqa: B018 - computed once, then kept
+        with self._preparing:  # of calls at once the first makes them
+            if self._allowed is None and "tolerances" not in self.__dict__:
+                self._allowed = self._tolerances(told.part(2 * number, 2 * of))
+            if not self.made:
+                self._saved = self._make(told.part(2 * number + 1, 2 * of))
+            self.probes  # noqa: B018 - computed once, then kept
 
     def _make(self, progress: Steps | None = None) -> Fingerprint:
         from securedl.verify.probing import fingerprint, unguided

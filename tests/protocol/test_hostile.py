@@ -137,6 +137,12 @@ class _Sink(Stream):
         for _ in messages:
             pass
 
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
 
 class _Recorder(FakeBatch):
     """Keeps what reaches the owner."""

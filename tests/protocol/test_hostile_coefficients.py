@@ -410,6 +410,12 @@ class _Sink(Stream):
         for _ in messages:
             pass
 
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
 
 def attack_client(honest: Honest, anew: bool, rng: np.random.Generator) -> None:
     """What is decrypted are the whole messages before the first change."""

@@ -135,5 +135,6 @@ def test_the_server_loads_no_secret_code(tmp_path, evaluator, also) -> None:
         "securedl.client.owner",
         "securedl.client.inference",
         "protocol.client",
+        "protocol.async_client",
         *also,
     }

@@ -41,6 +41,17 @@ def user(model: nn.Module, x: Any) -> None:
     assert_type(securedl.__version__, str)
 
 
+async def service(owner: securedl.Owner, x: Any) -> None:
+    """The same on an event loop."""
+    async with protocol.AsyncClient("127.0.0.1:7443", owner) as client:
+        assert_type(client, protocol.AsyncClient)
+        assert_type(await client.predict(x), securedl.Answer)
+        parts = client.predict_batches(x)
+        async for part in parts:
+            assert_type(part.passed, bool)
+        assert_type(parts.answer, securedl.Answer)
+
+
 def oracle(answer: securedl.Answer) -> None:
     """A wrong claim is noticed: strict mypy calls an ignore without an error an error."""
     assert_type(answer, securedl.Plan)  # type: ignore[assert-type]

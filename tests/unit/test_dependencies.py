@@ -154,6 +154,10 @@ def test_only_the_command_line_imports_protocol():
             assert not {i for i in imports(module) if i.startswith("protocol")}, module
 
 
+#: What only clients use.
+CLIENTS = {f"protocol.{name}" for name in ("client", "async_client", "dialogues", "parts", "side")}
+
+
 def test_only_the_client_of_protocol_reaches_the_owner():
     """The rest of protocol stands on the public half: parameters, bytes, programs, execution."""
     public = {
@@ -169,8 +173,7 @@ def test_only_the_client_of_protocol_reaches_the_owner():
     for module in MODULES:
         if module.startswith("protocol"):
             found = {i for i in imports(module) if i.startswith("securedl") and row(i) not in public} - EMPTY
-            clients = module in ("protocol.client", "protocol.parts", "protocol.side")
-            assert {row(i) for i in found} <= ({"securedl.client"} if clients else set()), module
+            assert {row(i) for i in found} <= ({"securedl.client"} if module in CLIENTS else set()), module
 
 
 def named(path: Path) -> set[str]:
