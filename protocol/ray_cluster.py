@@ -1,0 +1,108 @@
+"""Ray, started or joined without a word: the only place that imports it, and only when it is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from securedl.errors import InputError, ServerError
+
+#: Bytes of shared memory for records that cross, where the cluster is our own.
+OBJECT_BYTES = 256 << 20
+#: How many calls an actor works on at once, at most.
+CALLS = 48
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class RayCluster:
+    """One on this machine that ends with this object, one that runs, or the one that this process has joined.
+
+    Args:
+        address: HOST:PORT of one that runs; None for the others.
+        cores: of each actor, which a cluster that runs sets aside.
+
+    Raises:
+        InputError: Ray is not installed, or the address cannot be used.
+        ServerError: it does not start, or does not answer.
+    """
+
+    def __init__(self, address: str | None, cores: int) -> None:
+        if address is not None and address.startswith("ray://"):
+            raise InputError(f"a Ray cluster's address is HOST:PORT of its head node, got {address}")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if address is None and "RAY_AUTH_MODE" not in os.environ:
+            # Its processes listen at ports: nobody else on this machine or its network may use them.
+            os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+        try:
+            import ray
+        except ImportError as error:
+            raise InputError("the executor ray needs Ray: pip install '.[ray]'") from error
+        self.ray: Any = ray
+        self._cores = cores if address is not None else 0
+        self._folder: Path | None = None
+        self._joined = not ray.is_initialized()
+        if self._joined:
+            with _quietly():
+                self._join(address)
+        self._kind: Any = None
+
+    def _join(self, address: str | None) -> None:
+        options: dict[str, Any] = {"address": address}
+        if address is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="securedl-"))  # 0700: Ray opens its own to all
+            options = {
+                "address": "local",
+                "num_cpus": 0,
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_BYTES,
+                "_temp_dir": str(self._folder / "ray"),
+            }
+        try:
+            self.ray.init(
+                **options, namespace=f"securedl-{secrets.token_hex(4)}", log_to_driver=False,
+                logging_level=logging.CRITICAL,
+            )  # fmt: skip
+        except Exception as error:  # of many kinds
+            self.stop()
+            where = "cannot be started on this machine" if address is None else f"at {address} cannot be used"
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ServerError(f"a Ray cluster {where}: {reason}") from error
+
+    def actor(self, kind: type, *arguments: Any) -> Any:
+        """The handle of a new actor, which is started meanwhile, and not again when it dies."""
+        options = {"num_cpus": self._cores, "max_concurrency": CALLS, "max_restarts": 0}
+        remote = self.ray.remote(kind).options(**options, scheduling_strategy="SPREAD")
+        return remote.remote(*arguments)
+
+    def stop(self) -> None:
+        """End what was begun."""
+        if self._joined:
+            with contextlib.suppress(Exception), _quietly():
+                self.ray.shutdown()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without warnings of Ray's own, and with the signal handlers that there were."""
+    ours = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS} if ours else {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
