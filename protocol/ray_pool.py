@@ -130,7 +130,7 @@ class ActorPool:
             slot.is_ready = True
             return
         raise UnreachableError(
-            f"a Ray actor has not started in {ACTOR_START_S:.0f} s: see whether the cluster has enough free cores"
+            f"a Ray actor has not started in {ACTOR_START_S:.0f} s: see whether the cluster has free cores"
         )
 
     def _kill(self, slot: ActorSlot) -> None:
