@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import warnings
@@ -41,8 +42,9 @@ class RayCluster:
             raise InputError(f"a Ray cluster's address is HOST:PORT of its head node, got {address}")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        if address is None and "RAY_AUTH_MODE" not in os.environ:
-            # Its processes listen at ports: nobody else on this machine or its network may use them.
+        if address is None and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+            # Its processes listen at ports: nobody else on this machine or its network may use them. Ray
+            # reads this when it is imported; who has done so before has chosen.
             os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
         try:
             import ray
@@ -79,6 +81,9 @@ class RayCluster:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ServerError(f"a Ray cluster {where}: {reason}") from error
 
+        # It would print a line for each actor that is lost, whatever `log_to_driver` says: our log has one.
+        self.ray._private.worker.print_to_stdstream = _say_nothing
+
     def actor(self, kind: type, *arguments: Any) -> Any:
         """The handle of a new actor, which is started meanwhile, and not again when it dies."""
         options = {"num_cpus": self._cores, "max_concurrency": CALLS, "max_restarts": 0}
@@ -92,6 +97,10 @@ class RayCluster:
                 self.ray.shutdown()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _say_nothing(*lines: Any, **options: Any) -> None:
+    """In place of what prints."""
 
 
 @contextlib.contextmanager
