@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -22,6 +23,8 @@ from securedl.errors import InputError, ServerError
 OBJECT_BYTES = 256 << 20
 #: How many calls an actor works on at once, at most.
 CALLS = 48
+#: Seconds that a head node has to answer.
+HEAD_S = 10.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -38,8 +41,8 @@ class RayCluster:
     """
 
     def __init__(self, address: str | None, cores: int) -> None:
-        if address is not None and address.startswith("ray://"):
-            raise InputError(f"a Ray cluster's address is HOST:PORT of its head node, got {address}")
+        if address is not None:
+            _check_head(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if address is None and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
@@ -97,6 +100,21 @@ class RayCluster:
                 self.ray.shutdown()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _check_head(address: str) -> None:
+    """Refuse an address where nobody listens: Ray would try for minutes.
+
+    Raises:
+        InputError: it is not HOST:PORT. ServerError: nobody listens there.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise InputError(f"a Ray cluster's address is HOST:PORT of its head node, got {address}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=HEAD_S).close()
+    except OSError as error:
+        raise ServerError(f"no Ray cluster answers at {address}: {error.strerror or error}") from error
 
 
 def _say_nothing(*lines: Any, **options: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from protocol.ray_cluster import RayCluster
 from protocol.ray_executor import RayExecutor
 from protocol.ray_pool import LostActorError
 from protocol.store import Store
+from securedl.demo.processes import running, serve_command
 from securedl.errors import InputError, ProtocolError, ServerError
 from securedl.he.vector.backend import VectorBackend
 
@@ -345,3 +347,49 @@ def test_ray_is_missing(tmp_path) -> None:
     assert found.returncode == 1
     assert found.stderr.strip().endswith("securedl: the executor ray needs Ray: pip install '.[ray]'")
     assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--executor", "ray", "--workers", "2"), "leave --workers at 1"),
+        (("--actors", "3"), "of --executor ray"),
+        (("--ray-address", "127.0.0.1:1"), "of --executor ray"),
+        (("--executor", "ray", "--ray-address", "ray://127.0.0.1:1"), "HOST:PORT of its head node"),
+    ],
+)
+def test_options_that_do_not_fit(tmp_path, options, words: str) -> None:
+    code = "from securedl.cli import main; main()"
+    found = python(code, "serve", "--listen", "127.0.0.1:0", "--store", str(tmp_path / "s"), *options)
+    assert found.returncode == 1
+    assert found.stderr.startswith("securedl: ")
+    assert words in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+def test_a_cluster_that_is_not_there_is_one_sentence(tmp_path) -> None:
+    code = "from securedl.cli import main; main()"
+    options = ("--executor", "ray", "--ray-address", "127.0.0.1:1", "--quiet")
+    found = python(code, "serve", "--listen", "127.0.0.1:0", "--store", str(tmp_path / "s"), *options)
+    assert found.returncode == 1
+    assert found.stderr == "securedl: no Ray cluster answers at 127.0.0.1:1: Connection refused\n"
+
+
+def test_a_server_of_its_own(network, tmp_path, monkeypatch) -> None:
+    """Told by the environment; nothing of it is left when it has been stopped, and its log is ours alone."""
+    owner, x, _ = network
+    monkeypatch.setenv("SECUREDL_SERVE_EXECUTOR", "ray")
+    monkeypatch.setenv("SECUREDL_SERVE_ACTORS", "1")
+    command = serve_command(tmp_path / "store", "127.0.0.1:0", "--log-format", "json")
+    with running(command, tmp_path / "log") as server:
+        with Client(server.address, owner) as client:
+            client.upload()
+            assert client.predict(x[:1]).report.passed
+        events = [json.loads(line) for line in server.logged().splitlines()]
+        (actor,) = [event for event in events if event["event"] == "actor"]
+        os.kill(actor["pid"], 0)
+        assert server.popen.poll() is None
+    assert server.popen.returncode == 0
+    eventually(lambda: not Path(f"/proc/{actor['pid']}").exists())
+    told = [json.loads(line)["event"] for line in server.logged().splitlines()]
+    assert told[-2:] == ["draining", "stopped"]
