@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from protocol.address import parse_address
 from securedl.errors import InputError, ServerError
 
 #: Bytes of shared memory for records that cross, where the cluster is our own.
@@ -108,11 +109,11 @@ def _check_head(address: str) -> None:
     Raises:
         InputError: it is not HOST:PORT. ServerError: nobody listens there.
     """
-    host, _, port = address.rpartition(":")
-    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+    found = parse_address(address)
+    if found.unix:
         raise InputError(f"a Ray cluster's address is HOST:PORT of its head node, got {address}")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=HEAD_S).close()
+        socket.create_connection((found.host, found.port), timeout=HEAD_S).close()
     except OSError as error:
         raise ServerError(f"no Ray cluster answers at {address}: {error.strerror or error}") from error
 

@@ -318,7 +318,7 @@ def test_arguments() -> None:
     with pytest.raises(InputError, match="actors"):
         RayExecutor(0)
     with pytest.raises(InputError, match="head node"):
-        RayCluster("ray://somewhere:1", 1)
+        RayCluster("unix:somewhere", 1)
     with pytest.raises(InputError, match="not been started"):
         _ = RayExecutor(1).pool
 
@@ -355,7 +355,7 @@ def test_ray_is_missing(tmp_path) -> None:
         (("--executor", "ray", "--workers", "2"), "leave --workers at 1"),
         (("--actors", "3"), "of --executor ray"),
         (("--ray-address", "127.0.0.1:1"), "of --executor ray"),
-        (("--executor", "ray", "--ray-address", "ray://127.0.0.1:1"), "HOST:PORT of its head node"),
+        (("--executor", "ray", "--ray-address", "ray://127.0.0.1:1"), "is no address: write HOST:PORT"),
     ],
 )
 def test_options_that_do_not_fit(tmp_path, options, words: str) -> None:
