@@ -81,7 +81,7 @@ def timed(clients: list[protocol.Client], x: NDArray[np.float32]) -> float:
 
 
 def evaluated(server: ServerProcess, queries: int) -> float:
-    """Milliseconds that the evaluation of so many queries took, by the server's log, once it tells of them."""
+    """Milliseconds that evaluating so many queries took, by the server's log, once it tells of them."""
     while True:
         lines = [json.loads(line) for line in server.logged().splitlines(True) if line.endswith("\n")]
         done = [line for line in lines if line["event"] == "predict"]

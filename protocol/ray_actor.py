@@ -116,11 +116,11 @@ class EvaluationActor:
             ProtocolError, ServerError: as its meaning is.
         """
         self.ready()
+        if past is not None:
+            self._begin(query, place, replies, past)
         began = time.thread_time()
         found: list[Record] | None = None
         with contextlib.suppress(Gone):
-            if past is not None:
-                self._begin(query, place, replies, past)
             found = self._evaluation(query).step(None if tiles is None else map(_own, tiles))
         return Stepped(found, time.thread_time() - began)
 
@@ -153,12 +153,10 @@ class EvaluationActor:
             raise ProtocolError("this model was removed meanwhile: call upload() again")
         return Here().load(stored, self._backend, self._threads, self._models.max_bytes)
 
-    def warm(self, query: str, place: ModelPlace) -> Stepped:
+    def warm(self, query: str, place: ModelPlace) -> None:
         """Load a model and try it, until `end` is called with the same name."""
-        began = time.thread_time()
         with contextlib.suppress(Gone):
             Here().warm(self._model(place), lambda: query not in self._ended)
-        return Stepped(None, time.thread_time() - began)
 
     def end(self, query: str) -> None:
         """Nobody waits for an evaluation any more: it stops at its next operation."""

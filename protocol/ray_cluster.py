@@ -22,8 +22,6 @@ from securedl.errors import InputError, ServerError
 
 #: Bytes of shared memory for records that cross, where the cluster is our own.
 OBJECT_BYTES = 256 << 20
-#: How many calls an actor works on at once, at most.
-CALLS = 48
 #: Seconds that a head node has to answer.
 HEAD_S = 10.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -45,7 +43,6 @@ class RayCluster:
         if address is not None:
             _check_head(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if address is None and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
             # Its processes listen at ports: nobody else on this machine or its network may use them. Ray
             # reads this when it is imported; who has done so before has chosen.
@@ -61,7 +58,6 @@ class RayCluster:
         if self._joined:
             with _quietly():
                 self._join(address)
-        self._kind: Any = None
 
     def _join(self, address: str | None) -> None:
         options: dict[str, Any] = {"address": address}
@@ -88,9 +84,13 @@ class RayCluster:
         # It would print a line for each actor that is lost, whatever `log_to_driver` says: our log has one.
         self.ray._private.worker.print_to_stdstream = _say_nothing
 
-    def actor(self, kind: type, *arguments: Any) -> Any:
-        """The handle of a new actor, which is started meanwhile, and not again when it dies."""
-        options = {"num_cpus": self._cores, "max_concurrency": CALLS, "max_restarts": 0}
+    def actor(self, kind: type, calls: int, *arguments: Any) -> Any:
+        """The handle of a new actor, which is started meanwhile, and not again when it dies.
+
+        Args:
+            calls: that it works on at once, at most.
+        """
+        options = {"num_cpus": self._cores, "max_concurrency": calls, "max_restarts": 0}
         remote = self.ray.remote(kind).options(**options, scheduling_strategy="SPREAD")
         return remote.remote(*arguments)
 

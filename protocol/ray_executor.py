@@ -16,7 +16,7 @@ from protocol.ray_actor import EvaluationActor, ModelPlace, Stepped
 from protocol.ray_cluster import RayCluster
 from protocol.ray_pool import ActorPool, ActorSlot, LostActorError
 from protocol.store import Store
-from protocol.stored import StoredModel, stamp_of
+from protocol.stored import StoredModel, disk, stamp_of
 from securedl.arguments import count
 from securedl.errors import InputError, UnreachableError
 from securedl.he.backends import Backend
@@ -27,6 +27,8 @@ from securedl.program.execute import way_back
 ATTEMPTS = 3
 #: Seconds that an actor gets to say what a query took that nobody waits for any more.
 ACTOR_END_S = 2.0
+#: Calls that an actor takes beside a step of every session: to end one, to warm up.
+SPARE_CALLS = 16
 #: Bytes that a parsed program takes, for each of its text: about.
 PARSED = 10
 
@@ -62,7 +64,8 @@ class RayExecutor(Executor[RemoteModel]):
             InputError: Ray is missing, or an actor cannot use the store. ServerError: they do not start.
         """
         cluster = self._cluster = RayCluster(self._address, threads)
-        arguments = (str(store.folder.absolute()), backend, threads, cache_bytes, self._actors)
+        calls = store.limits.max_sessions + SPARE_CALLS
+        arguments = (calls, str(store.folder.absolute()), backend, threads, cache_bytes, self._actors)
         try:
             self._pool = ActorPool(cluster, lambda: cluster.actor(EvaluationActor, *arguments), self._actors)
             self._pool.wait()
@@ -94,7 +97,8 @@ class RayExecutor(Executor[RemoteModel]):
         check_complete(stored)
         program, program_id, folder = stored.program, stored.figures.program_id, stored.folder.absolute()
         place = ModelPlace(str(folder), stored.model_id, program_id, stamp_of(folder))
-        cost = PARSED * (folder / "program.json").stat().st_size
+        with disk():
+            cost = PARSED * (folder / "program.json").stat().st_size
         return RemoteModel(program, program_id, Expectations.of(program), cost, place)
 
     def begin(self, model: RemoteModel, alive: Callable[[], bool]) -> Evaluation:
