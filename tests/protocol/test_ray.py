@@ -197,6 +197,7 @@ def test_an_actor_killed_in_a_step_costs_a_retry(executor, stored) -> None:
     evaluation.close()
 
 
+@pytest.mark.slow
 def test_a_query_that_kills_every_actor_is_given_up(executor, stored, monkeypatch) -> None:
     model = executor.load(stored[1], VectorBackend(), 1, 1 << 30)
     sent, _ = inputs(model.program, 0), pids(executor)
