@@ -6,12 +6,15 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
 
-from protocol.models import LoadedModel
+from protocol.models import ServedModel
+
+SomeModel = TypeVar("SomeModel", bound=ServedModel)
 
 
-class ModelCache:
+class ModelCache(Generic[SomeModel]):
     """Loaded models, the least recently used of them dropped when they outgrow `max_bytes`.
 
     A session keeps the model it began with even when the cache has dropped it.
@@ -19,7 +22,7 @@ class ModelCache:
 
     def __init__(self, max_bytes: int | None = None) -> None:
         self._max = default_cache_bytes() if max_bytes is None else max_bytes
-        self._models: OrderedDict[tuple[str, bytes], LoadedModel] = OrderedDict()
+        self._models: OrderedDict[tuple[str, bytes], SomeModel] = OrderedDict()
         self._stamps: dict[tuple[str, bytes], object] = {}
         # An entry lives as long as some thread holds or waits for its lock.
         self._loading: WeakValueDictionary[tuple[str, bytes], threading.Lock] = WeakValueDictionary()
@@ -31,9 +34,7 @@ class ModelCache:
         """Bytes that all models together may take."""
         return self._max
 
-    def get(
-        self, key: tuple[str, bytes], make: Callable[[], LoadedModel], stamp: object = None
-    ) -> LoadedModel:
+    def get(self, key: tuple[str, bytes], make: Callable[[], SomeModel], stamp: object = None) -> SomeModel:
         """The model of that key, made at most once at a time.
 
         Args:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 
-from protocol.models import LoadedModel
-from protocol.stored import refusal
+from protocol.cache import SomeModel
+from protocol.models import LoadedModel, load_model
+from protocol.store import Store
+from protocol.stored import StoredModel, refusal
 from protocol.watched import Watched
+from securedl.he.backends import Backend
 from securedl.he.record import Record
 from securedl.he.weights import ModelWeights
 from securedl.program.drive import advance
-from securedl.program.execute import Shown, execute
+from securedl.program.execute import Shown, go_on
 from securedl.program.steps import Port
 
 
@@ -25,7 +28,13 @@ class Gone(Exception):  # noqa: N818  (not an error: it ends a session quietly)
 
 
 class Evaluation(ABC):
-    """One query on its way through a model's program."""
+    """One query on its way through a model's program.
+
+    Attributes:
+        away_s: processor seconds that evaluating threads of other processes have taken so far.
+    """
+
+    away_s: float = 0.0
 
     @abstractmethod
     def step(self, tiles: Iterable[Record] | None) -> list[Record]:
@@ -47,27 +56,83 @@ class Evaluation(ABC):
         """Give back what an unfinished evaluation holds."""
 
 
-class Executor(ABC):
-    """Evaluates the queries of loaded models."""
+class Executor(ABC, Generic[SomeModel]):
+    """Loads models and evaluates their queries."""
+
+    def start(self, store: Store, backend: Backend[Any], threads: int, cache_bytes: int | None) -> None:
+        """Make ready to serve the models of a store.
+
+        Args:
+            threads: of one evaluation.
+            cache_bytes: memory for loaded models; half of a machine's when None.
+
+        Raises:
+            InputError, ServerError: that is not possible.
+        """
+
+    def stop(self) -> None:
+        """Give back what `start` took."""
 
     @abstractmethod
-    def begin(self, model: LoadedModel, alive: Callable[[], bool]) -> Evaluation:
+    def load(self, stored: StoredModel, backend: Backend[Any], threads: int, max_bytes: int) -> SomeModel:
+        """A model that queries can be evaluated of.
+
+        Args:
+            max_bytes: of memory for its keys and weights.
+
+        Raises:
+            ProtocolError: the upload is not complete. ServerError: the disk refuses.
+        """
+
+    @abstractmethod
+    def begin(self, model: SomeModel, alive: Callable[[], bool]) -> Evaluation:
         """An evaluation of one query, not started yet.
 
         Args:
             alive: tells whether the client is still there; cheap.
         """
 
+    def warm(self, model: SomeModel, alive: Callable[[], bool]) -> None:
+        """See to it that the next query finds the model ready.
 
-class Here(Executor):
+        Raises:
+            Gone: nobody waits for it any more.
+        """
+        rehearse(self, model, alive)
+
+    def discard(self, client: str, model_id: bytes) -> None:
+        """A model was removed, or found damaged: forget it. Evaluations of it go on."""
+
+
+class Here(Executor[LoadedModel]):
     """In the thread that asks."""
+
+    def load(self, stored: StoredModel, backend: Backend[Any], threads: int, max_bytes: int) -> LoadedModel:
+        """Load keys now and weights later."""
+        return load_model(stored, backend, threads, max_bytes)
 
     def begin(self, model: LoadedModel, alive: Callable[[], bool]) -> Evaluation:
         """An evaluation of one query, not started yet."""
-        return _Local(model, alive)
+        return _Local(model, alive, 0, {})
+
+    def go_on(
+        self, model: LoadedModel, alive: Callable[[], bool], replies: int, sent: Mapping[int, list[Record]]
+    ) -> Evaluation:
+        """An evaluation that was lost after a client had been shown `replies` times what it has replied to:
+        its first step takes the last reply.
+
+        Args:
+            sent: the tiles that `way_back` needs, but for those.
+        """
+        return _Local(model, alive, replies, sent)
+
+    def warm(self, model: LoadedModel, alive: Callable[[], bool]) -> None:
+        """Read what fits of the weights, and answer a query of ones."""
+        model.weights.warm(alive)
+        rehearse(self, model, alive)
 
 
-def rehearse(executor: Executor, model: LoadedModel, alive: Callable[[], bool]) -> None:
+def rehearse(executor: Executor[SomeModel], model: SomeModel, alive: Callable[[], bool]) -> None:
     """Answer a query of ones, which touches all that a query does: else the first takes five times as long.
 
     Raises:
@@ -86,19 +151,24 @@ def rehearse(executor: Executor, model: LoadedModel, alive: Callable[[], bool]) 
 
 
 class _Local(Evaluation):
-    def __init__(self, model: LoadedModel, alive: Callable[[], bool]) -> None:
+    def __init__(
+        self, model: LoadedModel, alive: Callable[[], bool], replies: int, sent: Mapping[int, list[Record]]
+    ) -> None:
+        self._replies, self._past = replies, sent
         self._model, self._weights = model, _Waited(model.weights, alive)
         self._watched = Watched(model.evaluator, self._weights.check)
         self._running: Generator[Shown, list[Any] | None, list[Any]] | None = None
         program = model.program
-        self._sent = iter([*(down.sent for down, _ in program.shown), program.answer.sent])
+        self._sent = iter([*(down.sent for down, _ in program.shown), program.answer.sent][replies:])
 
     def step(self, tiles: Iterable[Record] | None) -> list[Record]:
         handles = None if tiles is None else [self._load(tile) for tile in tiles]
         if self._running is None:
-            assert handles is not None  # the query
+            given = {number: [self._load(tile) for tile in past] for number, past in self._past.items()}
+            if handles is not None:
+                given[self._replies] = handles
             program, weights = self._model.program, self._weights
-            self._running = execute(program, self._watched, weights, handles, weights.check)
+            self._running = go_on(program, self._watched, weights, self._replies, given, weights.check)
             found = advance(self._running)
         else:
             found = advance(self._running, handles)

@@ -11,10 +11,10 @@ from typing import Any
 from protocol.access import Tenant
 from protocol.cache import ModelCache
 from protocol.drain import Drain
-from protocol.executor import Executor, rehearse
+from protocol.executor import Executor
 from protocol.logs import log_event
 from protocol.metrics import Metrics
-from protocol.models import LoadedModel, load_model
+from protocol.models import ServedModel
 from protocol.offer import Offer
 from protocol.store import Store
 from securedl.errors import ProtocolError
@@ -25,7 +25,7 @@ WARM_S = 5.0
 
 
 class Loader:
-    """Loaded models of a store.
+    """Loaded models of a store, as an executor loads them.
 
     Args:
         threads: of one evaluation.
@@ -38,13 +38,15 @@ class Loader:
         backend: Backend[Any],
         threads: int,
         cache_bytes: int | None,
+        executor: Executor[Any],
         metrics: Metrics,
     ) -> None:
         self._store, self._backend, self._threads, self._metrics = store, backend, threads, metrics
-        self.cache = ModelCache(cache_bytes)
+        self._executor = executor
+        self.cache = ModelCache[Any](cache_bytes)
         self._warming = threading.Lock()
 
-    def get(self, tenant: Tenant, model_id: bytes) -> LoadedModel:
+    def get(self, tenant: Tenant, model_id: bytes) -> ServedModel:
         """A model of this tenant's.
 
         Raises:
@@ -53,13 +55,13 @@ class Loader:
         """
         key, misses = (tenant.client, model_id), list[float]()
 
-        def make() -> LoadedModel:
+        def make() -> ServedModel:
             began = time.monotonic()
             model = self._load(key)
             misses.append(1e3 * (time.monotonic() - began))
             return model
 
-        model = self.cache.get(key, make, self._store.stamp(*key))
+        model: ServedModel = self.cache.get(key, make, self._store.stamp(*key))
         if misses:
             self._metrics.misses.inc()
             self._metrics.stages.labels("load", tenant.label).observe(misses[0])
@@ -72,6 +74,7 @@ class Loader:
     def discard(self, client: str, model_id: bytes) -> None:
         """Forget one that was removed, or found damaged."""
         self.cache.discard((client, model_id))
+        self._executor.discard(client, model_id)
         self._count()
 
     def _count(self) -> None:
@@ -79,21 +82,22 @@ class Loader:
         self._metrics.models.set(models)
         self._metrics.cached.set(size)
 
-    def _load(self, key: tuple[str, bytes]) -> LoadedModel:
+    def _load(self, key: tuple[str, bytes]) -> ServedModel:
         stored = self._store.find(*key)
         if stored is None:
+            self._executor.discard(*key)
             raise ProtocolError(
                 "this server has no such model of this client: call upload() first, with the same token"
             )
         self._store.limits.check(stored.program)  # another server, or an older one, may have allowed more
-        return load_model(stored, self._backend, self._threads, self.cache.max_bytes)
+        model: ServedModel = self._executor.load(stored, self._backend, self._threads, self.cache.max_bytes)
+        return model
 
     def warm(
         self,
         tenant: Tenant,
         model_id: bytes,
         waiting: Callable[[], bool],
-        executor: Executor,
         offer: Offer,
         drain: Drain,
     ) -> None:
@@ -110,9 +114,7 @@ class Loader:
                 return
             try:
                 with contextlib.suppress(Exception), offer.aside():
-                    model = self.get(tenant, model_id)
-                    model.weights.warm(alive)
-                    rehearse(executor, model, alive)
+                    self._executor.warm(self.get(tenant, model_id), alive)
             finally:
                 self._warming.release()
 

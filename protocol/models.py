@@ -18,19 +18,25 @@ from securedl.program.program import Program
 
 
 @dataclass(frozen=True)
-class LoadedModel:
-    """A model ready to run; shared by all sessions that use it.
+class ServedModel:
+    """What sessions need of a model, wherever its queries are evaluated; shared by all that use it.
 
     Attributes:
-        cost: bytes of memory that its keys and weights may take.
+        cost: bytes of memory that it may take here.
     """
 
     program: Program
     program_id: bytes
     expectations: Expectations
+    cost: int
+
+
+@dataclass(frozen=True)
+class LoadedModel(ServedModel):
+    """One that is ready to run in this process: its cost is that of its keys and weights."""
+
     evaluator: Evaluator[Any]
     weights: ModelWeights[Any]
-    cost: int
 
 
 class _Keys(Mapping[int, list[Record]]):
@@ -71,11 +77,7 @@ def load_model(stored: StoredModel, backend: Backend[Any], threads: int, max_byt
     Raises:
         ProtocolError: the upload is not complete.
     """
-    missing = len(stored.missing())
-    if missing:
-        raise ProtocolError(
-            f"{missing} of {stored.figures.blobs} parts of this model are not uploaded: call upload()"
-        )
+    check_complete(stored)
     blobs, params = stored.reader(), stored.program.params
     keys, evaluator = _Keys(stored, blobs), backend.open(params, threads)
     evaluator.set_keys(keys.relinearisation, keys)
@@ -83,4 +85,16 @@ def load_model(stored: StoredModel, backend: Backend[Any], threads: int, max_byt
     room = max(0, min(weight_bytes, max_bytes - key_bytes))
     weights = backend.weights(evaluator, StoredWeights(stored, blobs), stored.folder, room)
     program, cost = stored.program, key_bytes + weights.room
-    return LoadedModel(program, stored.figures.program_id, Expectations.of(program), evaluator, weights, cost)
+    return LoadedModel(program, stored.figures.program_id, Expectations.of(program), cost, evaluator, weights)
+
+
+def check_complete(stored: StoredModel) -> None:
+    """Refuse a model of which parts are missing.
+
+    Raises:
+        ProtocolError: so it is.
+    """
+    if missing := len(stored.missing()):
+        raise ProtocolError(
+            f"{missing} of {stored.figures.blobs} parts of this model are not uploaded: call upload()"
+        )

@@ -25,6 +25,7 @@ class ServeOptions:
         metrics: HOST:PORT. metrics_anywhere: beyond loopback, too.
         workers: processes. worker: whether this is one of them.
         server: more arguments of `protocol.Server`.
+        executor: "here" or "ray". actors, ray_address: of the latter.
     """
 
     store: Path
@@ -40,6 +41,9 @@ class ServeOptions:
     workers: int = 1
     worker: bool = False
     server: dict[str, Any] = field(default_factory=dict)
+    executor: str = "here"
+    actors: int | None = None
+    ray_address: str | None = None
 
 
 def run_server(options: ServeOptions, command: Sequence[str] = ()) -> int:
@@ -61,10 +65,22 @@ def run_server(options: ServeOptions, command: Sequence[str] = ()) -> int:
     if options.metrics is not None:
         check_exposed(options.metrics, options.metrics_anywhere)
     limits = Limits(**options.limits)
+    _check_executor(options)
     if options.workers > 1 and not options.worker:
         return _supervise(options, limits, command)
     _serve(options, limits)
     return 0
+
+
+def _check_executor(options: ServeOptions) -> None:
+    from securedl.errors import InputError
+
+    if options.executor != "ray" and (options.actors, options.ray_address) != (None, None):
+        raise InputError("--actors and --ray-address are of --executor ray")
+    if options.executor == "ray" and options.workers > 1:
+        raise InputError(
+            "--executor ray takes one server, whose queries go to --actors processes: leave --workers at 1"
+        )
 
 
 def _serve(options: ServeOptions, limits: Limits) -> None:
@@ -78,6 +94,11 @@ def _serve(options: ServeOptions, limits: Limits) -> None:
     if options.worker:
         follow_supervisor()
         server |= {"shared": True, "cache_bytes": default_cache_bytes() // options.workers}
+
+    if options.executor == "ray":
+        from protocol.ray_executor import RayExecutor
+
+        server["executor"] = RayExecutor(options.actors or 2, options.ray_address)
 
     def started(running: Server) -> None:
         if options.metrics is not None and not options.worker:

@@ -75,7 +75,7 @@ class Server:
         cache_bytes: int | None = None,
         idle_s: float = IDLE_S,
         greeting_s: float = GREETING_S,
-        executor: Executor | None = None,
+        executor: Executor[Any] | None = None,
         shared: bool = False,
     ) -> None:
         self._listen = addresses.parse_address(address)
@@ -90,9 +90,10 @@ class Server:
         self.access = Access(self._store, tokens)
         self._backend = backend(evaluator) if isinstance(evaluator, str) else evaluator
         self._backend.prepare()
-        self._executor, self._shared = executor or Here(), shared
+        self._executor: Executor[Any] = executor or Here()
+        self._shared, self._threads, self._cache_bytes = shared, threads, cache_bytes
         self.metrics, self._usage, self._drain = Metrics(), Usage(self._store.folder), Drain()
-        self._loader = Loader(self._store, self._backend, threads, cache_bytes, self.metrics)
+        self._loader = Loader(self._store, self._backend, threads, cache_bytes, self._executor, self.metrics)
         self._offer = Offer(self._backend, threads)
         self._calls = Calls(
             self.access, self.limits, self._store.folder / "seats", self._drain, self._offer, self.metrics,
@@ -112,8 +113,16 @@ class Server:
         """Listen; `address` then holds the real port.
 
         Raises:
-            InputError: the address cannot be bound.
+            InputError: the address cannot be bound. ServerError: the executor cannot start.
         """
+        self._executor.start(self._store, self._backend, self._threads, self._cache_bytes)
+        try:
+            return self._listening()
+        except BaseException:
+            self._executor.stop()
+            raise
+
+    def _listening(self) -> Server:
         self._drain.forget()
         self._offer.start()
         workers = self._calls.workers
@@ -160,6 +169,7 @@ class Server:
         """`drain`, and wait until all have ended."""
         self.drain(grace_s).wait()
         self._grpc = None
+        self._executor.stop()
         self._usage.close()
 
     def __enter__(self) -> Server:
@@ -261,9 +271,7 @@ class Server:
                 sessions.upload(self._store, tenant.client, raw, hello, call.source, call.traffic)
             )
             if call.traffic.items:
-                self._loader.warm(
-                    tenant, hello.model_id, context.is_active, self._executor, self._offer, self._drain
-                )
+                self._loader.warm(tenant, hello.model_id, context.is_active, self._offer, self._drain)
 
     def predict(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         """Answer queries."""

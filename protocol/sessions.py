@@ -14,7 +14,7 @@ from typing import Any
 from protocol import messages_pb2 as pb
 from protocol.executor import Evaluation, Executor
 from protocol.expect import Expected
-from protocol.models import LoadedModel
+from protocol.models import ServedModel
 from protocol.store import Store
 from protocol.stored import BlobWriter, StoredModel
 from protocol.wire import (
@@ -44,7 +44,7 @@ class Traffic:
 
     Attributes:
         wait_s, evaluate_s, send_s: until the client's tiles were there, computing, until it took the results.
-        cpu_s: of this thread, computing.
+        cpu_s: of this thread, computing, and of those that compute for it elsewhere.
     """
 
     received: int = 0
@@ -221,8 +221,8 @@ def _receive(
 
 
 def predict(
-    model: LoadedModel,
-    executor: Executor,
+    model: ServedModel,
+    executor: Executor[Any],
     raw: bytes,
     source: Iterator[bytes],
     alive: Callable[[], bool],
@@ -255,7 +255,7 @@ def predict(
 class _Query:
     """One query of a stream; its number is the queries before it."""
 
-    def __init__(self, model: LoadedModel, session: bytes, receiver: Receiver, traffic: Traffic) -> None:
+    def __init__(self, model: ServedModel, session: bytes, receiver: Receiver, traffic: Traffic) -> None:
         self._params, self._expected = model.program.params, model.expectations
         self._session, self._receiver = session, receiver
         self._traffic, self._number = traffic, traffic.items
@@ -270,8 +270,12 @@ class _Query:
         yield from self._send(expected.answer, 0, sent)
 
     def _step(self, evaluation: Evaluation, tiles: Iterator[Record] | None) -> list[Record]:
-        with self._traffic.evaluating():
-            return evaluation.step(tiles)
+        before = evaluation.away_s
+        try:
+            with self._traffic.evaluating():
+                return evaluation.step(tiles)
+        finally:
+            self._traffic.cpu_s += evaluation.away_s - before
 
     def _receive(self, expected: Expected, stage: int) -> Iterator[Record]:
         """The tiles of a message, all of which have arrived; each is checked when its turn comes."""

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from protocol.blobs import BlobTable
 from protocol.figures import Figures
-from protocol.stored import DAMAGED, StoredModel, disk, locked
+from protocol.stored import DAMAGED, StoredModel, disk, locked, stamp_of
 from protocol.wire import ID_BYTES
 from securedl.errors import FormatError, InputError, ProtocolError, QuotaError, ServerError
 from securedl.files import contents
@@ -122,12 +122,7 @@ class Store:
 
     def stamp(self, client: str, model_id: bytes) -> tuple[int, int] | None:
         """What changes when a model is removed, or another takes its place; None where there is none."""
-        with disk():
-            try:
-                found = (self._folder(client, model_id) / "program.json").stat()
-            except FileNotFoundError:
-                return None
-        return found.st_ino, found.st_mtime_ns
+        return stamp_of(self._folder(client, model_id))
 
     def writable(self, free: int) -> bool:
         """Whether models can be written, and so many bytes are free."""

@@ -59,6 +59,21 @@ def refusal(error: OSError) -> ServerError:
     return ServerError(_REASONS.get(number, f"the server's store failed: {os.strerror(number)}"))
 
 
+def stamp_of(folder: Path) -> tuple[int, int] | None:
+    """What changes when the model in a folder is removed, or another takes its place; None where there is
+    none.
+
+    Raises:
+        ServerError: the disk refuses.
+    """
+    with disk():
+        try:
+            found = (folder / "program.json").stat()
+        except FileNotFoundError:
+            return None
+    return found.st_ino, found.st_mtime_ns
+
+
 class StoredModel:
     """One model of one client. Reading needs no lock; writing goes through `writer`.
 

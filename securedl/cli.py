@@ -49,6 +49,13 @@ class SchemeName(str, Enum):
     bgv = "bgv"
 
 
+class ExecutorName(str, Enum):
+    """Where queries are evaluated."""
+
+    here = "here"
+    ray = "ray"
+
+
 class LogFormat(str, Enum):
     """Of a server's log."""
 
@@ -145,6 +152,16 @@ def serve_store(
         typer.Option(min=0.0, help="Core seconds of each client a day (UTC). Default: no limit."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that share the port.")] = 1,
+    executor: Annotated[
+        ExecutorName, typer.Option(help="here: in the server's processes. ray: in actors of a Ray cluster.")
+    ] = ExecutorName.here,
+    actors: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Of --executor ray. Default: 2.")
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of a Ray cluster's head. Default: one of its own, on this machine."),
+    ] = None,
     grace: Annotated[
         float, typer.Option(min=0.0, help="Seconds that running queries get when it is told to stop.")
     ] = 30.0,
@@ -185,6 +202,7 @@ def serve_store(
     options = ServeOptions(
         store, listen, token_file, tls, limits, grace, metrics, metrics_anywhere, log_format.value, quiet,
         workers, worker, {"evaluator": evaluator.value, "threads": threads},
+        executor.value, actors, ray_address,
     )  # fmt: skip
     if status := run_server(options, [sys.executable, "-m", "securedl.cli", *sys.argv[1:]]):
         raise typer.Exit(status)

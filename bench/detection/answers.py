@@ -28,7 +28,7 @@ from bench.detection.records import added
 from bench.detection.watching import Watching
 from bench.models.networks import NETWORKS
 from bench.models.training import polynomial, task, trained
-from protocol.executor import Evaluation, Executor, Here
+from protocol.executor import Evaluation, Here
 from protocol.models import LoadedModel
 from securedl.demo.data import HIDDEN, load_split, train_network
 from securedl.files import write_atomically
@@ -59,7 +59,7 @@ class Push(NamedTuple):
 
 
 @dataclass
-class Pushing(Executor):
+class Pushing(Here):
     """An honest executor, but for one value of a query: `push`, if any, and it is forgotten."""
 
     plan: Plan
@@ -67,7 +67,7 @@ class Pushing(Executor):
     _honest: Here = field(default_factory=Here)
 
     def begin(self, model: LoadedModel, alive: Callable[[], bool]) -> Evaluation:
-        """See `Executor`."""
+        """See `Here`."""
         push, self.push = self.push, None
         return _Pushed(self._honest.begin(model, alive), self.plan, push)
 

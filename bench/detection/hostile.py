@@ -24,7 +24,7 @@ import numpy as np
 from bench.detection import altered, frames, moves, pushes
 from bench.detection.moves import Honest, Move, Scene, Seen
 from protocol import messages_pb2 as pb
-from protocol.executor import Evaluation, Executor, Here
+from protocol.executor import Evaluation, Here
 from protocol.models import LoadedModel
 from protocol.server import Server
 from securedl.files import write_atomically
@@ -100,7 +100,7 @@ class Keeping(Backend[Any]):
         return Kept(self._honest.weights(evaluator, records, folder, room), records)
 
 
-class Hostile(Executor):
+class Hostile(Here):
     """Evaluates queries as its orders say, and remembers what it saw."""
 
     def __init__(self, kept: Keeping, orders: Path) -> None:

@@ -4,7 +4,7 @@ refreshed back fresh.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,48 @@ class Shown:
     refresh: bool = True
 
 
+@dataclass(frozen=True)
+class Way:
+    """How to come to a point of a program again, from what the client sent.
+
+    What it sent is counted: 0 is the query, k + 1 the reply to what is shown k-th.
+
+    Attributes:
+        sent: what is needed of it. steps: numbers of the steps that must be done again.
+        done: steps before the point.
+    """
+
+    sent: frozenset[int]
+    steps: frozenset[int]
+    done: int
+
+
+def way_back(program: Program, replies: int) -> Way:
+    """The way to where the client has replied so often: behind a refresh that all later steps stand on, its
+    tiles are all that it takes.
+
+    Args:
+        replies: to what it was shown; from 0 on.
+    """
+    steps = program.steps
+    done = [number for number, step in enumerate(steps) if step.shows][replies - 1] + 1 if replies else 0
+    needed = {register for step in steps[done:] for register in step.reads()} | {program.output}
+    sent, again, shown = set[int](), set[int](), replies
+    for number in reversed(range(done)):
+        step = steps[number]
+        if step.out in needed:
+            needed.discard(step.out)
+            if step.refreshes:
+                sent.add(shown)
+            else:
+                again.add(number)
+                needed.update(step.reads())
+        shown -= step.shows
+    if 0 in needed:
+        sent.add(0)
+    return Way(frozenset(sent), frozenset(again), done)
+
+
 def execute(
     program: Program,
     evaluator: Arithmetic[H],
@@ -46,19 +88,41 @@ def execute(
     Returns:
         The output's tiles at level 0.
     """
-    registers: dict[int, list[H]] = {0: query}
+    return go_on(program, evaluator, weights, 0, {0: query}, each)
+
+
+def go_on(
+    program: Program,
+    evaluator: Arithmetic[H],
+    weights: Weights[H],
+    replies: int,
+    sent: Mapping[int, list[H]],
+    each: Callable[[], None] = lambda: None,
+) -> Generator[Shown, list[H] | None, list[H]]:
+    """`execute` from where the client has replied so often.
+
+    Args:
+        sent: what `way_back` needs.
+    """
+    way = way_back(program, replies)
+    registers: dict[int, list[H]] = {0: sent[0]} if 0 in sent else {}
     shown = 0
-    for step, gone in zip(program.steps, dying(program), strict=True):
-        each()
-        result = step.run(evaluator, program.lanes, [registers[r] for r in step.reads()], weights)
-        if step.shows:
-            result = (
-                yield Shown(shown, [evaluator.mod_switch(tile, 0) for tile in result], result, step.refreshes)
-            ) or result  # in one statement: nothing here keeps what was sent
-            shown += 1
-        registers[step.out] = result
+    for number, (step, gone) in enumerate(zip(program.steps, dying(program), strict=True)):
+        shown += step.shows
+        if number >= way.done or number in way.steps:
+            each()
+            result = step.run(evaluator, program.lanes, [registers[r] for r in step.reads()], weights)
+            if step.shows and number >= way.done:
+                result = (
+                    yield Shown(
+                        shown - 1, [evaluator.mod_switch(tile, 0) for tile in result], result, step.refreshes
+                    )
+                ) or result  # in one statement: nothing here keeps what was sent
+            registers[step.out] = result
+        elif step.refreshes and shown in way.sent:
+            registers[step.out] = sent[shown]
         for register in gone:
-            del registers[register]
+            registers.pop(register, None)
     return [evaluator.mod_switch(tile, 0) for tile in registers[program.output]]
 
 

@@ -20,7 +20,7 @@ from protocol_fakes import FakeOwner, random_record, small_program
 
 from protocol import Store
 from protocol.cache import ModelCache
-from protocol.models import load_model
+from protocol.models import LoadedModel, load_model
 from protocol.store import Limits
 from securedl.errors import QuotaError, ServerError
 from securedl.he.ckks import ckks_parameters
@@ -264,7 +264,7 @@ def test_what_does_not_fit_is_not_read_beforehand(tmp_path: Path, monkeypatch) -
 
 def test_a_model_is_made_once_however_many_ask(tmp_path: Path) -> None:
     """Also after a failure, while others wait for the same one; nothing is kept of what is done."""
-    cache, made, together = ModelCache(1 << 30), [], threading.Semaphore(1)
+    cache, made, together = ModelCache[LoadedModel](1 << 30), [], threading.Semaphore(1)
     loaded = load_model(complete(tmp_path, FakeOwner()), VectorBackend(), 1, 1 << 30)
 
     def make():
@@ -291,7 +291,7 @@ def test_a_model_is_made_once_however_many_ask(tmp_path: Path) -> None:
 def test_a_model_that_is_removed_while_it_is_made_is_not_kept(tmp_path: Path) -> None:
     """Else its keys stayed in memory, and another plan under the same id were refused."""
     loaded = load_model(complete(tmp_path, FakeOwner()), VectorBackend(), 1, 1 << 30)
-    cache, made, key = ModelCache(1 << 30), [], ("client", bytes(16))
+    cache, made, key = ModelCache[LoadedModel](1 << 30), [], ("client", bytes(16))
 
     def make():
         made.append(1)

@@ -6,12 +6,12 @@ import pytest
 from protocol_fakes import FakeEvaluator, FakeOwner, predict
 
 from protocol import Client
-from protocol.executor import Evaluation, Executor, Gone, Here
+from protocol.executor import Evaluation, Gone, Here
 from securedl.errors import ServerError
 from securedl.he.record import Record
 
 
-class Watching(Executor):
+class Watching(Here):
     """`Here`, with a note of what crosses."""
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from securedl.he.ckks import ckks_parameters
 from securedl.he.clear import ClearEvaluator, ClearHandle
 from securedl.he.record import Shape
-from securedl.program.execute import execute
+from securedl.program.execute import execute, go_on, way_back
 from securedl.program.program import Program
 from securedl.program.steps import AddWeight, Multiply, Port, Refresh, Tap
 
@@ -107,3 +107,68 @@ def test_an_empty_program_gives_the_query_back_at_level_0():
         next(execute(program, ClearEvaluator(PARAMS), [], [fresh(4, 3)]))
     assert stop.value.value[0].level == 0
     assert stop.value.value[0].slots[0] == 4
+
+
+SQUARE2, SQUARE3 = S * S / PARAMS.primes[2], S * S / PARAMS.primes[3]
+#: Steps, their result, and what each point needs: of what was sent, and steps that are done again.
+WAYS: dict[str, tuple[tuple[Any, ...], list[tuple[set[int], set[int]]]]] = {
+    "the query is read behind the refresh": (
+        (
+            Multiply(1, 0, 0, 2, SQUARE2),
+            Refresh(2, 1, 1, 3, S),
+            Multiply(3, 2, 0, 3, SQUARE3),
+        ),
+        [({0}, set()), ({0, 1}, set())],
+    ),
+    "all stands on the last refresh": (
+        (Refresh(1, 0, 1, 1, S), Refresh(2, 1, 1, 2, S), Refresh(3, 2, 1, 3, S)),
+        [({0}, set()), ({1}, set()), ({2}, set()), ({3}, set())],
+    ),
+    "taps are gone on from": (
+        (Tap(1, 0, 3), Multiply(2, 1, 1, 3, SQUARE3), Tap(3, 2, 2), Refresh(4, 3, 1, 3, S)),
+        [({0}, set()), ({0}, {0}), ({0}, {0, 1, 2}), ({3}, set())],
+    ),
+    "two registers, one of them from before": (
+        (
+            Refresh(1, 0, 1, 3, S),
+            Multiply(2, 1, 1, 3, SQUARE3),
+            Refresh(3, 2, 1, 2, SQUARE3),
+            Multiply(4, 3, 2, 2, SQUARE3 * SQUARE3 / PARAMS.primes[2]),
+        ),
+        [({0}, set()), ({1}, set()), ({1, 2}, {1})],
+    ),
+}
+
+
+def way_of(program: Program, replies: int):
+    way = way_back(program, replies)
+    return set(way.sent), set(way.steps)
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_an_evaluation_goes_on_from_any_point(name: str):
+    """With no more than the way names, and the same is shown from there on."""
+    steps, ways = WAYS[name]
+    program = Program(PARAMS, 4096, 1, True, Port(1, 3, S), steps, steps[-1].out)
+    assert [way_of(program, replies) for replies in range(len(ways))] == ways
+    sent = [[fresh(2, 3)]]
+    for number, (_, up) in enumerate(program.shown):
+        sent.append([] if up is None else [fresh(3 + number, up.level, up.scale)])
+
+    def rest(running, replies: int):
+        shown = []
+        try:
+            found = next(running)
+            while True:
+                replies += 1
+                shown.append((found.index, found.refresh, [tile.slots[0] for tile in found.tiles]))
+                found = running.send(sent[replies] or None)
+        except StopIteration as end:
+            return shown, [(tile.level, tile.slots[0]) for tile in end.value]
+
+    shown, answer = rest(execute(program, ClearEvaluator(PARAMS), [], sent[0]), 0)
+    assert len(shown) == len(ways) - 1
+    for replies, (needed, _) in enumerate(ways):
+        given = {number: sent[number] for number in needed}
+        running = go_on(program, ClearEvaluator(PARAMS), [], replies, given)
+        assert rest(running, replies) == (shown[replies:], answer)
