@@ -135,7 +135,8 @@ def test_what_ends_a_call_is_told_whatever_is_being_sent(serve, tmp_path) -> Non
                 assert [type(one) for one in found] == [QuotaError] * 5
 
     with grpc.insecure_channel(server.address) as channel:
-        next(channel.stream_stream(method_path("Predict"))(requests()))  # the only seat is taken
+        held = channel.stream_stream(method_path("Predict"))(requests())
+        next(held)  # the only seat is taken
         run(use())
         hold.set()
 
