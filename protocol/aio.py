@@ -20,9 +20,6 @@ from securedl.errors import InputError
 
 Done = TypeVar("Done")
 
-#: grpc.aio's words for a message that could not be sent, and how long the reason may take to come.
-_NOT_SENT, _ENDING_S = "Internal error from Core", 2.0
-
 
 async def in_thread(work: Callable[[], Done]) -> Done:
     """Done in a thread, which nothing stops: who is cancelled meanwhile waits for it first."""
@@ -97,24 +94,12 @@ def _opened(open_call: Callable[[], Any]) -> Any:
         return _ended(grpc.StatusCode.CANCELLED, str(error))
 
 
-async def _ending(call: Any, error: Any) -> grpc.RpcError:
-    """What ended a call. Where that comes while a message is being sent, grpc.aio says at first that it could
-    not send it (of 320 calls that were refused at once, 65).
-    """
-    until = time.monotonic() + _ENDING_S
-    while error.details() == _NOT_SENT and time.monotonic() < until:
-        await asyncio.sleep(0.005)
-        error = _ended(await call.code(), await call.details())
-    ended: grpc.RpcError = error
-    return ended
-
-
 async def _outcome(call: Any, reply: Awaitable[Any]) -> Any:
     """What a call gave, or the grpc.RpcError of its end, be it here that it was ended."""
     try:
         return await reply
     except grpc.RpcError as error:
-        return await _ending(call, error)
+        return error
     except asyncio.CancelledError:
         if not call.done():
             raise
@@ -218,14 +203,17 @@ class _Stream(Stream):
 
     async def _send_all(self) -> None:
         try:
+            await self._call.wait_for_connection()
             while (messages := await self._queue.get()) is not None:
                 each = iter(messages)
                 while (message := await in_thread(partial(next, each, None))) is not None:
                     self._touch()
-                    await self._call.write(message)
+                    # `write` would hide what ended a call behind its own failure: of 320 calls that a server
+                    # refused at once, 65 said no more than "Internal error from Core".
+                    await self._call._cython_call.send_serialized_message(message)
                     self._touch()
             await self._call.done_writing()
-        except (grpc.RpcError, asyncio.InvalidStateError):
+        except (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
             pass  # the call is over: whoever waits for a message learns why
         except Exception as error:  # raised again where the caller waits
             self._failure = error
