@@ -12,6 +12,13 @@ from protocol import Client
 from protocol.asking import STAGES, Clock
 
 
+def slept(seconds: float) -> float:
+    """Sleep; the milliseconds that it really took, on a machine that has other work too."""
+    began = time.perf_counter()
+    time.sleep(seconds)
+    return 1e3 * (time.perf_counter() - began)
+
+
 def slow(params):
     return FakeEvaluator(params, delay_s=0.02)
 
@@ -27,16 +34,16 @@ def adds_up(timings: dict[str, float], seconds: float) -> bool:
 def test_stages_follow_each_other() -> None:
     clock = Clock()
     with clock("refresh"):
-        time.sleep(0.02)
+        refresh = slept(0.02)
         with clock("verify"):
-            time.sleep(0.04)
-        time.sleep(0.02)
+            verify = slept(0.04)
+        refresh += slept(0.02)
     clock.turn(None)
     time.sleep(0.05)  # of no call
     found = clock.timings()
-    assert found["verify"] == pytest.approx(40, abs=15)
-    assert found["refresh"] == pytest.approx(40, abs=15)
-    assert found["total"] == pytest.approx(80, abs=25)
+    assert found["verify"] == pytest.approx(verify, abs=15)
+    assert found["refresh"] == pytest.approx(refresh, abs=15)
+    assert found["total"] == pytest.approx(verify + refresh, abs=25)
 
 
 @pytest.mark.parametrize("batches", [1, 5])
@@ -56,12 +63,11 @@ def test_parts_and_what_the_program_does_between_them(serve) -> None:
         client.upload()
         began = time.perf_counter()
         parts = client.predict_batches(3)
-        for _ in parts:
-            time.sleep(0.1)
+        caller = sum(slept(0.1) for _ in parts)
         seconds = time.perf_counter() - began
         time.sleep(0.2)  # after the call
         assert adds_up(parts.answer.timings, seconds)
-    assert parts.answer.timings["caller"] == pytest.approx(300, abs=50)
+    assert parts.answer.timings["caller"] == pytest.approx(caller, abs=30)
 
 
 def test_a_server_that_comes_back(spawn, tmp_path) -> None:
