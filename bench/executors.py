@@ -1,6 +1,6 @@
 """What Ray costs and gains: the same batches evaluated in the server's process, by one actor, and by two.
 
-    python -m bench.executors [--rounds 12] [--batches 8] [--quick] [--json FILE]
+    python -m bench.executors [--network NAME ...] [--rounds 12] [--batches 8] [--quick] [--json FILE]
 
 Every executor has a server process of its own with the same model, and all take turns, round by round, so
 that whatever else the machine does meets all of them. A round asks some batches in one call, then as many in
@@ -41,7 +41,7 @@ EXECUTORS: dict[str, tuple[str, ...]] = {
     "ray, 2 actors": ("--executor", "ray", "--actors", "2"),
 }
 #: Layers of dense networks with squares between them; weights are random, which changes no time.
-NETWORKS = {"64-32-32-10": (64, 32, 32, 10), "256-256-256-10": (256, 256, 256, 10)}
+NETWORKS = {"64-32-32-10": (64, 32, 32, 10), "128-128-128-10": (128, 128, 128, 10)}
 BATCH = 64
 
 
@@ -154,6 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench.executors", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("--network", action="append", choices=list(NETWORKS), help="all by default")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--batches", type=int, default=8, help="of a call")
     parser.add_argument("--quick", action="store_true", help="three rounds, and the first network alone")
@@ -167,7 +168,7 @@ def main() -> None:
     try:
         check_writable(options.json)
         print(HEAD, flush=True)
-        for name in list(NETWORKS)[: 1 if options.quick else None]:
+        for name in options.network or list(NETWORKS)[: 1 if options.quick else None]:
             found += measured(name, rounds, options.batches)
             print(*map(line, found[-len(EXECUTORS) :]), sep="\n", flush=True)
     except SecureDLError as error:

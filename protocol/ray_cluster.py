@@ -33,6 +33,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class RayCluster:
     """One on this machine that ends with this object, one that runs, or the one that this process has joined.
 
+    Ray takes settings from the environment: those that are ours are set there unless they are set already.
+
     Args:
         address: HOST:PORT of one that runs; None for the others.
         cores: of each actor, which a cluster that runs sets aside.
@@ -85,7 +87,6 @@ class RayCluster:
             where = "cannot be started on this machine" if address is None else f"at {address} cannot be used"
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ServerError(f"a Ray cluster {where}: {reason}") from error
-
         # It would print a line for each actor that is lost, whatever `log_to_driver` says: our log has one.
         self.ray._private.worker.print_to_stdstream = _say_nothing
 
