@@ -50,6 +50,7 @@ class RayCluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if address is None:
             os.environ.setdefault("RAY_max_direct_call_object_size", str(DIRECT_BYTES))
+            os.environ.setdefault("RAY_worker_niceness", "0")  # else 15: everything else would go first
         if address is None and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
             # Its processes listen at ports: nobody else on this machine or its network may use them. Ray
             # reads this when it is imported; who has done so before has chosen.

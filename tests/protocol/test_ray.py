@@ -388,7 +388,7 @@ def test_a_server_of_its_own(network, tmp_path, monkeypatch) -> None:
             assert client.predict(x[:1]).report.passed
         events = [json.loads(line) for line in server.logged().splitlines()]
         (actor,) = [event for event in events if event["event"] == "actor"]
-        os.kill(actor["pid"], 0)
+        assert os.getpriority(os.PRIO_PROCESS, actor["pid"]) == os.getpriority(os.PRIO_PROCESS, 0)
         assert server.popen.poll() is None
     assert server.popen.returncode == 0
     eventually(lambda: not Path(f"/proc/{actor['pid']}").exists())
