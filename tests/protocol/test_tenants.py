@@ -115,7 +115,7 @@ class Counted(FakeEvaluator):
 
 def test_what_tenants_may_compute(serve: Any, tmp_path: Path) -> None:
     """Never more sessions at once than there are, and as many seconds for each as it has."""
-    each, seconds = 3, 1.0
+    each, seconds = 3, 0.4
     limits = Limits(max_sessions=5, max_client_sessions=each, max_client_s=seconds)
     server = serve(Store(tmp_path / "s", limits), evaluator=Counted, token=[ALICE, BOB])
     for tenant in TENANTS:
@@ -133,9 +133,9 @@ def test_what_tenants_may_compute(serve: Any, tmp_path: Path) -> None:
     found = race(ask)
     assert 2 <= Counted.most <= 5
     for tenant, results in found.items():
-        assert answered[tenant] > 5
+        assert answered[tenant] > 2
         assert {type(one) for one in results} == {QuotaError}
-        assert all("of its 1 s of computing today" in str(one) for one in results), set(map(str, results))
+        assert all("of its 0.4 s of computing today" in str(one) for one in results), set(map(str, results))
     usage = Usage(tmp_path / "s")
     spent = [use.seconds for use in usage.models().values()]
     usage.close()

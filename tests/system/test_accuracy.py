@@ -43,7 +43,11 @@ def test_a_tuned_polynomial_keeps_the_accuracy(data: str, activation: str, folds
 
 @pytest.mark.parametrize(
     ("network", "data", "activation"),
-    [("mlp", "wine", "tanh"), ("cnn", "crabs", "relu"), ("mlp", "iris", "sigmoid")],
+    [
+        ("mlp", "wine", "tanh"),
+        pytest.param("cnn", "crabs", "relu", marks=pytest.mark.slow),
+        ("mlp", "iris", "sigmoid"),
+    ],
 )
 def test_encrypted_labels_are_the_polynomials(network: str, data: str, activation: str) -> None:
     needs(data)

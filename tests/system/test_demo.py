@@ -17,7 +17,7 @@ KEYS = {
 @pytest.mark.parametrize(
     ("data", "evaluator", "samples"),
     [
-        ("wine", "seal", 36),
+        pytest.param("wine", "seal", 36, marks=pytest.mark.slow),  # `make demo` and its like below do it, too
         pytest.param("breast_cancer", "vector", 114, marks=pytest.mark.slow),
         pytest.param("digits", "vector", 360, marks=pytest.mark.slow),
     ],

@@ -47,7 +47,7 @@ def images() -> Any:
     return securedl.compile(net, x, activations="client"), x
 
 
-@pytest.mark.parametrize("made", [dense, images])
+@pytest.mark.parametrize("made", [pytest.param(dense, marks=pytest.mark.slow), images])
 def test_bytes_disk_and_memory(made, tmp_path, serving) -> None:
     plan, x = made()
     taken, owner = footprint(plan.program), securedl.Owner(plan)
