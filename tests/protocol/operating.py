@@ -58,7 +58,7 @@ def tokens(folder: Path, *lines: str) -> Path:
     return path
 
 
-def eventually(check: Callable[[], Any], seconds: float = 10.0) -> Any:
+def eventually(check: Callable[[], Any], seconds: float = 30.0) -> Any:
     """What `check` gives when it gives something."""
     until = time.monotonic() + seconds
     while not (found := check()):
