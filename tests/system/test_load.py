@@ -37,12 +37,12 @@ def test_four_clients_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("restart_s", [pytest.param(0.0, marks=pytest.mark.slow), 2.0])
 def test_workers_that_are_ended_lose_no_answer(restart_s: float) -> None:
     """One after the other, by SIGKILL and SIGTERM in turn; if none is, metrics are what clients count."""
-    figures = run(clients=2, seconds=7.0, workers=3, restart_s=restart_s)
-    assert (figures.clients, figures.wrong, figures.lost, figures.alarms) == (2, 0, 0, 0)
+    figures = run(clients=1, seconds=6.0, workers=2, restart_s=restart_s)
+    assert (figures.clients, figures.wrong, figures.lost, figures.alarms) == (1, 0, 0, 0)
     assert (figures.failures, figures.disagreements) == ((), ())
     assert figures.worst_error < 1
     assert figures.samples > figures.calls >= 4
-    assert figures.restarts >= 3 if restart_s else figures.restarts == 0
+    assert figures.restarts >= 2 if restart_s else figures.restarts == 0
 
 
 def test_what_grows_is_seen() -> None:
