@@ -23,6 +23,7 @@ class JoinedInference:
     def __init__(self, plan: Plan, parts: Sequence[Inference]) -> None:
         self._signature, self.parts = plan.signature, parts
         self._residues: list[dict[int, Array]] = [{} for _ in parts]
+        self._alarms: dict[int, list[str]] = {}  # of samples that other channels have yet to answer
 
     @property
     def batches(self) -> list[Batch]:
@@ -40,19 +41,24 @@ class JoinedInference:
 
     def part(self, number: int) -> AnswerPart:
         """See `Inference`: samples that all channels have answered by now, joined; they stand in other
-        batches of each.
+        batches of each, and each brings the alarms of all its batches.
         """
         alarms = list[str]()
         for known, part in zip(self._residues, self.parts, strict=True):
             found = part.part(number)
-            alarms += found.alarms
+            alarms += () if len(found.samples) else found.alarms
+            for sample in found.samples.tolist() if found.alarms else ():
+                self._alarms.setdefault(sample, []).extend(found.alarms)
             known.update(
                 zip(found.samples.tolist(), found.logits.reshape(len(found.logits), -1), strict=True)
             )
         ready = sorted(set.intersection(*(set(known) for known in self._residues)))
+        for sample in ready:
+            alarms += self._alarms.pop(sample, ())
         residues = [np.array([known.pop(k) for k in ready]) for known in self._residues]
         outputs = len(self._signature.output_scale)
         logits = self._signature.joined(residues) if ready else np.zeros((0, outputs))
+        alarms = list(dict.fromkeys(alarms))
         return AnswerPart.of(self._signature.output, np.array(ready, np.int64), logits, alarms)
 
     def broken_off(self) -> str:

@@ -6,6 +6,7 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from torch import nn
 
 import protocol
 import securedl
-from securedl.client.joined import worst_of
+from securedl.client.inference import AnswerPart
+from securedl.client.joined import JoinedInference, worst_of
 from securedl.client.modular import ModularProjections, least_combinations
 from securedl.demo.processes import running, serve_command
 from securedl.errors import AlarmError, CompileError, InputError
+from securedl.network.outputs import Output
 from securedl.plan.congruent import Congruent
 from securedl.plan.layouts import in_rows
 from securedl.plan.plan import Plan, plan_from_bytes
@@ -399,3 +402,25 @@ def test_a_weight_of_one_channel_is_that_channels() -> None:
         found = changed.modulo(network_.primes[number]).exchanges(flat, points)[-1].received
         same = (found == channel.network.exchanges(flat, points)[-1].received).all()
         assert same == (number > 0)
+
+
+def test_a_part_has_the_alarms_of_all_batches_that_its_samples_came_in() -> None:
+    """Samples stand in other batches of each channel: one is known only when the last of these has come, and
+    is doubtful if any of them was.
+    """
+    batches = ([([0, 1], ()), ([2, 3], ())], [([1, 2], ("bad",)), ([0, 3], ())])
+
+    class Channel:
+        def __init__(self, number: int) -> None:
+            self.rows = batches[number]
+
+        def part(self, number: int) -> AnswerPart:
+            samples, alarms = self.rows[number]
+            return AnswerPart(np.array(samples), np.zeros((2, 1)), None, None, alarms)
+
+    output = Output((1,), "regression")
+    joins = SimpleNamespace(output=output, output_scale=np.ones(1), joined=lambda residues: sum(residues))
+    whole = JoinedInference(SimpleNamespace(signature=joins), [Channel(0), Channel(1)])
+    first, second = whole.part(0), whole.part(1)
+    assert (first.samples.tolist(), first.alarms) == ([1], ("bad",))
+    assert (second.samples.tolist(), second.alarms) == ([0, 2, 3], ("bad",))
