@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from protocol.address import check_token
 from securedl.errors import InputError
-from securedl.files import contents, open_file
+from securedl.files import check_private, open_file, private_text
 
 TENANT_NAME = re.compile(r"[a-z0-9-]{1,32}")
 #: Of whoever has no token: the one client of a server without tokens, and strangers.
@@ -24,11 +23,7 @@ def read_tokens(path: Path) -> dict[str, str]:
     Raises:
         InputError: the file cannot be read, others can read or change it, or a line is no token with a name.
     """
-    try:
-        _check_private(path, os.stat(path))
-        lines = contents(path).decode().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the token file {path}: {error}") from error
+    lines = private_text(path, "token file").splitlines()
     tokens: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         token, *names = line.split()[:3] or [""]
@@ -98,7 +93,7 @@ def append_token(path: Path, token: str, name: str = "") -> None:
     try:
         file = open_file(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         with open(file, "rb+", buffering=0) as handle:
-            _check_private(path, os.fstat(file))
+            check_private(path, os.fstat(file), "token file")
             if before := handle.read():
                 add_token(read_tokens(path) if before.strip() else {}, token, name)
                 line = line if before.endswith(b"\n") else "\n" + line
@@ -108,13 +103,3 @@ def append_token(path: Path, token: str, name: str = "") -> None:
             os.fsync(file)
     except OSError as error:
         raise InputError(f"cannot write the token file {path}: {error.strerror}") from error
-
-
-def _check_private(path: Path, found: os.stat_result) -> None:
-    """Refuse a file that others can read, or may change.
-
-    Raises:
-        InputError: so they can.
-    """
-    if found.st_mode & (stat.S_IRWXO | stat.S_IWGRP):
-        raise InputError(f"others may read or change the token file {path}: chmod 600 {path}")

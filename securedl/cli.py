@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from protocol.jobs.command import predict
 from protocol.operator_commands import models_app, token_app
 from securedl.errors import InputError, SecureDLError
 from securedl.files import check_writable, write_atomically
@@ -206,6 +207,9 @@ def serve_store(
     )  # fmt: skip
     if status := run_server(options, [sys.executable, "-m", "securedl.cli", *sys.argv[1:]]):
         raise typer.Exit(status)
+
+
+app.command()(predict)
 
 
 @app.command("warm-up")

@@ -91,3 +91,26 @@ def contents(path: Path) -> bytes:
     """All bytes of an ordinary file; errors are those of `open_file`."""
     with open(open_file(path, os.O_RDONLY), "rb") as file:
         return file.read()
+
+
+def private_text(path: Path, what: str) -> str:
+    """The text of a file that nobody else can read.
+
+    Raises:
+        InputError: it cannot be read, or others can read or change it.
+    """
+    try:
+        check_private(path, os.stat(path), what)
+        return contents(path).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the {what} {path}: {error}") from error
+
+
+def check_private(path: Path, found: os.stat_result, what: str) -> None:
+    """Refuse a file that others can read, or may change.
+
+    Raises:
+        InputError: so they can.
+    """
+    if found.st_mode & (stat.S_IRWXO | stat.S_IWGRP):
+        raise InputError(f"others may read or change the {what} {path}: chmod 600 {path}")

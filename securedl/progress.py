@@ -35,9 +35,9 @@ from securedl.arguments import kind
 from securedl.errors import InputError
 
 #: What is done in them: activations replaced, a plan made, a secret key made, probes and tolerances made, a
-#: kit made, samples simulated, files fetched, a model sent, queries answered.
+#: kit made, samples simulated, files fetched, a model sent, a file of samples read, queries answered.
 STAGE_NAMES = (
-    "approximate", "compile", "keys", "probes", "grant", "simulate", "download", "upload", "predict",
+    "approximate", "compile", "keys", "probes", "grant", "simulate", "download", "upload", "read", "predict",
 )  # fmt: skip
 
 #: stage, done, total

@@ -103,7 +103,7 @@ def place(
     if probes.count and fingerprint < 1:
         raise InputError(f"{probes.count} probes were asked for and the fingerprint is empty")
     source: random.Random = secrets.SystemRandom() if rng is None else rng
-    batches = _batches(samples, batch, probes.count)
+    batches = batches_of(samples, batch, probes.count)
     lanes = batches * batch
     forced = batches if probes.count and batch > 1 else 0
     wanted = max(probes.count, forced)
@@ -122,7 +122,7 @@ def place(
     return Placement(data.reshape(batches, batch), probe.reshape(batches, batch), forced)
 
 
-def _batches(samples: int, batch: int, count: int) -> int:
+def batches_of(samples: int, batch: int, count: int) -> int:
     """The fewest that hold samples and count probes, with one probe in each where batches have room."""
     fewest = -(-(samples + count) // batch)
     if count and batch > 1:

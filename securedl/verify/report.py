@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -151,6 +151,57 @@ class Report:
             "blind": None if self.blind is None else _finite(asdict(self.blind)),
             "alterable": self.alterable,
         }
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Report:
+        """The inverse of `to_dict`."""
+        blind = found["blind"]
+        return cls(**{
+            **found,
+            "worst_ratio": _number(found["worst_ratio"]),
+            "alarms": tuple(found["alarms"]),
+            "detection": {float(f): p for f, p in found["detection"].items()},
+            "skipped": tuple(found["skipped"]),
+            "clipped": tuple(found["clipped"]),
+            "blind": None if blind is None else Blind(**{**blind, "change": _number(blind["change"])}),
+        })  # fmt: skip
+
+
+def together(reports: Sequence[Report], firsts: Sequence[int], bound: float) -> Report:
+    """Of a job that was asked in several calls of one owner.
+
+    Of a fraction of all answers that is tampered with, some call has that fraction at least: its chance to
+    show it is not below the least of all calls. Who stays unnoticed in the job is so in each call.
+
+    Args:
+        reports: one of each call. firsts: which sample of the job is the first of each. bound: after all.
+    """
+    first, *_ = reports
+    blind = [one.blind for one in reports if one.blind is not None]
+    pairs = list(zip(firsts, reports, strict=True))
+    return Report(
+        passed=all(one.passed for one in reports),
+        probes=sum(one.probes for one in reports),
+        checkpoints=sum(one.checkpoints for one in reports),
+        worst_ratio=max(one.worst_ratio for one in reports),
+        alarms=tuple(f"from sample {start} on: {alarm}" for start, one in pairs for alarm in one.alarms),
+        detection={
+            fraction: min(one.detection.get(fraction, 0.0) for one in reports) for fraction in first.detection
+        },
+        bound=bound,
+        skipped=tuple(start + k for start, one in pairs for k in one.skipped),
+        clipped=tuple(start + k for start, one in pairs for k in one.clipped),
+        checked=sum(one.checked for one in reports),
+        how=first.how,
+        points=max(one.points for one in reports),
+        open=max(one.open for one in reports),
+        blind=max(blind, key=lambda one: (one.change, one.chance), default=None),
+        alterable=sum(one.alterable for one in reports),
+    )
+
+
+def _number(value: float | None) -> float:
+    return math.inf if value is None else value
 
 
 def _finite(fields: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ LAYERS = (
     ("securedl.compiler",),
     ("securedl.client",),
     ("protocol",),
+    ("protocol.jobs",),
     ("securedl.demo",),
     ("securedl.cli",),
 )
