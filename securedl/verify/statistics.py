@@ -20,6 +20,10 @@ from securedl.errors import InputError
 FRACTIONS = (0.01, 0.1, 0.5, 1.0)
 
 
+#: What a sum of chances may lose by its logarithms; how much depends on the processor.
+ROUNDING = 1e-8
+
+
 def detection_probability(
     queries: int, probes: int, tampered: int, miss: float = 0.0, *, forced: int = 0
 ) -> float:
@@ -147,7 +151,7 @@ def probes_needed(samples: int, fraction: float, confidence: float = 0.95, miss:
 
     def noticed(probes: int) -> bool:
         found = detection_by_fraction(samples + probes, probes, [fraction], miss)
-        return found[fraction] >= confidence
+        return found[fraction] >= confidence - ROUNDING
 
     most = 1
     while not noticed(most):
