@@ -112,7 +112,11 @@ class ShareFolder(ShareFiles):
             raise InputError(
                 f"another process writes to {folder}: wait for it, or name another --out"
             ) from error
-        self.rows = self._known(dict(job), rows)
+        try:
+            self.rows = self._known(dict(job), rows)
+        except BaseException:
+            os.close(self._lock)
+            raise
 
     def _known(self, job: dict[str, Any], rows: int) -> int:
         """How many rows a share has, of this job."""

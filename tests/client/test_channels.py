@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -420,7 +421,9 @@ def test_a_part_has_the_alarms_of_all_batches_that_its_samples_came_in() -> None
 
     output = Output((1,), "regression")
     joins = SimpleNamespace(output=output, output_scale=np.ones(1), joined=lambda residues: sum(residues))
-    whole = JoinedInference(SimpleNamespace(signature=joins), [Channel(0), Channel(1)])
+    plan: Any = SimpleNamespace(signature=joins)
+    channels: list[Any] = [Channel(0), Channel(1)]
+    whole = JoinedInference(plan, channels)
     first, second = whole.part(0), whole.part(1)
     assert (first.samples.tolist(), first.alarms) == ([1], ("bad",))
     assert (second.samples.tolist(), second.alarms) == ([0, 2, 3], ("bad",))
