@@ -1,19 +1,12 @@
-"""Who may speak to a server: bearer tokens, and the certificate that protects them."""
+"""Who may speak to a server: bearer tokens."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import grpc
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from cryptography.x509 import load_pem_x509_certificate
 
 from protocol.store import Store
 from protocol.tokens import LOCAL
@@ -98,26 +91,6 @@ class Access:
         if found is None:
             raise AuthenticationError("it is not one of this server's tokens" if text else "it needs a token")
         return found
-
-
-def server_credentials(certificate: str | os.PathLike[str], key: str | os.PathLike[str]) -> Any:
-    """gRPC credentials from PEM files.
-
-    Raises:
-        InputError: a file cannot be read.
-    """
-    try:
-        pair = (Path(key).read_bytes(), Path(certificate).read_bytes())
-    except OSError as error:
-        raise InputError(f"the TLS file {error.filename} cannot be read: {error.strerror}") from error
-    try:
-        load_pem_private_key(pair[0], password=None)
-        load_pem_x509_certificate(pair[1])
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise InputError(
-            f"the TLS files {certificate} and {key} are not a PEM certificate and key"
-        ) from error
-    return grpc.ssl_server_credentials([pair])
 
 
 def _hash(token: str) -> bytes:

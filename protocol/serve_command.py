@@ -86,11 +86,11 @@ def _check_executor(options: ServeOptions) -> None:
 def _serve(options: ServeOptions, limits: Limits) -> None:
     from protocol.cache import default_cache_bytes
     from protocol.exposition import StoreCollector, expose
+    from protocol.opening import Opening
     from protocol.serving import serve
-    from protocol.store import Store
     from protocol.supervisor import follow_supervisor
 
-    store, server = Store(options.store, limits), dict(options.server)
+    server = dict(options.server)
     if options.worker:
         follow_supervisor()
         server |= {"shared": True, "cache_bytes": default_cache_bytes() // options.workers}
@@ -100,15 +100,18 @@ def _serve(options: ServeOptions, limits: Limits) -> None:
 
         server["executor"] = RayExecutor(options.actors or 2, options.ray_address)
 
-    def started(running: Server) -> None:
-        if options.metrics is not None and not options.worker:
-            more = [StoreCollector(store, running.access)]
-            expose(running.metrics.registry, more, options.metrics, options.metrics_anywhere)
+    with Opening(options.store, limits) as opening:
+        store = opening.store
 
-    serve(
-        store, options.listen, ready=_announce(options), grace_s=options.grace_s, started=started,
-        token_file=options.token_file, tls=options.tls, **server,
-    )  # fmt: skip
+        def started(running: Server) -> None:
+            if options.metrics is not None and not options.worker:
+                more = [StoreCollector(store, running.access)]
+                expose(running.metrics.registry, more, options.metrics, options.metrics_anywhere)
+
+        serve(
+            store, options.listen, ready=_announce(options), grace_s=options.grace_s, started=started,
+            token_file=options.token_file, tls=options.tls, **server,
+        )  # fmt: skip
 
 
 def _announce(options: ServeOptions) -> Callable[[str], None]:
@@ -123,27 +126,32 @@ def _supervise(options: ServeOptions, limits: Limits, command: Sequence[str]) ->
 
     from protocol.access import Access
     from protocol.exposition import StoreCollector, expose, registry_of_workers
-    from protocol.store import Store
+    from protocol.opening import Opening
     from protocol.supervisor import Supervisor, reserve
     from protocol.tokens import read_tokens
     from securedl.errors import InputError
 
-    store, token_file = Store(options.store, limits), options.token_file
-    access = Access(store, read_tokens(token_file) if token_file else {})
-
-    def reload() -> None:
-        if token_file is not None:
-            with contextlib.suppress(InputError):  # the workers say why
-                access.replace(read_tokens(token_file))
-
+    token_file = options.token_file
+    tokens = read_tokens(token_file) if token_file else {}
     held, address = reserve(options.listen)
-    with held, tempfile.TemporaryDirectory(prefix="securedl-metrics-") as folder:
+    with (
+        held,
+        Opening(options.store, limits) as opening,
+        tempfile.TemporaryDirectory(prefix="securedl-metrics-") as folder,
+    ):
+        access = Access(opening.store, tokens)
+
+        def reload() -> None:
+            if token_file is not None:
+                with contextlib.suppress(InputError):  # the workers say why
+                    access.replace(read_tokens(token_file))
+
         environment = {}
         if options.metrics is not None:
             environment["PROMETHEUS_MULTIPROC_DIR"] = folder
-            registry, more = registry_of_workers(Path(folder)), [StoreCollector(store, access)]
+            registry, more = registry_of_workers(Path(folder)), [StoreCollector(opening.store, access)]
             expose(registry, more, options.metrics, options.metrics_anywhere)
-        return Supervisor(
+        status = Supervisor(
             [*command, "--worker", "--listen", address],
             options.workers,
             environment,
@@ -151,3 +159,6 @@ def _supervise(options: ServeOptions, limits: Limits, command: Sequence[str]) ->
             reload=reload,
             ended=lambda pid: mark_process_dead(pid, folder),  # type: ignore[no-untyped-call]
         ).run()
+        if status:  # they never came to serve
+            opening.undo()
+        return status

@@ -14,8 +14,9 @@ import grpc
 from protocol import address as addresses
 from protocol import messages_pb2 as pb
 from protocol import sessions
-from protocol.access import Access, Tenant, server_credentials
+from protocol.access import Access, Tenant
 from protocol.calls import Calls
+from protocol.certificate import Certificate
 from protocol.drain import Drain
 from protocol.executor import Executor, Here
 from protocol.health import Health
@@ -58,7 +59,7 @@ class Server:
         shared: others listen at the same port (SO_REUSEPORT).
 
     Attributes:
-        metrics: what it counts. access: whom it knows.
+        metrics: what it counts. access: whom it knows. certificate: None without TLS.
 
     Raises:
         InputError: an argument cannot be used.
@@ -100,7 +101,7 @@ class Server:
             self._usage, threads, idle_s, greeting_s,
         )  # fmt: skip
         self._health = Health(self._calls, self._store, self._drain)
-        self._credentials = None if tls is None else server_credentials(*tls)
+        self.certificate = None if tls is None else Certificate(*tls)
         self._grpc: Any = None
         self.address = address
 
@@ -136,7 +137,7 @@ class Server:
             self.address = f"{host}:{port}"
         self._grpc.start()
         log_event(
-            "listening", address=self.address, evaluator=self._backend.name, tls=bool(self._credentials)
+            "listening", address=self.address, evaluator=self._backend.name, tls=bool(self.certificate)
         )  # fmt: skip
         return self
 
@@ -182,9 +183,9 @@ class Server:
         text = self._listen.text
         before = os.umask(0o177) if self._listen.unix else None
         try:
-            if self._credentials is None:
+            if self.certificate is None:
                 return int(self._grpc.add_insecure_port(text))
-            return int(self._grpc.add_secure_port(text, self._credentials))
+            return int(self._grpc.add_secure_port(text, self.certificate.credentials()))
         except RuntimeError as error:
             raise InputError(
                 f"cannot listen on {text}: it is in use, not this machine's, or not allowed"

@@ -1,4 +1,4 @@
-"""A server as a process: until it is told to stop, and with its tokens read again when it is told to."""
+"""A server as a process: until it is told to stop; it reads tokens and certificate again when told to."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def serve(
     Args:
         ready: called with the real address once the server listens.
         grace_s: seconds that queries that are being computed get to be answered.
-        token_file: in place of `token`; SIGHUP has it read again, and a bad one changes nothing.
+        token_file: in place of `token`. SIGHUP has it read again, and the files of `tls`; what cannot be used
+            changes nothing.
         started: called with the server before `ready` is.
         options: as for `Server`.
     """
@@ -63,13 +64,20 @@ def serve(
 
 
 def _reload(server: Server, token_file: Path | None) -> None:
-    if token_file is None:
-        log_event("tokens", logging.WARNING, problem="there is no token file to read again")
-        return
-    try:
-        server.reload(read_tokens(token_file))
-    except InputError as error:
-        log_event("tokens", logging.ERROR, problem=str(error), kept="the tokens that were known")
+    """Each by itself: a new certificate comes in also where the token file cannot be used."""
+    certificate = server.certificate
+    if token_file is None and certificate is None:
+        log_event("tokens", logging.WARNING, problem="there is no token file or certificate to read again")
+    if token_file is not None:
+        try:
+            server.reload(read_tokens(token_file))
+        except InputError as error:
+            log_event("tokens", logging.ERROR, problem=str(error), kept="the tokens that were known")
+    if certificate is not None:
+        try:
+            certificate.reload()
+        except InputError as error:
+            log_event("certificate", logging.ERROR, problem=str(error), kept="the certificate that was there")
 
 
 def _hurry(server: Server, came: queue.SimpleQueue[int]) -> None:

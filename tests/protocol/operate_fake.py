@@ -14,6 +14,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--store", type=Path)
 parser.add_argument("--listen", default="127.0.0.1:0")
 parser.add_argument("--token-file", type=Path)
+parser.add_argument("--tls", type=Path, nargs=2)
 parser.add_argument("--delay", type=float, default=0.0)
 parser.add_argument("--grace", type=float, default=30.0)
 parser.add_argument("--workers", type=int, default=1)
@@ -31,6 +32,7 @@ options = ServeOptions(
     a.store,
     a.listen,
     a.token_file,
+    a.tls,
     limits={name: getattr(a, name) for name in ("max_sessions", "max_client_s", "max_models", "max_bytes")},
     grace_s=a.grace,
     metrics=a.metrics,

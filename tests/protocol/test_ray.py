@@ -348,6 +348,7 @@ def test_ray_is_missing(tmp_path) -> None:
     assert found.returncode == 1
     assert found.stderr.strip().endswith("securedl: the executor ray needs Ray: pip install '.[ray]'")
     assert "Traceback" not in found.stderr
+    assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize(
@@ -374,6 +375,7 @@ def test_a_cluster_that_is_not_there_is_one_sentence(tmp_path) -> None:
     found = python(code, "serve", "--listen", "127.0.0.1:0", "--store", str(tmp_path / "s"), *options)
     assert found.returncode == 1
     assert found.stderr == "securedl: no Ray cluster answers at 127.0.0.1:1: Connection refused\n"
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_server_of_its_own(network, tmp_path, monkeypatch) -> None:

@@ -236,11 +236,13 @@ class TestCommandLine:
             "seal",
         ]
         assert_refused(cli("serve", *standing, *given), words)
+        assert not (tmp_path / "store").exists()
 
     def test_an_address_in_use(self, cli, assert_refused, tmp_path) -> None:
         with protocol.Server(tmp_path / "store", "127.0.0.1:0", evaluator="seal") as server:
             done = cli("serve", "--listen", server.address, "--store", tmp_path / "b", "--evaluator", "seal")
         assert_refused(done, "cannot listen on")
+        assert not (tmp_path / "b").exists()
 
     def test_limits(self, tmp_path, serving, owner) -> None:
         """Each option reaches the server, and is told to the client where it stands in its way."""
