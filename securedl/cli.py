@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from protocol.jobs.command import predict
+from protocol.jobs.command import predict_rows
 from protocol.operator_commands import models_app, token_app
 from securedl.errors import InputError, SecureDLError
 from securedl.files import check_writable, write_atomically
@@ -209,7 +209,7 @@ def serve_store(
         raise typer.Exit(status)
 
 
-app.command()(predict)
+app.command("predict")(predict_rows)
 
 
 @app.command("warm-up")

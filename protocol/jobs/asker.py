@@ -22,7 +22,7 @@ from securedl.progress import Progress
 
 
 @dataclass(frozen=True)
-class Places:
+class AskerFiles:
     """Where a job's asker finds what it needs: no secret, so that it may travel.
 
     Attributes:
@@ -66,7 +66,7 @@ class Manner:
     verify: str = "every"
 
 
-def opened(path: Path, passphrase: str, ledger: Path | None, progress: Progress = None) -> Owner | Kit:
+def secret_side(path: Path, passphrase: str, ledger: Path | None, progress: Progress = None) -> Owner | Kit:
     """What a file holds.
 
     Raises:

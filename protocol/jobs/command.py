@@ -46,7 +46,7 @@ AfterAlarmOption = Annotated[
 ]
 
 
-def predict(
+def predict_rows(
     secret: Annotated[Path, typer.Argument(help="A file that Owner.save or Kit.save wrote.")],
     rows: Annotated[Path, typer.Argument(help="Samples: .npy [samples, ...], or .csv with a row for each.")],
     out: Annotated[Path, typer.Option(help="For the answers: .npz (logits, labels) or .csv.")],
@@ -82,10 +82,10 @@ def predict(
     if not ray and (actors, ray_address) != (None, None):
         raise InputError("--actors and --ray-address are of --ray")
     check_writable(json)
-    from protocol.jobs.asker import Manner, Places
+    from protocol.jobs.asker import AskerFiles, Manner
     from protocol.jobs.run import Job, refuse_alarms, run_job
 
-    places = Places(
+    places = AskerFiles(
         secret.absolute(), passphrase_file and passphrase_file.absolute(), rows.absolute(), address,
         token_file and token_file.absolute(), tls_ca.absolute() if tls_ca else tls or None,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.jobs.asker import Manner, Places, asked, rows_for, verifiers_of
+from protocol.jobs.asker import AskerFiles, Manner, asked, rows_for, verifiers_of
 from protocol.jobs.shares import Share, ShareFiles, ShareFolder, share_folder
 from securedl.client.inference import SKIPPED
 from securedl.client.kit import Kit
@@ -57,7 +57,12 @@ class Asking:
     """
 
     def __init__(
-        self, side: Owner | Kit, places: Places, manner: Manner, after_alarm: str, progress: Progress = None
+        self,
+        side: Owner | Kit,
+        places: AskerFiles,
+        manner: Manner,
+        after_alarm: str,
+        progress: Progress = None,
     ) -> None:
         self.side, self.places, self.manner, self._progress = side, places, manner, progress
         self.verifiers = verifiers_of(side)

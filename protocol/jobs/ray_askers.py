@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from protocol.jobs.asker import Manner, Places, asked, opened, rows_for, verifiers_of
+from protocol.jobs.asker import AskerFiles, Manner, asked, rows_for, secret_side, verifiers_of
 from protocol.jobs.shares import Share, ShareFiles
 from protocol.ray_cluster import RayCluster
 from protocol.ray_pool import ActorPool, LostActorError
@@ -24,11 +24,11 @@ from securedl.errors import InputError, SecureDLError, UnreachableError
 from securedl.verify.placement import batches_of
 
 #: Processes that one share may lose.
-ATTEMPTS = 3
+SHARE_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
-class Counted:
+class LedgerCounts:
     """What one call has added to the ledger of a channel: as its attributes."""
 
     checked: int
@@ -46,7 +46,7 @@ class Verdict:
             error: why there is no answer.
     """
 
-    counted: tuple[Counted, ...]
+    counted: tuple[LedgerCounts, ...]
     compared: int = 0
     alarms: tuple[str, ...] = ()
     error: SecureDLError | None = None
@@ -55,13 +55,13 @@ class Verdict:
 class AskerActor:
     """What runs in one process."""
 
-    def __init__(self, places: Places, manner: Manner, folder: Path) -> None:
+    def __init__(self, places: AskerFiles, manner: Manner, folder: Path) -> None:
         self._places, self._manner, self._files = places, manner, ShareFiles(folder)
         self._open: tuple[Any, list[Verifier], Any] | None = None
 
     def ready(self) -> int:
         """Open all files, and connect; the process's number."""
-        side = opened(self._places.secret, self._places.passphrase(), None, progress=False)
+        side = secret_side(self._places.secret, self._places.passphrase(), None, progress=False)
         rows, client = rows_for(self._places.rows, side), self._places.client(side, progress=False)
         self._open = client, verifiers_of(side), rows
         return os.getpid()
@@ -74,9 +74,9 @@ class AskerActor:
         client, verifiers, rows = self._open
         before = [one.ledger.to_array() for one in verifiers]
 
-        def counted() -> tuple[Counted, ...]:
+        def counted() -> tuple[LedgerCounts, ...]:
             after = [one.ledger.to_array() for one in verifiers]
-            return tuple(Counted(*(a - b).tolist()) for a, b in zip(after, before, strict=True))
+            return tuple(LedgerCounts(*(a - b).tolist()) for a, b in zip(after, before, strict=True))
 
         try:
             found = asked(client, rows, share, self._manner)
@@ -97,7 +97,7 @@ class RayAskers:
     """
 
     def __init__(
-        self, address: str | None, actors: int, places: Places, manner: Manner, files: ShareFiles
+        self, address: str | None, actors: int, places: AskerFiles, manner: Manner, files: ShareFiles
     ) -> None:
         self._address, self._actors = address, actors
         self._places, self._manner, self._files = places, manner, files
@@ -159,7 +159,7 @@ class RayAskers:
             )
         return share
 
-    def _conclude(self, entry: Entry, counted: Counted, batches: int, verdict: Verdict) -> None:
+    def _conclude(self, entry: Entry, counted: LedgerCounts, batches: int, verdict: Verdict) -> None:
         entry.more(max(0, counted.batches - batches))  # asked again when the server went away
         if counted.alarms:
             entry.see(alarm=True)
@@ -167,7 +167,7 @@ class RayAskers:
 
     def _answered(self, share: Share, again: Callable[[], object]) -> Verdict:
         """Of the process that did not die over it."""
-        for _ in range(ATTEMPTS):
+        for _ in range(SHARE_ATTEMPTS):
             slot = self._pool.take("job")
             try:
                 verdict: Verdict = self._pool.result(slot, slot.actor.ask.remote(share), self._look)
@@ -179,7 +179,7 @@ class RayAskers:
             finally:
                 self._pool.give_back(slot)
         raise UnreachableError(
-            f"{ATTEMPTS} processes died over rows {share.start} to {share.stop - 1}: see the logs of Ray, "
+            f"{SHARE_ATTEMPTS} processes died over rows {share.start} to {share.stop - 1}: see Ray's logs, "
             "and whether their nodes have memory enough"
         )
 

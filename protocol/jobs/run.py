@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from securedl.errors import AlarmError, InputError
 
 if TYPE_CHECKING:
-    from protocol.jobs.asker import Manner, Places
+    from protocol.jobs.asker import AskerFiles, Manner
     from protocol.jobs.job import Asking, JobAnswer
     from protocol.jobs.shares import Share, ShareFolder
 
@@ -27,7 +27,7 @@ class Job:
             cluster that ask, 0 without. ray_address: of its head.
     """
 
-    places: Places
+    places: AskerFiles
     manner: Manner
     out: Path
     ledger: Path
@@ -46,7 +46,7 @@ def run_job(job: Job, passphrase: Callable[[], str]) -> JobAnswer:
         SecureDLError: what was given cannot be used, or the server cannot; shares that are answered are kept.
         AlarmError: there were alarms; answers without one are written.
     """
-    from protocol.jobs.asker import opened
+    from protocol.jobs.asker import secret_side
     from protocol.jobs.job import Asking
     from protocol.jobs.written import check_output, write_answer
 
@@ -55,7 +55,7 @@ def run_job(job: Job, passphrase: Callable[[], str]) -> JobAnswer:
     if job.actors and places.passphrase_file is None:
         raise InputError("with --ray each process opens the file for itself: give --passphrase-file FILE")
     text = places.passphrase() if places.passphrase_file else passphrase()
-    side = opened(places.secret, text, job.ledger)
+    side = secret_side(places.secret, text, job.ledger)
     asking = Asking(side, places, manner, job.after_alarm)
     asking.connect()
     folder_path = job.out.with_name(job.out.name + ".partial")

@@ -13,7 +13,7 @@ from securedl.errors import InputError
 from securedl.files import check_writable, write_atomically
 
 #: What a file of answers may be.
-KINDS = (".npz", ".csv")
+ANSWER_FILES = (".npz", ".csv")
 
 
 def check_output(path: Path) -> None:
@@ -22,8 +22,8 @@ def check_output(path: Path) -> None:
     Raises:
         InputError: so it is.
     """
-    if path.suffix not in KINDS:
-        raise InputError(f"answers are written as {' or '.join(KINDS)}, got --out {path}")
+    if path.suffix not in ANSWER_FILES:
+        raise InputError(f"answers are written as {' or '.join(ANSWER_FILES)}, got --out {path}")
     check_writable(path)
 
 

@@ -13,7 +13,7 @@ from securedl.network.graph import Array
 from securedl.network.samples import numbers_of
 
 #: What a file of samples may be.
-KINDS = (".npy", ".csv")
+ROW_FILES = (".npy", ".csv")
 #: So many columns whose first row counts from 0 are believed.
 MOST_COUNTED = 2
 
@@ -32,8 +32,8 @@ def read_rows(path: Path, shape: Sequence[int], columns: Sequence[str] = ()) -> 
         >>> read_rows(Path("rows.csv"), (4,)).shape  # doctest: +SKIP
         (150, 4)
     """
-    if path.suffix not in KINDS:
-        raise InputError(f"samples are read from {' or '.join(KINDS)}, got {path}")
+    if path.suffix not in ROW_FILES:
+        raise InputError(f"samples are read from {' or '.join(ROW_FILES)}, got {path}")
     try:
         found: Any = _array(path) if path.suffix == ".npy" else _table(path, columns)
     except (OSError, UnicodeDecodeError) as error:

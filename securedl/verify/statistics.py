@@ -21,7 +21,7 @@ FRACTIONS = (0.01, 0.1, 0.5, 1.0)
 
 
 #: What a sum of chances may lose by its logarithms; how much depends on the processor.
-ROUNDING = 1e-8
+CHANCE_ROUNDING = 1e-8
 
 
 def detection_probability(
@@ -151,7 +151,7 @@ def probes_needed(samples: int, fraction: float, confidence: float = 0.95, miss:
 
     def noticed(probes: int) -> bool:
         found = detection_by_fraction(samples + probes, probes, [fraction], miss)
-        return found[fraction] >= confidence - ROUNDING
+        return found[fraction] >= confidence - CHANCE_ROUNDING
 
     most = 1
     while not noticed(most):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from protocol import Client, Server
 from protocol.jobs import job, run
-from protocol.jobs.asker import Manner, Places, opened, verifiers_of
+from protocol.jobs.asker import AskerFiles, Manner, secret_side, verifiers_of
 from protocol.jobs.ray_askers import RayAskers
 from protocol.jobs.shares import Share, share_folder
 from protocol.store import Store
@@ -145,7 +145,7 @@ def test_answers_of_a_dishonest_server_are_withheld(model, tmp_path):
     folder, _ = model
     store, out, verdict = Store(tmp_path / "store"), tmp_path / "answers.npz", tmp_path / "verdict.json"
     with Server(store, "127.0.0.1:0", evaluator=DishonestBackend(VectorBackend(), "noise", 0)) as server:
-        with Client(server.address, opened(folder / "net.owner", "secret", None)) as client:
+        with Client(server.address, secret_side(folder / "net.owner", "secret", None)) as client:
             client.upload()
         found = predict(model, "x.npy", out, "--json", str(verdict), side="net.owner", address=server.address)
         assert found.exit_code == 1
@@ -198,8 +198,8 @@ ray_only = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="R
 def test_processes_of_a_cluster(model, tmp_path, monkeypatch):
     """One is killed meanwhile: its share is asked again, and every call is in the ledger."""
     folder, address = model
-    places = Places(folder / "ward.kit", folder / "passphrase", folder / "x.npy", address)
-    side = opened(places.secret, "secret", tmp_path / "ledger")
+    places = AskerFiles(folder / "ward.kit", folder / "passphrase", folder / "x.npy", address)
+    side = secret_side(places.secret, "secret", tmp_path / "ledger")
     asking = job.Asking(side, places, Manner(), "refuse", progress=False)
     monkeypatch.setattr(job, "SHARE_BATCHES", 1)
     with asking.folder(tmp_path / "partial") as files, RayAskers(None, 2, places, Manner(), files) as askers:
@@ -225,7 +225,7 @@ def test_processes_of_a_cluster(model, tmp_path, monkeypatch):
 @ray_only
 def test_each_process_opens_the_file_for_itself(model, tmp_path):
     folder, address = model
-    places = Places(folder / "ward.kit", None, folder / "x.npy", address)
+    places = AskerFiles(folder / "ward.kit", None, folder / "x.npy", address)
     options = run.Job(places, Manner(), tmp_path / "a.npz", tmp_path / "ledger", "refuse", 2, None)
     with pytest.raises(InputError, match="--passphrase-file"):
         run.run_job(options, lambda: "secret")
