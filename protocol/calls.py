@@ -16,7 +16,7 @@ from protocol.deadline import Deadline
 from protocol.drain import Drain
 from protocol.executor import Gone
 from protocol.failures import status
-from protocol.incoming import Incoming
+from protocol.incoming import LAST_WAIT_S, Incoming
 from protocol.logs import log_event
 from protocol.metrics import Metrics
 from protocol.offer import Offer
@@ -105,10 +105,12 @@ class Calls:
     @contextlib.contextmanager
     def session(self, method: str, requests: Iterator[bytes], context: Any) -> Iterator[Account]:
         """A session of one of the two long methods."""
+        # What a client sends of an upload it makes meanwhile, which may take it longer.
+        last_wait_s = LAST_WAIT_S if method == "predict" else None
         with (
             self._recognised(method, context) as tenant,
             self._sessions.one(tenant.client),
-            self._watched(requests, context, self._drain) as call,
+            self._watched(requests, context, self._drain, last_wait_s) as call,
         ):
             account = Account(
                 method, tenant, context.peer(), call, self._metrics, self._usage, self._threads,
@@ -155,10 +157,16 @@ class Calls:
         context.abort(code, sentence)
 
     @contextlib.contextmanager
-    def _watched(self, requests: Iterator[bytes], context: Any, drain: Drain | None) -> Iterator[Incoming]:
+    def _watched(
+        self,
+        requests: Iterator[bytes],
+        context: Any,
+        drain: Drain | None,
+        last_wait_s: float | None = None,
+    ) -> Iterator[Incoming]:
         """A call that ends when its client is silent for too long."""
         deadline = Deadline(self._greeting_s, context.cancel)
         with contextlib.closing(deadline):
             alive = lambda: context.is_active() and not deadline.expired  # noqa: E731
-            with contextlib.closing(Incoming(requests, deadline, alive, drain)) as call:
+            with contextlib.closing(Incoming(requests, deadline, alive, drain, last_wait_s)) as call:
                 yield call

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 
@@ -12,6 +13,7 @@ class Drain:
 
     def __init__(self) -> None:
         self._begun = threading.Event()
+        self._since = 0.0
         self._told: set[Callable[[], None]] = set()
         self._lock = threading.Lock()
 
@@ -20,8 +22,17 @@ class Drain:
         """Whether the server stops."""
         return self._begun.is_set()
 
+    def left(self, seconds: float, since: float) -> float | None:
+        """What is left of so many seconds from its beginning, or from `since` if that was later (monotonic
+        clock); None while it has not begun."""
+        if not self.begun:
+            return None
+        return max(0.0, max(since, self._since) + seconds - time.monotonic())
+
     def begin(self) -> None:
         """Tell everybody."""
+        if not self.begun:
+            self._since = time.monotonic()
         self._begun.set()
         with self._lock:
             told = list(self._told)

@@ -30,12 +30,21 @@ class Inbox:
         return self
 
     def __next__(self) -> bytes:
+        return self.next_in(None)
+
+    def next_in(self, seconds: float | None) -> bytes:
         """The next message.
 
+        Args:
+            seconds: that it has to come; None: as long as it takes.
+
         Raises:
-            Woken: by `wake`; nothing is lost.
+            Woken: by `wake`, or it did not come; nothing is lost.
         """
-        found = self._queue.get()
+        try:
+            found = self._queue.get(timeout=seconds)
+        except queue.Empty:
+            raise Woken from None
         if found is None:
             raise Woken
         if isinstance(found, BaseException):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,12 +14,16 @@ from protocol.inbox import Inbox, Woken
 from protocol.sessions import Traffic, read_hello
 from securedl.errors import ProtocolError, UnreachableError
 
+#: For how long a server that stops waits for a client that is silent in the middle of a query.
+LAST_WAIT_S = 2.0
+
 
 class Incoming:
     """One call: its source of messages and its way back, watched for silence, and its figures.
 
     Args:
         drain: ends a wait between queries. None: of a short method, which has no such waits.
+        last_wait_s: the longest other wait for a message once the server stops; None: the usual one.
     """
 
     def __init__(
@@ -27,10 +32,12 @@ class Incoming:
         deadline: Deadline,
         alive: Callable[[], bool],
         drain: Drain | None = None,
+        last_wait_s: float | None = None,
     ) -> None:
         self.traffic = Traffic()
         self.model_id = b""
         self._deadline, self._drain, self._between = deadline, drain, False
+        self._last_wait_s = last_wait_s
         self._held = contextlib.ExitStack()
         if drain is not None:
             inbox = self._held.enter_context(contextlib.closing(Inbox(requests)))
@@ -64,17 +71,25 @@ class Incoming:
 
     def _check_drain(self) -> None:
         if self._between and self._drain is not None and self._drain.begun:
-            raise UnreachableError(
-                f"this server stops, and has answered {self.traffic.items} queries of this stream: ask the "
-                "others again"
-            )
+            raise self._stops()
+
+    def _stops(self) -> UnreachableError:
+        return UnreachableError(
+            f"this server stops, and has answered {self.traffic.items} queries of this stream: ask the "
+            "others again"
+        )
 
     def _drained(self, inbox: Inbox, drain: Drain) -> Iterator[bytes]:
+        since = time.monotonic()
         while True:
+            left = None if self._last_wait_s is None else drain.left(self._last_wait_s, since)
             try:
-                yield next(inbox)
+                yield inbox.next_in(left)
+                since = time.monotonic()  # when the next one is asked for: the server has said its own
             except Woken:
                 self._check_drain()
+                if left == 0:
+                    raise self._stops() from None
             except StopIteration:
                 return
 
