@@ -100,12 +100,7 @@ ALL = [
     ("bgv", (33, 31), 37, False, ()),
     ("bgv", (46,), 50, False, ()),
 ]
-MORE = [pytest.param(*chain, marks=pytest.mark.slow) for chain in ALL]
-CHAINS = [*FEW, *MORE]
-#: What is computed of the others is compared in test_vector_exact.py too, where it is compiled.
-FEWER = [
-    chain if k in (0, 2) else pytest.param(*chain, marks=pytest.mark.slow) for k, chain in enumerate(FEW)
-]
+CHAINS = [*FEW, *(pytest.param(*chain, marks=pytest.mark.slow) for chain in ALL)]
 RINGS = (4096, 8192, 16384, 32768)
 Operation = Callable[[Any], Any]
 
@@ -246,7 +241,7 @@ def prove(found: Case, ifma: bool, seen: set[str]) -> None:
 # --- whole operations ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("scheme", "bits", "special", "ifma", "names"), [*FEWER, *MORE])
+@pytest.mark.parametrize(("scheme", "bits", "special", "ifma", "names"), CHAINS)
 def test_computed_residues_are_seals(
     scheme: str, bits: tuple[int, ...], special: int, ifma: bool, names: tuple[str, ...]
 ) -> None:
