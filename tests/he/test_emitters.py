@@ -39,7 +39,7 @@ from securedl.he.vector.kernels.words import HEADER_OCTETS
 
 sys.path.insert(0, str(Path(__file__).parent))
 from bound_lanes import BoundMachine, Doubles
-from exact_lanes import ExactMachine
+from exact_lanes import ExactMachine, fused
 from interpreter import Machine, RefusedError, emitter_name, interpreted
 from vector_oracle import Oracle, oracle  # found by path, not by package
 
@@ -402,6 +402,16 @@ def test_no_values_can_break_a_transforms_bound(ring: int, bits: int, ifma: bool
 
 
 # --- every emitter, and none that is wrong ---------------------------------------------------------
+
+
+def test_the_machine_rounds_once() -> None:
+    """Python rounds integers, and quotients of integers, correctly."""
+    rng = np.random.default_rng(0)
+    whole = rng.integers(-(2**53), 2**53, (2, 1000)).astype(np.float64)
+    for b in (rng.integers(-(2**53), 2**53, 1000).astype(np.float64), rng.normal(size=1000) / 2**50):
+        for x, y, z in zip(whole[0].tolist(), b.tolist(), whole[1].tolist(), strict=True):
+            over, under = y.as_integer_ratio()
+            assert fused(x, y, z) == (int(x) * over + int(z) * under) / under
 
 
 def test_every_emitter_runs_on_both() -> None:
