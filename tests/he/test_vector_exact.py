@@ -124,8 +124,13 @@ def test_every_residue_equals_seal(bits: tuple[int, ...], special: int, scheme: 
         assert compare_level(o, vector, level, kind, rng) >= COMPARISONS
 
 
-@pytest.mark.parametrize("scheme", ["ckks", "bgv"])
-@pytest.mark.parametrize(("ring", "bits", "special"), LARGE)
+@pytest.mark.parametrize(
+    ("scheme", "ring", "bits", "special"),
+    [
+        *(("ckks", *chain) for chain in LARGE),
+        *(pytest.param("bgv", *one, marks=[pytest.mark.slow] * (one[0] == 16384)) for one in LARGE),
+    ],
+)
 def test_every_residue_equals_seal_at_larger_rings(
     ring: int, bits: tuple[int, ...], special: int, scheme: str
 ) -> None:
