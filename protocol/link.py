@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 import grpc
+from cryptography.x509 import load_pem_x509_certificates
 
 from protocol import address as addresses
 from protocol.failures import from_rpc
@@ -55,7 +56,7 @@ class Connection(ABC):
         self.address, self.timeout_s, self._connect_s = address, timeout_s, connect_s
         self._closed = False
         self._metadata = [] if token is None else [("authorization", f"Bearer {token}")]
-        self._target, self._credentials = parsed.text, _credentials(tls) if tls else None
+        self._target, self._credentials = parsed.text, credentials(tls) if tls else None
 
     def _open(self, library: Any) -> Any:
         """A channel of gRPC, or of its library for event loops."""
@@ -222,7 +223,12 @@ class Stream(Wait, ABC):
         )
 
 
-def _credentials(tls: Tls) -> Any:
+def credentials(tls: Tls) -> Any:
+    """gRPC's, of a channel.
+
+    Raises:
+        InputError: the files cannot be read, or the authority is no certificate.
+    """
     if tls is True:
         return grpc.ssl_channel_credentials()
     files = tls if isinstance(tls, tuple) else (tls,)
@@ -232,5 +238,9 @@ def _credentials(tls: Tls) -> Any:
         contents = [Path(str(file)).read_bytes() for file in files]
     except OSError as error:
         raise InputError(f"the TLS file {error.filename} cannot be read: {error.strerror}") from error
+    try:
+        load_pem_x509_certificates(contents[0])
+    except ValueError as error:
+        raise InputError(f"the TLS file {files[0]} is no authority: it has no PEM certificate") from error
     root, chain, key = contents if len(contents) == 3 else (contents[0], None, None)
     return grpc.ssl_channel_credentials(root, key, chain)

@@ -1,4 +1,4 @@
-"""Commands of whoever runs a server: `securedl token` and `securedl models`.
+"""Commands of whoever runs a server: `securedl health`, `securedl token` and `securedl models`.
 
 They import late, so that the command line starts fast.
 """
@@ -15,8 +15,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from protocol.address import DEFAULT
+
 if TYPE_CHECKING:
     from protocol.inventory import Held, Inventory
+
+
+def health(
+    address: Annotated[str, typer.Argument(help="Of the server: HOST:PORT or unix:PATH.")] = DEFAULT,
+    ready: Annotated[
+        bool, typer.Option("--ready", help="Ask too whether its store can take an upload.")
+    ] = False,
+    tls: Annotated[bool, typer.Option("--tls", help="TLS, whoever answers: nothing secret is sent.")] = False,
+    tls_ca: Annotated[Path | None, typer.Option(help="TLS, trusting this authority alone: PEM.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")] = 5.0,
+) -> None:
+    """Ask a server whether it serves, as health checks of containers do: exit status 1 unless it does."""
+    from protocol.health_check import check_health
+
+    check_health(address, ready, tls_ca or tls, timeout)
+    print(f"{address} serves")
+
 
 token_app = typer.Typer(help="Bearer tokens of a server's clients.", no_args_is_help=True)
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from protocol.jobs.command import predict_rows
-from protocol.operator_commands import models_app, token_app
+from protocol.operator_commands import health, models_app, token_app
 from securedl.errors import InputError, SecureDLError
 from securedl.files import check_writable, write_atomically
 from securedl.settings import VARIABLES, take_settings
@@ -210,6 +210,7 @@ def serve_store(
 
 
 app.command("predict")(predict_rows)
+app.command("health")(health)
 
 
 @app.command("warm-up")
