@@ -16,9 +16,11 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from torch import nn
 import protocol
 import securedl
 from bench.models.__main__ import machine
+from bench.models.networks import resnet20
 from securedl.client.owner import Owner
 from securedl.demo.processes import ServerProcess, running, serve_command
 from securedl.errors import SecureDLError
@@ -40,9 +43,30 @@ EXECUTORS: dict[str, tuple[str, ...]] = {
     "ray, 1 actor": ("--executor", "ray", "--actors", "1"),
     "ray, 2 actors": ("--executor", "ray", "--actors", "2"),
 }
-#: Layers of dense networks with squares between them; weights are random, which changes no time.
-NETWORKS = {"64-32-32-10": (64, 32, 32, 10), "128-128-128-10": (128, 128, 128, 10)}
+#: Samples of a query of the dense networks.
 BATCH = 64
+
+
+def dense(sizes: Sequence[int], batches: int) -> tuple[Owner, NDArray[np.float32]]:
+    """Layers with squares between them."""
+    layers = [module for a, b in pairwise(sizes) for module in (nn.Linear(a, b), nn.ReLU())]
+    x = np.random.default_rng(0).uniform(-1, 1, (batches * BATCH, sizes[0])).astype(np.float32)
+    poly = securedl.approximate(nn.Sequential(*layers[:-1]), x[:BATCH], degree=2)
+    return Owner(securedl.compile(poly, x[:BATCH], batch=BATCH)), x
+
+
+def residual(batches: int) -> tuple[Owner, NDArray[np.float32]]:
+    """ResNet-20, an image a query, with its ReLUs at the client."""
+    x = np.random.default_rng(0).uniform(-1, 1, (batches, 3, 32, 32)).astype(np.float32)
+    return Owner(securedl.compile(resnet20().eval(), x, activations="client", batch=1)), x
+
+
+#: By their names, of so many queries: owner and samples. Weights are random, which changes no time.
+NETWORKS: dict[str, Callable[[int], tuple[Owner, NDArray[np.float32]]]] = {
+    "64-32-32-10": partial(dense, (64, 32, 32, 10)),
+    "128-128-128-10": partial(dense, (128, 128, 128, 10)),
+    "resnet20": residual,
+}
 
 
 @dataclass(frozen=True)
@@ -92,12 +116,8 @@ def evaluated(server: ServerProcess, queries: int) -> float:
 
 def measured(name: str, rounds: int, batches: int) -> list[Row]:
     """All executors on one network."""
-    sizes = NETWORKS[name]
     torch.manual_seed(0)
-    layers = [module for a, b in pairwise(sizes) for module in (nn.Linear(a, b), nn.ReLU())]
-    x = np.random.default_rng(0).uniform(-1, 1, (batches * BATCH, sizes[0])).astype(np.float32)
-    poly = securedl.approximate(nn.Sequential(*layers[:-1]), x[:BATCH], degree=2)
-    owner = Owner(securedl.compile(poly, x[:BATCH], batch=BATCH))
+    owner, x = NETWORKS[name](batches)
     singles: dict[str, list[float]] = {executor: [] for executor in EXECUTORS}
     doubles: dict[str, list[float]] = {executor: [] for executor in EXECUTORS}
     evaluations: dict[str, float] = {}

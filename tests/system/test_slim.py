@@ -102,6 +102,7 @@ def test_it_serves(slim: Path, network: Any, folder: Path, monkeypatch: pytest.M
     with running(command, folder / "slim.log", cwd=slim), protocol.Client(address, owner) as client:
         client.upload()
         answer = client.predict(net.x[:40])
+        subprocess.run([str(slim / "securedl"), "health", address, "--ready"], check=True, cwd=slim)
     assert answer.report.passed
     wanted = plan.simulate(net.x[:40], noise_seed=None)
     np.testing.assert_allclose(answer.logits, wanted, atol=1e-3 * np.ptp(wanted))
