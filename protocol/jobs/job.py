@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocol.jobs.asker import AskerFiles, Manner, asked, rows_for, verifiers_of
-from protocol.jobs.shares import Share, ShareFiles, ShareFolder, share_folder
+from protocol.jobs.shares import Share, ShareFiles, ShareFolder, rows_of, share_folder
 from securedl.client.inference import SKIPPED
 from securedl.client.kit import Kit
 from securedl.client.owner import Owner
@@ -116,7 +116,7 @@ class Asking:
     def _batch(self) -> int:
         return self.verifiers[0].signature.program.batch
 
-    def folder(self, path: Path, askers: int = 1) -> Any:
+    def folder(self, path: Path, askers: int = 1) -> AbstractContextManager[ShareFolder]:
         """Where its answers are kept while it lasts: a context manager that gives a `ShareFolder`.
 
         Raises:
@@ -141,16 +141,16 @@ class Asking:
         Raises:
             SecureDLError: as `Client.predict`.
         """
-        left = sum(share.stop - share.start for share in missing)
+        left = rows_of(missing)
 
         def within(name: str, done: int, total: int) -> None:
             if name == "predict" and total:
-                told(len(self) - left + (share.stop - share.start) * done // total, len(self))
+                told(len(self) - left + share.rows * done // total, len(self))
 
         with self.places.client(self.side, progress=within) as client:
             for share in missing:
                 files.put(share, asked(client, self.rows, share, self.manner))
-                left -= share.stop - share.start
+                left -= share.rows
 
     def answer(self, folder: ShareFolder) -> JobAnswer:
         """All answers, in their order.

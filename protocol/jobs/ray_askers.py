@@ -135,7 +135,7 @@ class RayAskers:
                     call.cancel()
 
     def _ask(self, share: Share, verifiers: Sequence[Verifier]) -> Share:
-        rows, manner = share.stop - share.start, self._manner
+        rows, manner = share.rows, self._manner
         probes = 0 if manner.verify == "none" else manner.probes
         due = [batches_of(rows, one.signature.program.batch, probes) for one in verifiers]
         entries = [

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from protocol.jobs.asker import AskerFiles, Manner, secret_side
+from protocol.jobs.job import Asking, JobAnswer
+from protocol.jobs.shares import Share, ShareFolder, rows_of
+from protocol.jobs.written import check_output, write_answer
 from securedl.errors import AlarmError, InputError
-
-if TYPE_CHECKING:
-    from protocol.jobs.asker import AskerFiles, Manner
-    from protocol.jobs.job import Asking, JobAnswer
-    from protocol.jobs.shares import Share, ShareFolder
+from securedl.progress import stage
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,6 @@ def run_job(job: Job, passphrase: Callable[[], str]) -> JobAnswer:
         SecureDLError: what was given cannot be used, or the server cannot; shares that are answered are kept.
         AlarmError: there were alarms; answers without one are written.
     """
-    from protocol.jobs.asker import secret_side
-    from protocol.jobs.job import Asking
-    from protocol.jobs.written import check_output, write_answer
-
     places, manner, began = job.places, job.manner, time.monotonic()
     check_output(job.out)
     if job.actors and places.passphrase_file is None:
@@ -63,7 +58,7 @@ def run_job(job: Job, passphrase: Callable[[], str]) -> JobAnswer:
         shares = folder.shares(len(asking))
         missing = [share for share in shares if not folder.has(share)]
         if len(missing) < len(shares):
-            kept = len(asking) - _rows(missing)
+            kept = len(asking) - rows_of(missing)
             print(f"{kept:,} of {len(asking):,} rows were answered before, in {folder_path}", flush=True)
         with _keeping(folder, shares):
             _ask(job, asking, missing, folder)
@@ -92,14 +87,8 @@ def refuse_alarms(found: JobAnswer, out: Path) -> None:
         )
 
 
-def _rows(shares: Sequence[Share]) -> int:
-    return sum(share.stop - share.start for share in shares)
-
-
 def _ask(job: Job, asking: Asking, missing: Sequence[Share], folder: ShareFolder) -> None:
     """Ask the shares that are missing."""
-    from securedl.progress import stage
-
     if missing and not job.actors:
         asking.prepare()
         with stage("predict", None) as told:
@@ -107,13 +96,13 @@ def _ask(job: Job, asking: Asking, missing: Sequence[Share], folder: ShareFolder
     elif missing:
         from protocol.jobs.ray_askers import RayAskers
 
-        actors, left = min(job.actors, len(missing)), _rows(missing)
+        actors, left = min(job.actors, len(missing)), rows_of(missing)
         print(f"starting {actors} processes ...", flush=True)
         askers = RayAskers(job.ray_address, actors, job.places, job.manner, folder)
         with askers, stage("predict", None) as told:
             told(len(asking) - left, len(asking))
             for share in askers.run(missing, asking.verifiers):
-                left -= _rows([share])
+                left -= share.rows
                 told(len(asking) - left, len(asking))
 
 
@@ -126,8 +115,8 @@ def _keeping(folder: ShareFolder, shares: Sequence[Share]) -> Iterator[None]:
         kept = [share for share in shares if folder.has(share)]
         if kept:
             print(
-                f"securedl: {_rows(kept):,} rows are answered, and kept in {folder.folder}: the same command "
-                "goes on from there",
+                f"securedl: {rows_of(kept):,} rows are answered, and kept in {folder.folder}: the same "
+                "command goes on from there",
                 file=sys.stderr,
             )
         else:

@@ -7,7 +7,7 @@ import fcntl
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,16 @@ class Share(NamedTuple):
 
     start: int
     stop: int
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+        return self.stop - self.start
+
+
+def rows_of(shares: Iterable[Share]) -> int:
+    """How many rows some shares have."""
+    return sum(share.rows for share in shares)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +82,7 @@ class ShareFiles:
             with np.load(io.BytesIO(contents(path)), allow_pickle=False) as found:
                 logits, withheld = found["logits"], found["withheld"]
                 report = Report.from_dict(json.loads(str(found["report"])))
-            if len(logits) != share.stop - share.start:
+            if len(logits) != share.rows:
                 raise ValueError("another share's")
         except Exception as error:  # of many kinds
             raise InputError(
