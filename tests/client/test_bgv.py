@@ -118,7 +118,7 @@ def test_saved_and_loaded(plan: Plan) -> None:
     np.testing.assert_array_equal(again.simulate(flat), plan.simulate(flat))
 
 
-@pytest.mark.parametrize("evaluator", ["vector", "seal"])
+@pytest.mark.parametrize("evaluator", ["vector", pytest.param("seal", marks=pytest.mark.slow)])
 def test_one_unit_is_noticed(plan: Plan, evaluator: str) -> None:
     """Anywhere, in any lane; and nothing else is an alarm."""
     owner, random = securedl.Owner(plan, ahead=0), np.random.default_rng(1)

@@ -49,6 +49,7 @@ def test_the_demonstration(cli, tmp_path, data: str, evaluator: str, samples: in
     assert all(act["detected"] is True for act in dishonest)
 
 
+@pytest.mark.slow
 def test_with_whole_numbers(cli, tmp_path) -> None:
     """Logits differ from the polynomial network's by what quantising does, and labels hardly."""
     path = tmp_path / "figures.json"

@@ -17,6 +17,8 @@ pytestmark = pytest.mark.he
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+#: The same steps as others, on other data.
+SLOWER = {"regression", "scikit_learn"}
 #: Share of test samples that the networks of an example should label right, all of them.
 LEAST_ACCURACY = {"mnist_cnn": 0.75, "onnx_file": 0.8, "own_csv": 0.9, "scikit_learn": 0.9}
 #: What polynomials of degree 2 may cost after the little training of `--short`.
@@ -84,7 +86,10 @@ def check_numbers(text: str) -> None:
     assert text.count("verification: passed") == 1
 
 
-@pytest.mark.parametrize("example", [pytest.param(path, id=path.stem) for path in EXAMPLES])
+@pytest.mark.parametrize(
+    "example",
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in SLOWER)) for path in EXAMPLES],
+)
 def test_an_example_runs(
     example: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
