@@ -12,7 +12,7 @@ WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 help:
 	@echo "make demo    train, encrypt, predict on a server process, verify, catch dishonest servers"
 	@echo "make test    all tests but the slow ones"
-	@echo "make check   lint, formatting, types of packages, tests and benchmarks"
+	@echo "make check   lint, formatting, types of packages, tests and benchmarks; the Dockerfile"
 	@echo "make bench   benchmarks of primitives, of a layer, and of the evaluators"
 	@echo "make test-all, make format, make clean"
 
@@ -39,6 +39,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/mypy tests/unit/surface_types.py
 	$(BIN)/mypy --config-file tests/mypy.ini
+	$(BIN)/hadolint deploy/Dockerfile
 
 format: setup
 	$(BIN)/ruff check --fix .
